@@ -1,0 +1,17 @@
+"""GKD (arXiv:2306.13649): generalised JSD on a coin's choice of student or gold sequences.
+
+    python -m jopd.main --config=configs/gkd.py
+
+A coin per update, with probability ``mix.on_policy_probability`` (lambda in the paper), picks
+student rollouts; else the whole update is gold rows. The loss is full-vocabulary.
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "gkd"
+    c.mix.on_policy_probability = 0.5
+    c.loss.jsd = dict(signal="jsd", beta=0.5, source="any")
+    return c

@@ -1,0 +1,247 @@
+"""From the prompts of a step to the batch of one update: generate, verify, mix.
+
+Rows of a batch, in this order: fresh student rollouts (or, in a reuse step, rows of the
+buffer in their place), replayed rows, gold rows. Their numbers are fixed by the config,
+so every update of a run has one of a few shapes; a row that cannot be filled (an empty
+buffer, a prompt without a solution) is there with an all-False mask.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd import buffer as replay
+from jopd import data, rewards
+from jopd.objective import response_mask
+from jopd.rollout import Request
+from jopd.types import STUDENT, Batch, Rollout
+
+
+class Mix(NamedTuple):
+    """Rows of one update by where they come from, and how rollouts are reused."""
+
+    fresh: int
+    replayed: int
+    gold: int
+    group_size: int
+    on_policy_probability: float = 1.0
+    capacity: int = 0
+    max_age_steps: int = 8
+    updates_per_rollout: int = 1
+
+    @property
+    def rows(self) -> int:
+        return self.fresh + self.replayed + self.gold
+
+    @property
+    def buffered(self) -> bool:
+        return self.replayed > 0 or self.updates_per_rollout > 1
+
+
+class Collected(NamedTuple):
+    """The batch of one update, and the fresh rollouts as they were sampled (or None)."""
+
+    batch: Batch
+    fresh: Batch | None
+    seconds: float
+
+
+def rows_of_mix(
+    *, student: float, gold: float, replay: float, prompts: int, group_size: int
+) -> tuple[int, int, int]:
+    """(fresh, replayed, gold) rows from the shares of a config.
+
+    Shares are relative to the ``prompts * group_size`` student rows; without a student
+    share all rows of an update are gold.
+    """
+    base = prompts * group_size
+    if student == 0:
+        return 0, 0, base
+    return base, round(base * replay / student), round(base * gold / student)
+
+
+def batch_of(rollout: Rollout, reward_B=None, prompt_id_B=None) -> Batch:
+    """A ``Batch`` with its mask; rewards default to 0 and prompt ids to the groups."""
+    mask_BT = response_mask(rollout.tokens_BT, rollout.prompt_length_B, rollout.length_B)
+    zeros = np.zeros(len(rollout.length_B), np.float32)
+    return Batch(
+        rollout=rollout,
+        mask_BT=mask_BT,
+        reward_B=zeros if reward_B is None else reward_B,
+        prompt_id_B=rollout.group_B if prompt_id_B is None else prompt_id_B,
+    )
+
+
+def ask(
+    dataset: data.Dataset, ids: np.ndarray, *, copies: int, buckets, limit: int
+) -> Request:
+    """A generation request for ``copies`` rows of each prompt, rows of a prompt adjacent."""
+    ids = np.repeat(ids, copies)
+    tokens_BP, length_B = data.pad_prompts(
+        [dataset.prompts[i] for i in ids], buckets=buckets
+    )
+    rows = len(ids)
+    return Request(
+        tokens_BP=tokens_BP,
+        length_B=length_B,
+        prompt_length_B=length_B,
+        limit_B=np.full(rows, limit, np.int32),
+        row_B=np.arange(rows, dtype=np.int32),
+        prefix_source_BP=np.full(tokens_BP.shape, STUDENT, np.int32),
+    )
+
+
+def responses(tokenizer, rollout: Rollout) -> list[str]:
+    """Decoded responses, special tokens left out. Host side."""
+    tokens_BT = np.asarray(rollout.tokens_BT)
+    starts, ends = np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B)
+    rows = [row[s:e] for row, s, e in zip(tokens_BT, starts, ends)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def widen(batch: Batch, width: int) -> Batch:
+    """Pads every ``[B, T]`` array on the right to ``width``."""
+
+    def pad(array):
+        if array.ndim < 2:
+            return array
+        return jnp.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+    return jax.tree.map(pad, batch)
+
+
+def trim(batch: Batch, buckets: tuple[int, ...]) -> Batch:
+    """Cuts every ``[B, T]`` array to the smallest bucket that holds the longest row."""
+    longest = int(jnp.max(batch.rollout.length_B))
+    width = min(bucket for bucket in buckets if bucket >= longest)
+    return jax.tree.map(lambda x: x[:, :width] if x.ndim > 1 else x, batch)
+
+
+def gold_batch(dataset: data.Dataset, ids, *, count: int, width: int) -> Batch:
+    """``count`` gold rows of the prompts ``ids``, first come first served.
+
+    Prompts without a solution are passed over; what is then missing is masked rows.
+    """
+    having = [i for i in ids if dataset.solutions[i] is not None][:count]
+    some = having or [int(np.flatnonzero([s is not None for s in dataset.solutions])[0])]
+    filled = some + [some[0]] * (count - len(some))
+    batch = batch_of(data.gold_rows(dataset, filled, width=width))
+    present_B = np.arange(count) < len(having)
+    return batch._replace(mask_BT=np.asarray(batch.mask_BT) & present_B[:, None])
+
+
+def stack(batches: list[Batch]) -> Batch:
+    """Joins batches along rows."""
+    return jax.tree.map(lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *batches)
+
+
+def empty_buffer(mix: Mix, width: int) -> replay.Buffer | None:
+    """The buffer a run starts with, or None if its mix needs none."""
+    if not mix.buffered:
+        return None
+    zeros = jnp.zeros((1, width), jnp.int32)
+    like = batch_of(
+        Rollout(
+            tokens_BT=zeros,
+            prompt_length_B=zeros[:, 0],
+            length_B=zeros[:, 0],
+            finished_B=zeros[:, 0] > 0,
+            behavior_logp_BT=zeros.astype(jnp.float32),
+            source_BT=zeros,
+            group_B=zeros[:, 0],
+            age_B=zeros[:, 0],
+        ),
+        reward_B=jnp.zeros(1, jnp.float32),
+    )
+    capacity = mix.capacity or max(mix.fresh, 8 * mix.replayed)
+    return replay.init(capacity, like)
+
+
+def is_on_policy(mix: Mix, seed: int, step: int) -> bool:
+    """The coin of GKD: one per update, a pure function of seed and step."""
+    if not mix.fresh:
+        return False
+    draw = np.random.default_rng([seed, step, 1]).random()
+    return bool(draw < mix.on_policy_probability)
+
+
+def make_collect(
+    *,
+    generate: Callable[[Any, Request, jax.Array], Rollout],
+    dataset: data.Dataset,
+    tokenizer,
+    verifier,
+    mix: Mix,
+    seed: int,
+    prompt_buckets: tuple[int, ...],
+    length_buckets: tuple[int, ...],
+    max_new_tokens: int,
+    place: Callable[[Batch], Batch],
+):
+    """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
+
+    ``place`` puts a finished batch on the devices. All randomness is a function of
+    ``seed`` and ``step``, so a resumed run collects what the uninterrupted one would.
+    """
+    width = length_buckets[-1]
+    prompts = max(mix.fresh, mix.gold) // mix.group_size
+    golden = functools.partial(gold_batch, dataset, width=width)
+
+    def fresh_rows(params, ids, key) -> Batch:
+        asked = ask(
+            dataset,
+            ids,
+            copies=mix.group_size,
+            buckets=prompt_buckets,
+            limit=max_new_tokens,
+        )
+        rolled = generate(params, asked, key)
+        group_B = np.repeat(ids, mix.group_size).astype(np.int32)
+        batch = widen(batch_of(rolled._replace(group_B=jnp.asarray(group_B))), width)
+        if verifier is None:
+            return batch
+        answers = [dataset.answers[i] for i in group_B]
+        texts = responses(tokenizer, rolled)
+        return batch._replace(reward_B=rewards.reward_rows(verifier, texts, answers))
+
+    def collect(params, buffer, step: int):
+        started = time.perf_counter()
+        ids = data.order(
+            step, prompts_per_step=prompts, size=len(dataset.prompts), seed=seed
+        )
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        fresh, parts = None, []
+        if not is_on_policy(mix, seed, step):
+            # Its own stream of rows: as many prompts as the batch has rows.
+            ids = data.order(
+                step, prompts_per_step=mix.rows, size=len(dataset.prompts), seed=seed + 1
+            )
+            parts = [golden(ids, count=mix.rows)]
+        else:
+            reused = step % mix.updates_per_rollout != 0
+            if not reused:
+                fresh = fresh_rows(params, ids, jax.random.fold_in(key, 0))
+                parts.append(fresh)
+            drawn = mix.replayed + mix.fresh * reused
+            if drawn:
+                parts.append(
+                    replay.sample(
+                        buffer,
+                        jax.random.fold_in(key, 1),
+                        drawn,
+                        max_age=mix.max_age_steps,
+                    )
+                )
+            if mix.gold:
+                parts.append(golden(ids, count=mix.gold))
+        if buffer is not None:
+            buffer = replay.tick(buffer if fresh is None else replay.add(buffer, fresh))
+        batch = place(trim(stack(parts), length_buckets))
+        return buffer, Collected(batch, fresh, time.perf_counter() - started)
+
+    return collect

@@ -1,0 +1,408 @@
+"""Every configuration key with its meaning, and from names in a config to functions.
+
+``ConfigDict`` stops here: everything below takes plain values.
+"""
+
+import functools
+import importlib
+import inspect
+
+from ml_collections import ConfigDict
+
+from jopd import objective, optimizer, rewards, signals, weights
+from jopd.types import SOURCES
+
+TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer")
+
+
+def base_config() -> ConfigDict:
+    """All keys with their defaults. A method's config overrides a few and adds terms."""
+    c = ConfigDict()
+    c.name = ""  # run name; empty: the config file's name
+    c.seed = 0
+    c.steps = 200  # updates, in every config
+    c.resume = True  # continue from the newest checkpoint in the workdir
+
+    c.student = ConfigDict(
+        {
+            "path": "demo:student",  # HF directory, hub id, or demo:student|teacher
+            "dtype": "float32",  # compute dtype; master weights stay float32
+            "remat": False,  # recompute layers in the backward pass to save memory
+        }
+    )
+    c.teacher = ConfigDict({"path": "demo:teacher", "dtype": "float32"})
+    # A frozen copy of the student as it is before the first update; loaded only if a
+    # term names "reference".
+    c.reference = ConfigDict({"path": ""})  # empty: the initial student
+
+    c.data = ConfigDict(
+        {
+            "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
+            "split": "train",  # of a hub data set or task
+            "size": 20_000,  # examples: drawn of a task, or first rows of a file; 0: all
+            "eval_path": "",  # empty: the task's validation split, or held-out rows
+            "eval_rows": 256,  # rows held out (or read from eval_path) for evaluation
+            "prompt_column": "",  # empty: the first of prompt, messages, question, problem
+            "answer_column": "",  # empty: "answer" if there is one
+            "solution_column": "",  # gold responses; empty: "solution" if there is one
+            "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
+            "separator": "<|endoftext|>",  # between documents of a .txt
+            "prefix_tokens": 16,  # prompt length taken from a .txt document
+            "max_prompt_tokens": 64,
+            "on_long_prompt": "error",  # error | drop | truncate_left
+            "chat_template": "auto",  # auto | always | never
+            "student_template_kwargs": ConfigDict(),  # e.g. enable_thinking=False
+            "teacher_template_kwargs": ConfigDict(),  # must render the same for now
+            "system": "",  # system prompt for chat templates
+            "add_bos": "auto",  # auto | always | never
+            "levels": (1, 2, 3, 4, 5),  # difficulty levels of task:arithmetic
+        }
+    )
+    c.rollout = ConfigDict(
+        {
+            "prompts_per_step": 32,
+            "group_size": 4,  # student rollouts per prompt
+            "max_new_tokens": 64,
+            "temperature": 1.0,
+            "top_k": 0,  # 0: off
+            "top_p": 1.0,  # 1: off
+            "min_p": 0.0,  # 0: off
+            "stop_ids": (),  # added to the tokenizer's end of sequence
+            "ignore_eos": False,  # always write max_new_tokens (base language models)
+            "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
+            "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
+        }
+    )
+    # Shares of an update's rows by source. student and gold are counted relative to the
+    # prompts_per_step * group_size fresh rows; 0.8 / 0.2 at group_size 4 is one gold
+    # solution per prompt.
+    c.mix = ConfigDict(
+        {
+            "student": 1.0,
+            "gold": 0.0,
+            "replay": 0.0,  # rows drawn from the buffer of earlier rollouts
+            "on_policy_probability": 1.0,  # else the whole update is gold rows (GKD)
+            "capacity": 0,  # rows the replay buffer holds; 0: 8 x the replay rows
+            "max_age_steps": 8,  # older rows are not drawn
+            "updates_per_rollout": 1,  # reuse each batch of rollouts this often
+        }
+    )
+    c.loss = ConfigDict()  # name -> dict(signal, weights, source, coef, ...)
+    c.objective = ConfigDict(
+        {
+            "normalizer": "tokens",  # tokens | sequences | weights; a term may override
+            "temperature": 1.0,  # of the distributions in the loss, all models alike
+            "chunk_tokens": 512,  # tokens whose [*, V] logits exist at one time
+        }
+    )
+    c.optimizer = ConfigDict(
+        {
+            "name": "adamw",  # adamw | adam | sgd | lion | adafactor
+            "learning_rate": 1e-3,
+            "schedule": "constant",  # constant | linear | cosine
+            "warmup_steps": 0,
+            "end_learning_rate": 0.0,
+            "b1": 0.9,
+            "b2": 0.95,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,  # of the global gradient; 0: off
+            "accumulate": 1,  # micro-batches per update; does not change the update
+        }
+    )
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all that is left
+    c.eval = ConfigDict(
+        {
+            "every_steps": 0,  # 0: before and after only
+            "prompts": 256,
+            "k": 4,  # samples per prompt for avg@k and pass@k
+            "temperature": 1.0,  # of the k samples; accuracy is greedy
+            "top_p": 1.0,
+            "batch_rows": 256,  # rows generated at one time
+            "verifier": "auto",  # exact | numeric | math | arithmetic | none | auto
+            "save_samples": 8,  # rollouts written to samples.jsonl before and after
+        }
+    )
+    c.repetition = ConfigDict(
+        {
+            "tail_chars": 0,  # L of the compression test; 0: scaled to the length limit
+            "threshold": 0.0,  # tau; 0: scaled with L
+            "ngram": 8,  # a token is "repeated" if its last n-gram occurred before
+        }
+    )
+    c.checkpoint = ConfigDict(
+        {"every_steps": 100, "keep_last": 2, "keep_best": 1}  # 0: at the end only
+    )
+    c.log = ConfigDict(
+        {
+            "every_steps": 1,
+            "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
+            "sampler_tolerance": 1e-5,  # nats, float32; bfloat16 runs only report it
+            "samples_every_steps": 50,  # training rollouts kept in samples.jsonl; 0: off
+            "token_facts": True,  # entropies and exact KLs of every update
+            "tensorboard": False,
+            "wandb_project": "",  # empty: off
+        }
+    )
+    c.export = ConfigDict({"enabled": True})  # Hugging Face directory at the end
+    c.compilation_cache = True  # persistent, in the user's cache folder
+    c.jax_debug_nans = False
+    return c
+
+
+def resolve(name: str, namespace, kind: str):
+    """``name`` in ``namespace``, or ``method.function`` in ``jopd.methods.method``.
+
+    Raises:
+      ValueError: nothing of that name; the known ones are listed.
+    """
+    if "." in name:
+        module_name, function_name = name.rsplit(".", 1)
+        try:
+            namespace = importlib.import_module(f"jopd.methods.{module_name}")
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"unknown {kind} {name!r}: no file jopd/methods/{module_name}.py"
+            ) from error
+        name = function_name
+    known = [
+        key
+        for key, value in vars(namespace).items()
+        if inspect.isfunction(value)
+        and value.__module__ == namespace.__name__
+        and not key.startswith("_")
+    ]
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+    return getattr(namespace, name)
+
+
+def bind(function, arguments: dict, where: str):
+    """``function`` with keyword arguments; a wrong one names those that it takes."""
+    taken = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    unknown = sorted(set(arguments) - set(taken))
+    if unknown:
+        raise ValueError(
+            f"{where}: {function.__name__} takes no {unknown[0]!r}; "
+            f"it takes {', '.join(taken) or 'no arguments'}"
+        )
+    return functools.partial(function, **arguments) if arguments else function
+
+
+def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
+    """A term of ``config.loss``. Keys that are not of the term go to the signal."""
+    where = f"loss.{name}"
+    spec = spec.to_dict()
+    if "signal" not in spec:
+        raise ValueError(f"{where} has no signal; known: {_names(signals)}")
+    arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
+    signal = bind(
+        resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
+    )
+    factors = tuple(
+        bind(resolve(key, weights, f"weight of {where}"), dict(value), where)
+        for key, value in spec.get("weights", {}).items()
+    )
+    advantage = spec.get("advantage") or None
+    if advantage:
+        advantage = resolve(advantage, weights, f"advantage of {where}")
+    term = objective.Term(
+        name=name,
+        signal=signal,
+        weights=factors,
+        advantage=advantage,
+        source=spec.get("source", "student"),
+        normalizer=spec.get("normalizer") or normalizer,
+    )
+    _one_of(f"{where}.source", term.source, (*SOURCES, "any"))
+    _one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
+    return term
+
+
+def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
+    """The terms with a coefficient that is not identically zero."""
+    return tuple(
+        build_term(name, spec, config.objective.normalizer)
+        for name, spec in config.loss.items()
+        if spec.get("coef", 1.0) != 0
+    )
+
+
+def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
+    """Coefficient of every term at an update.
+
+    ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with a
+    schedule of ``optimizer.schedule``.
+    """
+    found = {}
+    for name, spec in config.loss.items():
+        coef = spec.get("coef", 1.0)
+        if isinstance(coef, ConfigDict):
+            steps = coef.get("steps", config.steps)
+            coef = optimizer.schedule(
+                coef.schedule, coef.value, steps=steps, end=coef.get("end", 0.0)
+            )(step)
+        if not isinstance(coef, (int, float)) or coef != 0:
+            found[name] = float(coef)
+    return found
+
+
+def build_optimizer(config: ConfigDict):
+    """(learning-rate schedule, gradient transformation)."""
+    c = config.optimizer
+    learning_rate = optimizer.schedule(
+        c.schedule,
+        c.learning_rate,
+        steps=config.steps,
+        warmup_steps=c.warmup_steps,
+        end=c.end_learning_rate,
+    )
+    transform = optimizer.build(
+        c.name,
+        learning_rate,
+        b1=c.b1,
+        b2=c.b2,
+        eps=c.eps,
+        weight_decay=c.weight_decay,
+        clip_norm=c.clip_norm,
+    )
+    return learning_rate, transform
+
+
+def models_named(terms: tuple[objective.Term, ...]) -> set[str]:
+    """Frozen models that any term reads: its ``other``, ``of`` or their defaults."""
+    names = set()
+    for term in terms:
+        for function in (term.signal, term.advantage, *term.weights):
+            if function is None:
+                continue
+            parameters = inspect.signature(function).parameters
+            for key in ("other", "of"):
+                if key in parameters:
+                    names.add(parameters[key].default)
+    return names - {"student"}
+
+
+def _names(namespace) -> str:
+    return ", ".join(
+        sorted(k for k, v in vars(namespace).items() if inspect.isfunction(v))
+    )
+
+
+def _one_of(what: str, value, known) -> None:
+    if value not in known:
+        raise ValueError(f"{what}={value!r} is unknown; use one of {', '.join(known)}")
+
+
+def _at_least(config: ConfigDict, key: str, low) -> None:
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if value < low:
+        raise ValueError(f"{key}={value} must be at least {low}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Rejects what cannot work, with the reason, before any model is loaded.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    if not config.loss:
+        raise ValueError("config.loss has no terms; add one, e.g. dict(signal='nll')")
+    terms = build_terms(config)
+    if not terms:
+        raise ValueError("every term of config.loss has coefficient 0: nothing to train")
+    _one_of("objective.normalizer", config.objective.normalizer, objective.NORMALIZERS)
+    _one_of("rollout.parallel", config.rollout.parallel, ("auto", "pmap", "jit"))
+    for section in ("student", "teacher"):
+        _one_of(f"{section}.dtype", config[section].dtype, ("float32", "bfloat16"))
+    _one_of("optimizer.name", config.optimizer.name, optimizer.OPTIMIZERS)
+    _one_of("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
+    if config.eval.verifier not in ("auto", "none"):
+        rewards.resolve(config.eval.verifier)
+    _check_ranges(config)
+    _check_mix(config, terms)
+    _check_teacher(config, terms)
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for key in (
+        "steps",
+        "rollout.prompts_per_step",
+        "rollout.group_size",
+        "rollout.max_new_tokens",
+        "objective.chunk_tokens",
+        "optimizer.accumulate",
+        "eval.k",
+        "eval.prompts",
+        "mix.updates_per_rollout",
+        "data.max_prompt_tokens",
+    ):
+        _at_least(config, key, 1)
+    for key in ("rollout.temperature", "rollout.top_k", "rollout.min_p"):
+        _at_least(config, key, 0)
+    if not 0 < config.rollout.top_p <= 1:
+        raise ValueError(f"rollout.top_p={config.rollout.top_p} must be in (0, 1]")
+    if config.objective.temperature <= 0:
+        raise ValueError(
+            f"objective.temperature={config.objective.temperature} must be above 0"
+        )
+    for name, spec in config.loss.items():
+        beta = spec.get("beta")
+        if spec.signal == "jsd" and beta is not None and not 0 < beta < 1:
+            raise ValueError(
+                f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; use "
+                f"a value inside (0, 1), or signal="
+                f"{'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the limit"
+            )
+
+
+def _check_mix(config: ConfigDict, terms) -> None:
+    mix = config.mix
+    for key in ("student", "gold", "replay"):
+        _at_least(config, f"mix.{key}", 0)
+    if not 0 <= mix.on_policy_probability <= 1:
+        raise ValueError(
+            f"mix.on_policy_probability={mix.on_policy_probability} must be in [0, 1]"
+        )
+    if mix.student + mix.gold == 0:
+        raise ValueError("mix.student and mix.gold are both 0: no rows to train on")
+    if mix.replay and not mix.student:
+        raise ValueError("mix.replay needs student rollouts; mix.student is 0")
+    sampled = mix.student > 0 and mix.on_policy_probability > 0
+    gold = mix.gold > 0 or mix.on_policy_probability < 1
+    for term in terms:
+        if term.source == "student" and not sampled:
+            raise ValueError(
+                f"loss.{term.name} speaks of student tokens, but mix.student="
+                f"{mix.student} gives none; raise it or set source='gold'"
+            )
+        if term.source == "gold" and not gold:
+            raise ValueError(
+                f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} gives "
+                f"none; set mix.gold above 0"
+            )
+
+
+def _check_teacher(config: ConfigDict, terms) -> None:
+    named = models_named(terms)
+    unknown = named - {"teacher", "reference"}
+    if unknown:
+        raise ValueError(
+            f"a term names the model {sorted(unknown)[0]!r}; known: teacher, reference"
+        )
+    if "teacher" in named and not config.teacher.path:
+        raise ValueError(
+            "a term compares with the teacher, but teacher.path is empty; name a model"
+        )
+    if "teacher" in named and config.teacher.path == config.student.path:
+        raise ValueError(
+            f"teacher.path and student.path are both {config.student.path!r}: with the "
+            f"same weights and no other context the divergence is identically zero; "
+            f"name another teacher"
+        )

@@ -1,0 +1,87 @@
+"""Numbers that are logged: of rollouts, and of the per-token parts of an update.
+
+Host side, numpy. The names are those of ``metrics.jsonl``.
+"""
+
+import numpy as np
+
+from jopd import statistics
+from jopd.types import GOLD, STUDENT, Batch
+
+
+def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, float]:
+    """Length, truncation and repetition of fresh rollouts; reward where one was given.
+
+    ``repetition`` is a bound ``statistics.repetition``: text -> bool.
+    """
+    rollout = batch.rollout
+    lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
+    return {
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "length/truncation_rate": float(1.0 - np.asarray(rollout.finished_B).mean()),
+        "length/repetition_rate": float(np.mean([repetition(t) for t in texts])),
+        "reward/mean": float(np.asarray(batch.reward_B).mean()),
+    }
+
+
+def mean(values_BT, mask_BT) -> float | None:
+    """Mean over True; None where nothing is."""
+    mask_BT = np.asarray(mask_BT)
+    if not mask_BT.any():
+        return None
+    return float(np.asarray(values_BT, np.float64)[mask_BT].mean())
+
+
+def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float | None]:
+    """Means of token facts over student tokens (gold tokens if there are none).
+
+    The advantage is log teacher(y) - log student(y), split by whether the token ends an
+    n-gram that already occurred in its response (StableOPD, arXiv:2604.08527, figure 4;
+    the paper does not say how it classes a single token, this rule is ours).
+    """
+    parts = {name: np.asarray(value) for name, value in parts.items()}
+    mask_BT = np.asarray(batch.mask_BT)
+    source_BT = np.asarray(batch.rollout.source_BT)
+    student_BT = mask_BT & (source_BT == STUDENT)
+    counted_BT = student_BT if student_BT.any() else mask_BT
+    found = {
+        name: mean(value, counted_BT)
+        for name, value in parts.items()
+        if not name.startswith("loss/")
+    }
+    gold_BT = mask_BT & (source_BT == GOLD)
+    if "logp/student" in parts and gold_BT.any():
+        found["gold/nll"] = -mean(parts["logp/student"], gold_BT)
+    if "logp/teacher" in parts:
+        advantage_BT = parts["logp/teacher"] - parts["logp/student"]
+        repeated_BT = np.asarray(
+            statistics.repeated_tokens(
+                np.asarray(batch.rollout.tokens_BT), counted_BT, n=ngram
+            )
+        )
+        found |= {
+            "advantage/mean": mean(advantage_BT, counted_BT),
+            "advantage/repeated": mean(advantage_BT, counted_BT & repeated_BT),
+            "advantage/other": mean(advantage_BT, counted_BT & ~repeated_BT),
+            "advantage/repeated_share": mean(repeated_BT, counted_BT),
+            "advantage/min": float(advantage_BT[counted_BT].min()),
+        }
+    behavior_BT = np.asarray(batch.rollout.behavior_logp_BT)
+    if "logp/student" in parts and student_BT.any():
+        ratio = np.exp((parts["logp/student"] - behavior_BT)[student_BT])
+        found["ratio/mean"] = float(ratio.mean())
+        found["ratio/max"] = float(ratio.max())
+        found["age/mean"] = float(
+            np.asarray(batch.rollout.age_B)[student_BT.any(axis=1)].mean()
+        )
+    return found
+
+
+def unfinite(metrics: dict) -> str | None:
+    """Name of the first loss or gradient number that is NaN or infinite, else None."""
+    for name, value in metrics.items():
+        watched = name.startswith("loss") or name == "optim/grad_norm"
+        if watched and not np.isfinite(value):
+            return name
+    return None

@@ -1,0 +1,422 @@
+"""Everything a run needs, built from a config and checked before anything compiles."""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import transformers
+
+from jopd import collect, data, evaluate, rewards, rollout, sampling, sharding
+from jopd import config as configs
+from jopd import sources, statistics, step, vocabulary
+from jopd.models import decoder, hf
+from jopd.objective import Term
+
+ASSETS = Path(__file__).parent / "assets"
+DEMO = "demo:"
+
+
+class Experiment(NamedTuple):
+    """Models, data and static facts of one run; functions are bound, arrays placed."""
+
+    config: Any
+    mesh: jax.sharding.Mesh
+    shape: step.Shape
+    models: dict[str, decoder.Decoder]
+    params: Any
+    frozen: dict[str, Any]
+    tokenizer: Any
+    train: data.Dataset
+    held: data.Dataset
+    terms: tuple[Term, ...]
+    verifier: Any
+    mix: collect.Mix
+    prompt_buckets: tuple[int, ...]
+    length_buckets: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    generator: str
+    notes: list[str]
+
+
+def model_path(path: str) -> str:
+    """``demo:student`` and ``demo:teacher`` are the bundled pair; else ``path`` itself."""
+    if path.startswith(DEMO):
+        return str(ASSETS / path.removeprefix(DEMO))
+    return os.path.expanduser(path)
+
+
+def load_tokenizer(path: str):
+    """The tokenizer beside a model.
+
+    Raises:
+      ValueError: there is none; names the directory.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer can be loaded from {path!r}: {error}; put tokenizer.json and "
+            f"tokenizer_config.json beside the weights"
+        ) from error
+
+
+def has_tokenizer(path: str) -> bool:
+    """Whether a local model directory carries its own tokenizer."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    return not os.path.isdir(path) or any(Path(path, n).exists() for n in names)
+
+
+def read_data(config, tokenizer) -> tuple[data.Dataset, data.Dataset]:
+    """Training prompts and held-out prompts, tokenised."""
+    c = config.data
+    read = functools.partial(
+        sources.read,
+        prompt_column=c.prompt_column,
+        answer_column=c.answer_column,
+        solution_column=c.solution_column,
+        answer_after=c.answer_after,
+        separator=c.separator,
+        seed=config.seed,
+        levels=tuple(c.levels),
+    )
+    document = c.path.removesuffix(".gz").endswith(".txt")
+    encode = functools.partial(
+        data.encode,
+        tokenizer=tokenizer,
+        max_prompt_tokens=c.max_prompt_tokens,
+        max_response_tokens=config.rollout.max_new_tokens,
+        chat_template=c.chat_template,
+        template_kwargs=c.student_template_kwargs.to_dict(),
+        system=c.system or None,
+        add_bos=c.add_bos,
+        on_long_prompt=c.on_long_prompt,
+        on_long_solution="truncate" if document else "drop",
+        prefix_tokens=c.prefix_tokens if document else 0,
+    )
+    if c.path.startswith("task:"):
+        train = read(c.path, split="train", count=c.size or 20_000)
+        held = read(c.eval_path or c.path, split="validation", count=c.eval_rows)
+    elif c.eval_path:
+        train = read(c.path, split=c.split, limit=c.size or None)
+        held = read(c.eval_path, split=c.split, limit=c.eval_rows)
+    else:
+        rows = read(c.path, split=c.split, limit=c.size or None)
+        keep = max(len(rows) - c.eval_rows, len(rows) // 2)
+        train, held = rows[:keep], rows[keep:]
+        if not held:
+            raise ValueError(
+                f"{c.path} has {len(rows)} rows: too few to hold any out for evaluation; "
+                f"give data.eval_path"
+            )
+    return encode(train), encode(held)
+
+
+def auto_buckets(longest: int, step: int) -> tuple[int, ...]:
+    """Half of the longest and the longest, rounded up: few shapes, little padding."""
+    full = -(-longest // step) * step
+    half = -(-full // (2 * step)) * step
+    return (half, full) if full > 4 * step else (full,)
+
+
+def pick_verifier(config, dataset: data.Dataset):
+    """The verifier of a config; "auto" follows the data, None where nothing fits."""
+    name = config.eval.verifier
+    if name == "none":
+        return None
+    if name == "auto":
+        if not any(answer is not None for answer in dataset.answers):
+            return None
+        name = "arithmetic" if config.data.path.startswith("task:") else "math"
+    if not any(answer is not None for answer in dataset.answers):
+        raise ValueError(
+            f"eval.verifier={name!r} needs answers, and column "
+            f"{config.data.answer_column!r} of {config.data.path} gives none; name the "
+            f"column in data.answer_column or set eval.verifier='none'"
+        )
+    return rewards.resolve(name)
+
+
+def pick_generator(config, mesh) -> str:
+    """pmap while one device can hold the student, jit over the mesh where it is split."""
+    if config.rollout.parallel != "auto":
+        return config.rollout.parallel
+    return "jit" if mesh.shape["tensor"] > 1 else "pmap"
+
+
+def check_rows(config, mesh, mix: collect.Mix) -> None:
+    """Rows must split evenly over devices and micro-batches.
+
+    Raises:
+      ValueError: names both numbers and the nearest that works.
+    """
+    shards = sharding.row_shards(mesh)
+    devices = mesh.devices.size
+    parts = shards * config.optimizer.accumulate
+    if mix.rows % parts:
+        raise ValueError(
+            f"an update has {mix.rows} rows ({mix.fresh} fresh, {mix.replayed} replayed, "
+            f"{mix.gold} gold), which is not divisible by {parts} = {shards} data devices "
+            f"x optimizer.accumulate={config.optimizer.accumulate}; change "
+            f"rollout.prompts_per_step, rollout.group_size or the shares in mix to give "
+            f"{mix.rows + -mix.rows % parts} rows"
+        )
+    if mix.fresh % devices:
+        raise ValueError(
+            f"{mix.fresh} rollouts per update are not divisible by {devices} devices; use "
+            f"rollout.prompts_per_step * rollout.group_size = "
+            f"{mix.fresh + -mix.fresh % devices}"
+        )
+
+
+def make_mix(config) -> collect.Mix:
+    c = config.mix
+    fresh, replayed, gold = collect.rows_of_mix(
+        student=c.student,
+        gold=c.gold,
+        replay=c.replay,
+        prompts=config.rollout.prompts_per_step,
+        group_size=config.rollout.group_size,
+    )
+    return collect.Mix(
+        fresh=fresh,
+        replayed=replayed,
+        gold=gold,
+        group_size=config.rollout.group_size,
+        on_policy_probability=c.on_policy_probability,
+        capacity=c.capacity,
+        max_age_steps=c.max_age_steps,
+        updates_per_rollout=c.updates_per_rollout,
+    )
+
+
+def check_gold(config, mix: collect.Mix, train: data.Dataset) -> None:
+    needed = mix.gold or mix.on_policy_probability < 1
+    if needed and not any(solution is not None for solution in train.solutions):
+        raise ValueError(
+            f"the mix asks for gold rows, but no row of {config.data.path} has a solution "
+            f"in column {config.data.solution_column!r} of at most "
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; name the "
+            f"column in data.solution_column, raise the limit, or set mix.gold=0"
+        )
+
+
+def build(config, *, train: bool = True) -> Experiment:
+    """Checks the config, then loads data, tokenizers and models, in that order of cost.
+
+    Args:
+      config: a locked ``ConfigDict``.
+      train: False for evaluation only, which needs no terms to be trainable.
+    """
+    configs.validate(config)
+    mesh = sharding.make_mesh(**config.mesh)
+    mix = make_mix(config)
+    check_rows(config, mesh, mix)
+    paths = {"student": model_path(config.student.path)}
+    if config.teacher.path:
+        paths["teacher"] = model_path(config.teacher.path)
+    terms = configs.build_terms(config)
+    if "reference" in configs.models_named(terms):
+        paths["reference"] = model_path(config.reference.path) or paths["student"]
+    shapes = {name: hf.load_config(path) for name, path in paths.items()}
+    tokenizer = load_tokenizer(paths["student"])
+    notes = check_tokenizers(tokenizer, paths)
+    columns, note = shared_vocabulary(shapes, tokenizer)
+    train_data, held = read_data(config, tokenizer)
+    check_gold(config, mix, train_data)
+    verifier = pick_verifier(config, held)
+    longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
+    prompt_buckets = tuple(config.rollout.prompt_buckets) or auto_buckets(longest, 16)
+    total = prompt_buckets[-1] + config.rollout.max_new_tokens
+    check_positions(shapes, total)
+    models, loaded = {}, {}
+    for name, path in paths.items():
+        section = config[name] if name in ("student", "teacher") else config.student
+        shape, params = hf.load(path, dtype="float32")
+        models[name] = decoder.Decoder(
+            _with(shape, dtype=section.dtype, remat=section.get("remat", False))
+        )
+        params = _cast(params, "float32" if name == "student" else section.dtype)
+        loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        shape=step.Shape(
+            vocabulary=columns,
+            chunk_tokens=max(config.objective.chunk_tokens // sharding.row_shards(mesh), 1),
+            shards=sharding.row_shards(mesh),
+            temperature=config.objective.temperature,
+        ),
+        models=models,
+        params=loaded.pop("student"),
+        frozen=loaded,
+        tokenizer=tokenizer,
+        train=train_data,
+        held=held,
+        terms=terms,
+        verifier=verifier,
+        mix=mix,
+        prompt_buckets=prompt_buckets,
+        length_buckets=auto_buckets(total, 16),
+        stop_ids=stop_ids(config, tokenizer),
+        generator=pick_generator(config, mesh),
+        notes=notes + note,
+    )
+
+
+def _with(shape: decoder.DecoderConfig, **changes) -> decoder.DecoderConfig:
+    return dataclasses.replace(shape, **changes)
+
+
+def _cast(params, dtype: str):
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def stop_ids(config, tokenizer) -> tuple[int, ...]:
+    """End of sequence and the config's own stop ids; none with ``ignore_eos``."""
+    if config.rollout.ignore_eos:
+        return tuple(config.rollout.stop_ids)
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return tuple(sorted({*eos, *config.rollout.stop_ids}))
+
+
+def check_tokenizers(tokenizer, paths: dict[str, str]) -> list[str]:
+    """Every other model's tokenizer against the student's; returns warnings."""
+    notes = []
+    for name, path in paths.items():
+        if name != "student" and path != paths["student"] and has_tokenizer(path):
+            notes += vocabulary.compare_tokenizers(tokenizer, load_tokenizer(path))
+    return notes
+
+
+def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
+    """Columns of logits kept in every model, and a note where that cuts one."""
+    widths = {name: shape.vocab_size for name, shape in shapes.items()}
+    shared = vocabulary.shared_vocab(
+        widths["student"], min(widths.values()), tokenizer
+    )
+    cut = [f"{name} {width:,}" for name, width in widths.items() if width != shared]
+    if not cut:
+        return shared, []
+    return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
+
+
+def check_positions(shapes, total: int) -> None:
+    for name, shape in shapes.items():
+        if total > shape.max_positions:
+            raise ValueError(
+                f"prompt and response together take up to {total} positions, the {name} "
+                f"has {shape.max_positions}; lower rollout.max_new_tokens or "
+                f"data.max_prompt_tokens"
+            )
+
+
+def make_generate(experiment: Experiment, filters: sampling.Filter):
+    """``(params, request, key) -> Rollout`` on the run's devices."""
+    bound = functools.partial(
+        rollout.generate,
+        model=experiment.models["student"],
+        max_new_tokens=experiment.config.rollout.max_new_tokens,
+        stop_ids=experiment.stop_ids,
+        vocabulary=experiment.shape.vocabulary,
+        filters=filters,
+    )
+    if experiment.generator == "jit":
+        compiled = jax.jit(bound)
+        rows = sharding.rows(experiment.mesh)
+        return lambda params, asked, key: compiled(params, jax.device_put(asked, rows), key)
+    mapped = rollout.data_parallel(bound, experiment.mesh.devices.size)
+    whole = sharding.replicated(experiment.mesh)
+    return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+
+
+def make_evaluate(e: Experiment):
+    """``(params, frozen) -> (numbers, samples)`` with the settings of ``config.eval``."""
+    c = e.config
+    models = {name: e.models[name] for name in e.models if name != "reference"}
+    sampled = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
+    bound = functools.partial(
+        evaluate.evaluate,
+        dataset=e.held,
+        tokenizer=e.tokenizer,
+        generate=make_generate(e, sampled),
+        generate_greedy=make_generate(e, sampling.Filter(temperature=0.0)),
+        facts=step.make_facts(models, e.shape),
+        verifier=e.verifier,
+        repetition=repetition_test(e),
+        prompts=c.eval.prompts,
+        k=c.eval.k,
+        batch_rows=c.eval.batch_rows or e.mix.fresh or e.mix.rows,
+        buckets=e.prompt_buckets[-1:],
+        limit=c.rollout.max_new_tokens,
+        seed=c.seed,
+        place=place_rows(e),
+        save_samples=c.eval.save_samples,
+    )
+    kept = {name: params for name, params in e.frozen.items() if name in models}
+    return lambda params: bound(params, kept)
+
+
+def place_rows(experiment: Experiment):
+    """Puts the rows of a pytree on the devices that work on them."""
+    rows = sharding.rows(experiment.mesh)
+    return lambda batch: jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
+
+
+def repetition_test(experiment: Experiment):
+    """``text -> bool`` with the thresholds of the config or those scaled to its length."""
+    c = experiment.config.repetition
+    tail, threshold = statistics.repetition_limits(
+        experiment.config.rollout.max_new_tokens
+    )
+    return functools.partial(
+        statistics.repetition,
+        tail=c.tail_chars or tail,
+        threshold=c.threshold or threshold,
+    )
+
+
+def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
+    """What the start-up table shows."""
+    e = experiment
+    counts = {"student": decoder.count(e.params)}
+    counts |= {name: decoder.count(params) for name, params in e.frozen.items()}
+    rows = [
+        (name, f"{count:,} parameters, {_describe(e.models[name].config)}")
+        for name, count in counts.items()
+    ]
+    solutions = sum(solution is not None for solution in e.train.solutions)
+    return rows + [
+        ("vocabulary", f"{e.shape.vocabulary:,}"),
+        (
+            "data",
+            f"{len(e.train.prompts):,} prompts ({solutions:,} with solutions), "
+            f"{len(e.held.prompts):,} held out",
+        ),
+        (
+            "devices",
+            f"{e.mesh.devices.size} x {e.mesh.devices.flat[0].device_kind}, mesh "
+            + " ".join(f"{k}={v}" for k, v in e.mesh.shape.items())
+            + f", rollouts under {e.generator}",
+        ),
+        (
+            "update",
+            f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold rows",
+        ),
+        ("terms", ", ".join(term.name for term in e.terms)),
+        (
+            "compiles",
+            f"generate (sampled{', greedy' if e.verifier else ''}) x "
+            f"{len(e.prompt_buckets)} prompt widths; score, prepare, update x "
+            f"{len(e.length_buckets)} row widths",
+        ),
+    ]
+
+
+def _describe(shape: decoder.DecoderConfig) -> str:
+    return f"{shape.layers} layers x {shape.width}, {shape.dtype}"
+
+

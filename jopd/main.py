@@ -1,0 +1,43 @@
+"""The command line: ``python -m jopd.main --config=configs/stableopd.py``.
+
+Any key is overridden with ``--config.section.key=value``. Running the same command again
+resumes from the newest checkpoint in the workdir.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Python file with get_config().", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept; default runs/<config name>."
+)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; keys are --config.KEY=...")
+    # The libraries below log every file they touch; what matters is on the console.
+    logging.set_verbosity(logging.WARNING)
+    # After flags are parsed, so that --help needs no JAX.
+    from jopd import train
+
+    config = _CONFIG.value
+    if not config.name:
+        config.name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    try:
+        train.run(config, _WORKDIR.value or f"runs/{config.name}")
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        from jopd import console
+
+        console.error(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,362 @@
+"""Hugging Face directories in and out: ``config.json`` and ``*.safetensors``.
+
+Weights are linear maps ``[out, in]`` per layer there and stacked ``[N, in, out]`` here.
+No torch, and no model class of transformers, is involved.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jopd.models import decoder, hf_config
+from jopd.models.decoder import DecoderConfig
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TOP = {
+    "embed": "model.embed_tokens.weight",
+    "norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+_LAYER = {
+    "attention_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k": "self_attn.k_proj.weight",
+    "k_bias": "self_attn.k_proj.bias",
+    "k_norm": "self_attn.k_norm.weight",
+    "v": "self_attn.v_proj.weight",
+    "v_bias": "self_attn.v_proj.bias",
+    "o": "self_attn.o_proj.weight",
+    "o_bias": "self_attn.o_proj.bias",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+
+
+def load_config(path: str | Path) -> DecoderConfig:
+    """The decoder described by ``config.json`` of a directory or hub id.
+
+    Raises:
+      FileNotFoundError: no such directory, or no ``config.json`` in it.
+      ValueError: an architecture, rope type or activation that is not supported.
+    """
+    return hf_config.parse(_read_config(_directory(path, ["config.json"])))
+
+
+def load(
+    path: str | Path, *, dtype: Any = "float32"
+) -> tuple[DecoderConfig, dict[str, Any]]:
+    """Config and parameters of a directory or hub id.
+
+    Parameters are host (numpy) arrays of ``dtype``, read tensor by tensor, so that the
+    caller can place them with ``jax.device_put(params, shardings)`` and no device ever
+    holds the whole model.
+
+    Raises:
+      FileNotFoundError: something is missing: directory, config, weights, a shard.
+      ValueError: see ``load_config``; truncated weights; a missing or unexpected
+        tensor, or one of another shape or type. All of it is seen from the headers,
+        before any weight is read.
+    """
+    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
+    config = hf_config.parse(_read_config(folder))
+    files = _open(folder)
+    _check(config, files, folder)
+
+    def read(name: str) -> np.ndarray:
+        return files[name].get_tensor(name)
+
+    def gather(place: tuple[str, ...], like: jax.ShapeDtypeStruct) -> np.ndarray:
+        if place[0] != "layers":
+            return read(_TOP[place[0]]).astype(dtype)
+        stacked = np.empty(like.shape, dtype)
+        for i in range(config.layers):
+            stacked[i] = read(_layer_name(i, place[1])).T
+        return stacked
+
+    return config, _map(gather, _template(config))
+
+
+def save(
+    path: str | Path,
+    config: DecoderConfig,
+    params: Mapping,
+    *,
+    source: str | Path | None = None,
+    tokenizer: Any = None,
+) -> None:
+    """Writes a directory that transformers loads.
+
+    It is built under another name and moved into place whole. An existing model
+    directory is replaced.
+
+    Args:
+      path: directory to write.
+      config: what ``params`` belongs to.
+      params: the parameters, on the host or on devices.
+      source: directory or hub id the model came from. Its ``config.json``, tokenizer
+        and generation config are kept as they are, and each tensor gets the dtype it
+        has there: what was loaded and not changed is written back bit for bit. Without
+        it the config is made from ``config`` and tensors keep the dtype they have.
+      tokenizer: directory to copy tokenizer files from, or an object with
+        ``save_pretrained``; default those of ``source``.
+
+    Raises:
+      FileExistsError: ``path`` holds something that is not a model.
+      ValueError: parameters do not fit ``config``, or ``config`` not ``source``.
+    """
+    path = Path(path)
+    foreign = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if foreign and not (path / "config.json").is_file():
+        raise FileExistsError(
+            f"{path} exists and is not a model directory (no config.json); "
+            "remove it or save elsewhere"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as tmp:
+        new = Path(tmp, "new")
+        new.mkdir()
+        dtypes = {}
+        if source is None:
+            _write_json(
+                new / "config.json",
+                hf_config.describe(config, str(params["embed"].dtype)),
+            )
+        else:
+            source = _directory(source, ["*.json", "*.safetensors", *TOKENIZER_FILES])
+            _check_source(config, source)
+            dtypes = _dtypes(_open(source))
+            _copy(source, new, ("config.json", "generation_config.json"))
+        tensors = _flatten(config, params, dtypes)
+        save_file(tensors, new / _WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that only their owner may read.
+        (new / _WEIGHTS).chmod((new / "config.json").stat().st_mode)
+        _save_tokenizer(source if tokenizer is None else tokenizer, new)
+        if path.exists():
+            path.rename(Path(tmp, "old"))
+        new.rename(path)
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of the weight files in the order of their names, for the run record."""
+    folder = _directory(path, ["*.json", "*.safetensors"])
+    digest = hashlib.sha256()
+    for file in _weight_files(folder):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# Directories and files.
+
+
+def _directory(path: str | Path, patterns: list[str]) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+        raise FileNotFoundError(
+            f"{path} is not a directory; give one, or a hub id like Qwen/Qwen3-0.6B"
+        )
+    # Imported here: a local directory needs neither the hub nor its import time.
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=patterns))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{path} is not a directory here, and as a hub id it could not be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "check the path, or download the model and give its directory"
+        ) from error
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+
+
+def _write_json(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_config(folder: Path) -> dict:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json; is it a model directory?"
+        )
+    return _read_json(folder / "config.json")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        names = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise FileNotFoundError(
+                f"{folder}: {_INDEX} names {len(names)} files, {len(absent)} of them "
+                f"are missing: {', '.join(absent[:5])}; fetch the model again"
+            )
+        return [folder / name for name in names]
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has no *.safetensors; convert other weight formats first"
+        )
+    return files
+
+
+def _open(folder: Path) -> dict[str, Any]:
+    """Open file of each tensor; only headers are read."""
+    files = {}
+    for file in _weight_files(folder):
+        try:
+            opened = safe_open(file, framework="np")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} is truncated or no safetensors file ({error}); fetch it again"
+            ) from error
+        files |= dict.fromkeys(opened.keys(), opened)
+    return files
+
+
+def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _save_tokenizer(tokenizer: Any, target: Path) -> None:
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(target)
+    elif tokenizer is not None:
+        _copy(_directory(tokenizer, list(TOKENIZER_FILES)), target, TOKENIZER_FILES)
+
+
+# Tensors.
+
+
+def _dtypes(files: Mapping) -> dict[str, str]:
+    """Dtype of each tensor on file, read from the headers."""
+    names = {name: file.get_slice(name).get_dtype() for name, file in files.items()}
+    other = sorted(set(names.values()) - set(_DTYPES))
+    if other:
+        raise ValueError(
+            f"weights of type {', '.join(other)} are not supported; "
+            f"convert them to one of {', '.join(_DTYPES)}"
+        )
+    return {name: _DTYPES[kind] for name, kind in names.items()}
+
+
+def _template(config: DecoderConfig) -> dict[str, Any]:
+    """Shapes of all parameters, without making them."""
+    return jax.eval_shape(lambda: decoder.init(config, jax.random.key(0)))
+
+
+def _map(function, tree: Any, place: tuple[str, ...] = ()) -> Any:
+    if not isinstance(tree, Mapping):
+        return function(place, tree)
+    return {key: _map(function, sub, (*place, key)) for key, sub in tree.items()}
+
+
+def _layer_name(layer: int, key: str) -> str:
+    return f"model.layers.{layer}.{_LAYER[key]}"
+
+
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor such a model has on file."""
+    tree = _template(config)
+    layers = tree.pop("layers")
+    shapes = {_TOP[key]: leaf.shape for key, leaf in tree.items()}
+    for key, leaf in layers.items():
+        for i in range(config.layers):
+            shapes[_layer_name(i, key)] = leaf.shape[:0:-1]
+    return shapes
+
+
+def _check(config: DecoderConfig, files: Mapping, folder: Path) -> None:
+    _dtypes(files)  # refuses quantised weights
+    expected = _shapes(config)
+    found = {name: tuple(f.get_slice(name).get_shape()) for name, f in files.items()}
+    # Llama checkpoints of old carry this buffer, which is computed from the config.
+    found = {n: s for n, s in found.items() if not n.endswith("rotary_emb.inv_freq")}
+    if config.tied and _TOP["head"] in found:
+        _check_tied(found.pop(_TOP["head"]), files, folder)
+    faults = [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    faults += [f"{n} {expected[n]} is missing" for n in expected if n not in found]
+    faults += [f"{n} {found[n]} is unexpected" for n in found if n not in expected]
+    if faults:
+        raise ValueError(
+            f"{folder}: weights do not fit config.json in {len(faults)} tensors: "
+            + "; ".join(faults[:5])
+        )
+
+
+def _check_tied(head_shape: tuple[int, ...], files: Mapping, folder: Path) -> None:
+    embed, head = (files[_TOP[k]].get_tensor(_TOP[k]) for k in ("embed", "head"))
+    if not np.array_equal(embed, head):
+        raise ValueError(
+            f"{folder}: config.json says tie_word_embeddings, yet {_TOP['head']} "
+            f"{head_shape} is not {_TOP['embed']} {embed.shape}; set it to false"
+        )
+
+
+def _flatten(config: DecoderConfig, params: Mapping, dtypes: Mapping) -> dict:
+    """Tensors by their name on file, in the dtypes given there or their own."""
+    found = _map(lambda _, leaf: tuple(leaf.shape), params)
+    expected = _map(lambda _, leaf: tuple(leaf.shape), _template(config))
+    if found != expected:
+        raise ValueError(f"params have shapes {found}, config asks for {expected}")
+
+    tensors = {}
+    for key, leaf in params.items():
+        if key != "layers":
+            tensors[_TOP[key]] = np.asarray(leaf)
+    for key, leaf in params["layers"].items():
+        for i, layer in enumerate(np.asarray(leaf)):
+            tensors[_layer_name(i, key)] = layer.T
+    if config.tied and _TOP["head"] in dtypes:
+        tensors[_TOP["head"]] = tensors[_TOP["embed"]]
+    return {
+        name: np.ascontiguousarray(tensor, dtypes.get(name, tensor.dtype))
+        for name, tensor in tensors.items()
+    }
+
+
+def _check_source(config: DecoderConfig, source: Path) -> None:
+    theirs = hf_config.parse(_read_config(source))
+    if theirs != hf_config.architecture(config):
+        raise ValueError(f"source {source} is {theirs}, but params are {config}")

@@ -1,0 +1,355 @@
+"""The one loss: sum_k coef_k * sum_bt w_k[b,t] * signal_k[b,t](theta) / n_k.
+
+Two stages. ``weigh`` runs without gradient on a whole batch and folds mask, source,
+weights and normaliser of every term into one array per term, so that everything after it
+is a plain sum: splitting the rows into micro-batches or devices cannot change the result.
+``objective`` then does the vocabulary-sized work in chunks of tokens. Its gradient with
+respect to the student's hidden states and head is made *in the forward pass*, chunk by
+chunk, so ``[B, T, V]`` never exists and the head is never multiplied twice.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd import divergences
+from jopd.types import SOURCES, Batch, Outputs, Scores
+
+NORMALIZERS = ("tokens", "sequences", "weights")
+
+
+class Term(NamedTuple):
+    """One summand of the loss. Static: closed over by the jitted stages.
+
+    Attributes:
+      name: key of the term in the config and in the metrics.
+      signal: ``Outputs -> f32[...]``.
+      weights: functions ``Scores -> f32[B, T]``; their product is w.
+      advantage: optional ``Scores -> f32[B, T]``, handed to the signal.
+      source: whose tokens the term speaks of, a key of ``SOURCES`` or "any".
+      normalizer: "tokens" divides by the valid tokens of that source in the batch,
+        "sequences" averages per row first and then over rows that have such tokens,
+        "weights" divides by the sum of w.
+    """
+
+    name: str
+    signal: Callable[[Outputs], jax.Array]
+    weights: tuple[Callable[[Scores], jax.Array], ...] = ()
+    advantage: Callable[[Scores], jax.Array] | None = None
+    source: str = "student"
+    normalizer: str = "tokens"
+
+
+class Weighed(NamedTuple):
+    """``weight_BT`` is mask * w / n of a term; ``advantage_BT`` is None if it has none."""
+
+    weight_BT: jax.Array
+    advantage_BT: jax.Array | None
+
+
+class Chunked(NamedTuple):
+    """Frozen side of the vocabulary-sized work, aligned to tokens (see ``align``)."""
+
+    tokens: jax.Array
+    mask: jax.Array
+    behavior_logp: jax.Array
+    hidden: dict[str, jax.Array]
+    weighed: dict[str, Weighed]
+
+
+def response_mask(tokens_BT, prompt_length_B, length_B) -> jax.Array:
+    """bool[B, T], True on response tokens; the only place where a mask is made."""
+    position_T = jnp.arange(tokens_BT.shape[1])[None]
+    return (position_T >= prompt_length_B[:, None]) & (position_T < length_B[:, None])
+
+
+def align(hidden_BTD: jax.Array) -> jax.Array:
+    """Moves row t, which predicts token t + 1, to the place of the token it predicts.
+
+    Position 0 has no predictor; it keeps a copy of the first row and is always masked.
+    """
+    return jnp.concatenate([hidden_BTD[:, :1], hidden_BTD[:, :-1]], axis=1)
+
+
+def scope(term: Term, scores: Scores) -> jax.Array:
+    """bool[B, T]: the response tokens that ``term.source`` names."""
+    if term.source == "any":
+        return scores.mask
+    return scores.mask & (scores.source == SOURCES[term.source])
+
+
+def weigh(terms: tuple[Term, ...], scores: Scores) -> dict[str, Weighed]:
+    """Folds mask, source, weights and global normaliser into one array per term.
+
+    Must see the whole batch of an update: the denominators are sums over it. A term
+    without a single token in its scope gets weight 0 everywhere, never 0 / 0.
+    """
+    return {term.name: _weigh_one(term, jax.lax.stop_gradient(scores)) for term in terms}
+
+
+def _weigh_one(term: Term, scores: Scores) -> Weighed:
+    inside_BT = scope(term, scores)
+    weight_BT = jnp.ones(inside_BT.shape, jnp.float32)
+    for function in term.weights:
+        weight_BT = weight_BT * function(scores)
+    weight_BT = jnp.where(inside_BT, weight_BT, 0.0)
+    if term.normalizer == "sequences":
+        tokens_B = jnp.sum(inside_BT, axis=1, keepdims=True)
+        rows = jnp.sum(tokens_B > 0)
+        weight_BT = weight_BT / jnp.maximum(tokens_B, 1) / jnp.maximum(rows, 1)
+    elif term.normalizer == "weights":
+        total = jnp.sum(weight_BT)
+        weight_BT = weight_BT / jnp.where(total == 0, 1.0, total)
+    else:
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(inside_BT), 1)
+    advantage_BT = None
+    if term.advantage is not None:
+        advantage_BT = jnp.where(inside_BT, term.advantage(scores), 0.0)
+    return Weighed(jax.lax.stop_gradient(weight_BT), advantage_BT)
+
+
+def logits_of(hidden: jax.Array, head_VD: jax.Array, temperature: float) -> jax.Array:
+    """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32."""
+    logits = jnp.einsum(
+        "...d,vd->...v",
+        hidden,
+        head_VD.astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return logits / temperature if temperature != 1.0 else logits
+
+
+def token_facts(logits: dict[str, jax.Array], tokens: jax.Array) -> dict[str, jax.Array]:
+    """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
+    facts = {}
+    for name, rows in logits.items():
+        facts[f"logp/{name}"] = divergences.log_prob(rows, tokens)
+        facts[f"entropy/{name}"] = divergences.entropy(rows)
+    for name, rows in logits.items():
+        if name != "student":
+            suffix = "" if name == "teacher" else f"_{name}"
+            facts[f"kl/reverse{suffix}"] = divergences.reverse_kl(logits["student"], rows)
+            facts[f"kl/forward{suffix}"] = divergences.forward_kl(logits["student"], rows)
+    return facts
+
+
+def in_chunks(function, arrays, *, chunk_tokens: int, shards: int = 1):
+    """Maps ``function`` over chunks of the tokens of ``arrays`` (leaves ``[B, T, ...]``).
+
+    ``function(chunk)`` sees leaves ``[chunk_tokens, ...]`` and returns a pytree with the
+    same leading axis; the result has leaves ``[B, T, ...]``. ``shards`` is the number of
+    devices that rows are split over: each walks its own rows.
+    """
+    rows, width = jax.tree.leaves(arrays)[0].shape[:2]
+    chunks = split_tokens(arrays, chunk_tokens=chunk_tokens, shards=shards)
+    mapped = jax.lax.map(jax.vmap(function), chunks)
+    return join_tokens(mapped, rows=rows, width=width)
+
+
+def split_tokens(arrays, *, chunk_tokens: int, shards: int):
+    """Leaves ``[B, T, ...]`` to ``[chunks, shards, tokens, ...]``, zero-padded."""
+
+    def split(array):
+        flat = array.reshape(shards, -1, *array.shape[2:])
+        per_shard = flat.shape[1]
+        size = min(chunk_tokens, per_shard)
+        padding = [(0, 0), (0, -per_shard % size)] + [(0, 0)] * (flat.ndim - 2)
+        blocks = jnp.pad(flat, padding).reshape(shards, -1, size, *array.shape[2:])
+        return jnp.swapaxes(blocks, 0, 1)
+
+    return jax.tree.map(split, arrays)
+
+
+def join_tokens(chunks, *, rows: int, width: int):
+    """Inverse of ``split_tokens``."""
+
+    def join(array):
+        shards = array.shape[1]
+        flat = jnp.swapaxes(array, 0, 1).reshape(shards, -1, *array.shape[3:])
+        return flat[:, : rows * width // shards].reshape(rows, width, *array.shape[3:])
+
+    return jax.tree.map(join, chunks)
+
+
+def facts(
+    hidden: dict[str, jax.Array],
+    heads: dict[str, jax.Array],
+    batch: Batch,
+    *,
+    vocabulary: int,
+    chunk_tokens: int,
+    shards: int = 1,
+    temperature: float = 1.0,
+) -> dict[str, jax.Array]:
+    """``token_facts`` of every response token, f32[B, T] each; not differentiated.
+
+    Args:
+      hidden: name -> [B, T, D], as the models return them (unaligned).
+      heads: name -> [V_name, D]; rows past ``vocabulary`` are ignored.
+    """
+    heads = {name: head[:vocabulary] for name, head in heads.items()}
+
+    def of_chunk(chunk):
+        hidden_chunk, tokens, mask = chunk
+        logits = {
+            name: logits_of(blank(hidden_chunk[name], mask), head, temperature)
+            for name, head in heads.items()
+        }
+        return token_facts(logits, tokens)
+
+    aligned = {name: align(hidden[name]) for name in heads}
+    return in_chunks(
+        of_chunk,
+        (aligned, batch.rollout.tokens_BT, batch.mask_BT),
+        chunk_tokens=chunk_tokens,
+        shards=shards,
+    )
+
+
+def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
+    """The record that weights read, from a batch and its ``facts``.
+
+    Under one ``jit`` with ``facts``, what no weight reads is dead code that the compiler
+    drops: an unused entropy costs nothing, an unused student forward is not run.
+    """
+    rollout = batch.rollout
+    names = [key.removeprefix("logp/") for key in per_token if key.startswith("logp/")]
+    return Scores(
+        mask=batch.mask_BT,
+        source=rollout.source_BT,
+        position=jnp.arange(rollout.tokens_BT.shape[1])[None]
+        - rollout.prompt_length_B[:, None],
+        logp={name: per_token[f"logp/{name}"] for name in names},
+        entropy={name: per_token[f"entropy/{name}"] for name in names},
+        behavior_logp=rollout.behavior_logp_BT,
+        reward=batch.reward_B,
+        group=rollout.group_B,
+        age=rollout.age_B,
+    )
+
+
+def blank(hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """Zeros the hidden states of masked tokens.
+
+    Done before the logits exist: zeroing a loss afterwards would still multiply garbage
+    (NaN, inf) by zero in the backward pass, which is NaN.
+    """
+    return jnp.where(mask[..., None], hidden, 0)
+
+
+def objective(
+    hidden_BTD: jax.Array,
+    head_VD: jax.Array,
+    frozen_hidden: dict[str, jax.Array],
+    frozen_heads: dict[str, jax.Array],
+    batch: Batch,
+    weighed: dict[str, Weighed],
+    coefs: dict[str, jax.Array],
+    *,
+    terms: tuple[Term, ...],
+    vocabulary: int,
+    chunk_tokens: int,
+    shards: int = 1,
+    temperature: float = 1.0,
+    with_facts: bool = True,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss and its per-token parts; differentiable in ``hidden_BTD`` and ``head_VD``.
+
+    Args:
+      hidden_BTD: student's final hidden states, unaligned.
+      head_VD: student's output embedding; rows past ``vocabulary`` are cut from every
+        model, so heads of different padded widths work together.
+      frozen_hidden, frozen_heads: the same of every other model that a term names.
+      weighed: from ``weigh``, on the whole batch that this one is a part of.
+      coefs: term name -> f32 scalar, this step's coefficient.
+      with_facts: also return ``token_facts``; costs elementwise work, no matmul.
+
+    Returns:
+      (loss, parts): ``parts["loss/<term>"]`` f32[B, T] is coef-free weight * signal, to be
+      summed; with ``with_facts`` also f32[B, T] for every name in ``token_facts``.
+    """
+    rollout = batch.rollout
+    rows = Chunked(
+        tokens=rollout.tokens_BT,
+        mask=batch.mask_BT,
+        behavior_logp=rollout.behavior_logp_BT,
+        hidden={name: align(value) for name, value in frozen_hidden.items()},
+        weighed=weighed,
+    )
+    chunks = split_tokens(
+        (align(hidden_BTD), rows), chunk_tokens=chunk_tokens, shards=shards
+    )
+    heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
+    chunk_loss = functools.partial(
+        _chunk_loss, terms=terms, temperature=temperature, with_facts=with_facts
+    )
+    loss, parts = _sum_over_chunks(
+        chunk_loss, chunks[0], head_VD[:vocabulary], chunks[1], heads, coefs
+    )
+    count, width = rollout.tokens_BT.shape
+    return loss, join_tokens(parts, rows=count, width=width)
+
+
+def _chunk_loss(hidden, head, rows: Chunked, heads, coefs, *, terms, temperature, with_facts):
+    """Loss of one chunk of tokens ``[C, ...]`` and its per-token parts."""
+    logits = {"student": logits_of(blank(hidden, rows.mask), head, temperature)}
+    for name, other in heads.items():
+        rows_of = logits_of(blank(rows.hidden[name], rows.mask), other, temperature)
+        logits[name] = jax.lax.stop_gradient(rows_of)
+    loss, parts = 0.0, {}
+    for term in terms:
+        weight, advantage = rows.weighed[term.name]
+        outputs = Outputs(
+            logits,
+            rows.tokens,
+            jnp.where(rows.mask, rows.behavior_logp, 0.0),
+            advantage,
+        )
+        # A term's weight is exactly 0 outside its scope; `where` keeps a garbage or
+        # infinite signal there (a gold token without a behavior log-prob) out of both
+        # the loss and its gradient.
+        value = jnp.where(weight != 0, weight * term.signal(outputs), 0.0)
+        parts[f"loss/{term.name}"] = value
+        loss = loss + coefs[term.name] * jnp.sum(value)
+    if with_facts:
+        parts |= token_facts(jax.lax.stop_gradient(logits), rows.tokens)
+    return loss, parts
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_over_chunks(chunk_loss, hidden, head, rows, heads, coefs):
+    """Sum of ``chunk_loss`` over chunks; leaves ``[chunks, shards, C, ...]``."""
+
+    def one(chunk):
+        return jax.vmap(lambda h, r: chunk_loss(h, head, r, heads, coefs))(*chunk)
+
+    losses, parts = jax.lax.map(one, (hidden, rows))
+    return jnp.sum(losses), parts
+
+
+def _sum_forward(chunk_loss, hidden, head, rows, heads, coefs):
+    grad = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)
+
+    def step(d_head, chunk):
+        value, grads = jax.vmap(lambda h, r: grad(h, head, r, heads, coefs))(*chunk)
+        return d_head + grads[1].astype(jnp.float32), (value, grads[0])
+
+    # One float32 accumulator per shard, summed once at the end: no collective in the loop.
+    zeros = jnp.zeros((hidden.shape[1], *head.shape), jnp.float32)
+    d_head, ((losses, parts), d_hidden) = jax.lax.scan(step, zeros, (hidden, rows))
+    d_head = jnp.sum(d_head, axis=0).astype(head.dtype)
+    return (jnp.sum(losses), parts), (d_hidden, d_head)
+
+
+def _sum_backward(chunk_loss, residuals, cotangents):
+    # The parts are reported, not trained on: only the loss carries a cotangent.
+    d_loss = cotangents[0]
+    d_hidden, d_head = residuals
+    scale = lambda array: (array * d_loss).astype(array.dtype)  # noqa: E731
+    return scale(d_hidden), scale(d_head), None, None, None
+
+
+_sum_over_chunks.defvjp(_sum_forward, _sum_backward)

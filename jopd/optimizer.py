@@ -1,0 +1,56 @@
+"""Optax chains from plain values."""
+
+import optax
+
+SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "adafactor")
+
+
+def schedule(
+    name: str, peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
+) -> optax.Schedule:
+    """Learning rate by update: linear warm-up, then constant, linear or cosine to ``end``.
+
+    Raises:
+      ValueError: unknown name; the known ones are listed.
+    """
+    rest = max(steps - warmup_steps, 1)
+    if name == "constant":
+        body = optax.constant_schedule(peak)
+    elif name == "linear":
+        body = optax.linear_schedule(peak, end, rest)
+    elif name == "cosine":
+        body = optax.cosine_decay_schedule(peak, rest, alpha=end / peak if peak else 0.0)
+    else:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    if not warmup_steps:
+        return body
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, body], [warmup_steps])
+
+
+def build(
+    name: str,
+    learning_rate: optax.Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Gradient clipping by global norm (0 is off) and then the named optimizer."""
+    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if name == "adamw":
+        chain.append(optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
+    elif name == "adam":
+        chain.append(optax.adam(learning_rate, b1, b2, eps))
+    elif name == "sgd":
+        chain.append(optax.sgd(learning_rate))
+    elif name == "lion":
+        chain.append(optax.lion(learning_rate, b1, b2, weight_decay=weight_decay))
+    elif name == "adafactor":
+        chain.append(optax.adafactor(learning_rate))
+    else:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    return optax.chain(*chain)

@@ -1,0 +1,253 @@
+"""The behaviour policy at work: batched prefill, then a decode loop over a KV cache.
+
+``generate`` is one pure function. ``data_parallel`` wraps it in ``jax.pmap`` with
+replicated parameters, where every device leaves its loop as soon as its own rows are done
+and nothing is communicated; plain ``jax.jit`` over sharded parameters serves models that
+need several devices. Both give the same tokens: randomness belongs to the row.
+
+Cache slots and positions are independent. Prompts of different lengths are padded on the
+right to P slots, response token j of every row goes to slot P + j, and positions say where
+a token really stands; so all rows write to one slot and no row is ever moved.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd import sampling
+from jopd.models import decoder
+from jopd.types import STUDENT, Rollout
+
+
+class Request(NamedTuple):
+    """What to continue.
+
+    Attributes:
+      tokens_BP: i32, given tokens (prompt, then response prefix if any), right-padded.
+      length_B: i32, number of given tokens, at least 1.
+      prompt_length_B: i32, how many of them are the prompt; the rest is a prefix.
+      limit_B: i32, most new tokens per row, at most ``max_new_tokens``.
+      row_B: i32, identity of the row; its random stream depends on the key and this only.
+      prefix_source_BP: i32, who wrote each given token that is not prompt.
+    """
+
+    tokens_BP: jax.Array
+    length_B: jax.Array
+    prompt_length_B: jax.Array
+    limit_B: jax.Array
+    row_B: jax.Array
+    prefix_source_BP: jax.Array
+
+
+class _Loop(NamedTuple):
+    """Carry of the decode loop; ``count_B`` tokens are drawn so far in each row."""
+
+    step: jax.Array
+    cache: decoder.KV
+    token_B: jax.Array
+    count_B: jax.Array
+    done_B: jax.Array
+    finished_B: jax.Array
+    tokens_BL: jax.Array
+    logp_BL: jax.Array
+
+
+def request(tokens_BP, length_B, *, limit, row_B=None, prompt_length_B=None) -> Request:
+    """A ``Request`` with the usual defaults: rows numbered, no prefixes, one limit."""
+    tokens_BP, length_B = jnp.asarray(tokens_BP), jnp.asarray(length_B)
+    rows = jnp.arange(len(tokens_BP)) if row_B is None else jnp.asarray(row_B)
+    return Request(
+        tokens_BP=tokens_BP,
+        length_B=length_B,
+        prompt_length_B=length_B if prompt_length_B is None else prompt_length_B,
+        limit_B=jnp.broadcast_to(jnp.asarray(limit, jnp.int32), length_B.shape),
+        row_B=rows,
+        prefix_source_BP=jnp.full(tokens_BP.shape, STUDENT, jnp.int32),
+    )
+
+
+def generate(
+    params,
+    asked: Request,
+    key: jax.Array,
+    *,
+    model: decoder.Decoder,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+    vocabulary: int,
+    filters: sampling.Filter = sampling.Filter(),
+) -> Rollout:
+    """Samples a continuation of every row.
+
+    Args:
+      params: of ``model``.
+      key: the random stream; row r draws its t-th token with fold_in(fold_in(key, r), t).
+      max_new_tokens: static bound on new tokens; rows stop earlier at a stop id (which is
+        kept as their last token) or at their own limit.
+      vocabulary: ids at and past it are never drawn (padded heads).
+
+    Returns:
+      A ``Rollout`` of width P + max_new_tokens, with ``age_B`` 0 and ``group_B`` = rows.
+    """
+    drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
+    cache, hidden_BD = _prefill(model, params, asked, max_new_tokens)
+    loop = drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
+
+    def decode(loop: _Loop) -> _Loop:
+        cache, hidden_BD = _advance(model, params, asked, loop)
+        return drawer(loop._replace(cache=cache), hidden_BD)
+
+    def unfinished(loop: _Loop):
+        return (loop.step < max_new_tokens) & ~jnp.all(loop.done_B)
+
+    return _compact(asked, jax.lax.while_loop(unfinished, decode, loop))
+
+
+def _prefill(model, params, asked: Request, max_new_tokens: int):
+    """Runs the given tokens; the cache has P + max_new_tokens slots."""
+    rows, width = asked.tokens_BP.shape
+    positions_BP = jnp.broadcast_to(jnp.arange(width), (rows, width))
+    valid_BP = positions_BP < asked.length_B[:, None]
+    hidden_BPD, kv = model.apply(
+        {"params": params}, asked.tokens_BP, positions_BP, valid_BP
+    )
+    cache = decoder.empty_cache(model.config, rows, width + max_new_tokens)
+    last_B = (asked.length_B - 1)[:, None, None]
+    hidden_BD = jnp.take_along_axis(hidden_BPD, last_B, axis=1)[:, 0]
+    return decoder.write(cache, kv, 0), hidden_BD
+
+
+def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> _Loop:
+    rows = len(asked.length_B)
+    last_B = jnp.take_along_axis(asked.tokens_BP, (asked.length_B - 1)[:, None], 1)[:, 0]
+    # A prefix may already be a complete response; such a row has nothing to draw.
+    complete_B = (asked.length_B > asked.prompt_length_B) & _is_stop(last_B, stop_ids)
+    return _Loop(
+        step=jnp.int32(0),
+        cache=cache,
+        token_B=jnp.zeros(rows, jnp.int32),
+        count_B=jnp.zeros(rows, jnp.int32),
+        done_B=complete_B | (asked.limit_B <= 0),
+        finished_B=complete_B,
+        tokens_BL=jnp.zeros((rows, max_new_tokens), jnp.int32),
+        logp_BL=jnp.zeros((rows, max_new_tokens), jnp.float32),
+    )
+
+
+def _is_stop(token_B: jax.Array, stop_ids: tuple[int, ...]) -> jax.Array:
+    return jnp.isin(token_B, jnp.asarray(stop_ids, jnp.int32))
+
+
+def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
+    """``(loop, hidden_BD) -> loop`` with one more token drawn in every live row."""
+    head_VD = decoder.head(params)[:vocabulary]
+    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
+
+    def draw(loop: _Loop, hidden_BD) -> _Loop:
+        logits_BV = jnp.einsum(
+            "bd,vd->bv",
+            hidden_BD,
+            head_VD.astype(hidden_BD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        uniform_B = sampling.row_uniforms(keys_B, loop.step)
+        token_B, logp_B = sampling.draw(uniform_B, logits_BV, filters)
+        live_B = ~loop.done_B
+        count_B = loop.count_B + live_B
+        stopped_B = live_B & _is_stop(token_B, stop_ids)
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        return loop._replace(
+            step=loop.step + 1,
+            token_B=jnp.where(live_B, token_B, 0),
+            count_B=count_B,
+            done_B=loop.done_B | stopped_B | (count_B >= asked.limit_B),
+            finished_B=loop.finished_B | stopped_B,
+            tokens_BL=put(
+                loop.tokens_BL, jnp.where(live_B, token_B, 0)[:, None], loop.step
+            ),
+            logp_BL=put(
+                loop.logp_BL, jnp.where(live_B, logp_B, 0.0)[:, None], loop.step
+            ),
+        )
+
+    return draw
+
+
+def _advance(model, params, asked: Request, loop: _Loop):
+    """Feeds the last drawn token of every row; returns the cache and its hidden state."""
+    width = asked.tokens_BP.shape[1]
+    drawn = loop.step - 1  # the token being fed is response token number ``drawn``
+    slots_S = jnp.arange(width + loop.tokens_BL.shape[1])[None]
+    given_BS = slots_S < asked.length_B[:, None]
+    answered_S = (slots_S >= width) & (slots_S < width + drawn)
+    positions_BS = jnp.where(
+        slots_S < width, slots_S, slots_S - width + asked.length_B[:, None]
+    )
+    hidden_B1D, kv = model.apply(
+        {"params": params},
+        loop.token_B[:, None],
+        (asked.length_B + drawn)[:, None],
+        jnp.ones_like(loop.token_B, bool)[:, None],
+        loop.cache,
+        positions_BS,
+        jnp.where(slots_S < width, given_BS, answered_S),
+    )
+    return decoder.write(loop.cache, kv, width + drawn), hidden_B1D[:, 0]
+
+
+def _compact(asked: Request, loop: _Loop) -> Rollout:
+    """Joins given and drawn tokens into contiguous rows ``prompt | response | padding``."""
+    rows, width = asked.tokens_BP.shape
+    total = width + loop.tokens_BL.shape[1]
+    place_T = jnp.arange(total)[None]
+    length_B = asked.length_B + loop.count_B
+    drawn_BT = (place_T >= asked.length_B[:, None]) & (place_T < length_B[:, None])
+    index_BT = jnp.clip(place_T - asked.length_B[:, None], 0, total - width - 1)
+    given_BT = jnp.pad(asked.tokens_BP, ((0, 0), (0, total - width)))
+    sources_BT = jnp.pad(asked.prefix_source_BP, ((0, 0), (0, total - width)))
+    tokens_BT = jnp.take_along_axis(loop.tokens_BL, index_BT, axis=1)
+    logp_BT = jnp.take_along_axis(loop.logp_BL, index_BT, axis=1)
+    inside_BT = place_T < length_B[:, None]
+    return Rollout(
+        tokens_BT=jnp.where(inside_BT, jnp.where(drawn_BT, tokens_BT, given_BT), 0),
+        prompt_length_B=asked.prompt_length_B,
+        length_B=length_B,
+        finished_B=loop.finished_B,
+        behavior_logp_BT=jnp.where(drawn_BT, logp_BT, 0.0),
+        source_BT=jnp.where(drawn_BT, STUDENT, sources_BT),
+        group_B=asked.row_B,
+        age_B=jnp.zeros(rows, jnp.int32),
+    )
+
+
+def data_parallel(function: Callable, devices: int) -> Callable:
+    """``jax.pmap`` of a bound ``generate`` over local devices, rows split evenly.
+
+    Args:
+      function: ``(params, request, key) -> Rollout``.
+      devices: how many local devices; the number of rows must be a multiple of it.
+
+    Parameters should carry a replicated sharding over those devices (``sharding.replicate``);
+    other placements work but are copied anew at every call.
+    """
+    mapped = jax.pmap(
+        function, in_axes=(None, 0, None), devices=jax.local_devices()[:devices]
+    )
+
+    def call(params, asked: Request, key) -> Rollout:
+        rows = len(asked.length_B)
+        if rows % devices:
+            raise ValueError(
+                f"{rows} rollout rows are not divisible by {devices} devices; "
+                f"use {rows - rows % devices or devices} or {rows + -rows % devices} rows"
+            )
+        split = jax.tree.map(
+            lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked
+        )
+        rolled = mapped(params, split, key)
+        return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), rolled)
+
+    return call

@@ -1,0 +1,213 @@
+"""The jitted stages of one training step: prepare (no gradient) and update.
+
+Each ``make_*`` closes over what is static and returns one compiled function of arrays.
+Parameters of frozen models travel as arguments: never donated, never in a checkpoint.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopd import sampling
+from jopd.models import decoder
+from jopd.objective import (
+    Term,
+    Weighed,
+    align,
+    blank,
+    facts,
+    in_chunks,
+    logits_of,
+    objective,
+    scope,
+    scores,
+    weigh,
+)
+from jopd.types import Batch
+
+
+class TrainState(NamedTuple):
+    """What is trained and what is checkpointed."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Prepared(NamedTuple):
+    """Frozen models' hidden states and the terms' folded weights for one batch."""
+
+    hidden: dict[str, jax.Array]
+    weighed: dict[str, Weighed]
+    counts: dict[str, jax.Array]
+
+
+class Shape(NamedTuple):
+    """How the vocabulary-sized work is cut up; static."""
+
+    vocabulary: int
+    chunk_tokens: int
+    shards: int = 1
+    temperature: float = 1.0
+
+
+def hidden_states(model: decoder.Decoder, params, batch: Batch) -> jax.Array:
+    """Final hidden states ``[B, T, D]`` of whole rows, nothing cached."""
+    tokens_BT = batch.rollout.tokens_BT
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    valid_BT = positions_BT < batch.rollout.length_B[:, None]
+    hidden_BTD, _ = model.apply(
+        {"params": params}, tokens_BT, positions_BT, valid_BT, return_kv=False
+    )
+    return hidden_BTD
+
+
+def split_rows(batch, parts: int):
+    """Leaves ``[B, ...]`` to ``[parts, B / parts, ...]``.
+
+    Row i goes to group i % parts, so that rows split over devices stay where they are.
+    """
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
+    )
+
+
+def join_rows(groups):
+    """Inverse of ``split_rows``."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), groups
+    )
+
+
+def make_prepare(
+    models: dict[str, decoder.Decoder],
+    terms: tuple[Term, ...],
+    shape: Shape,
+    *,
+    accumulate: int = 1,
+):
+    """``(params, frozen, batch) -> Prepared``: score, then weigh.
+
+    ``models`` holds "student" and every frozen model that a term names.
+    """
+
+    def forward(model, params, batch):
+        if accumulate == 1:
+            return hidden_states(model, params, batch)
+        part = functools.partial(hidden_states, model, params)
+        return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
+
+    @jax.jit
+    def prepare(params, frozen, batch: Batch) -> Prepared:
+        everyone = frozen | {"student": params}
+        hidden = {
+            name: forward(model, everyone[name], batch)
+            for name, model in models.items()
+        }
+        heads = {name: decoder.head(everyone[name]) for name in models}
+        read = scores(batch, facts(hidden, heads, batch, **shape._asdict()))
+        counts = {f"tokens/{t.name}": jnp.sum(scope(t, read)) for t in terms}
+        hidden.pop("student")
+        return Prepared(hidden, weigh(terms, read), counts)
+
+    return prepare
+
+
+def make_update(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    optimizer: optax.GradientTransformation,
+    shape: Shape,
+    *,
+    accumulate: int = 1,
+    with_facts: bool = True,
+):
+    """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
+
+    ``accumulate`` splits the rows into that many micro-batches; weights are normalised
+    already, so their gradients simply add up. ``parts`` are per-token numbers ``[B, T]``.
+    """
+
+    def loss_of(params, frozen, coefs, rows):
+        batch, prepared = rows
+        heads = {name: decoder.head(frozen[name]) for name in prepared.hidden}
+        return objective(
+            hidden_states(student, params, batch),
+            decoder.head(params),
+            prepared.hidden,
+            heads,
+            batch,
+            prepared.weighed,
+            coefs,
+            terms=terms,
+            with_facts=with_facts,
+            **shape._asdict(),
+        )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+        grad = jax.value_and_grad(loss_of, has_aux=True)
+        rows = (batch, prepared._replace(counts={}))
+
+        def micro(total, rows):
+            value, grads = grad(state.params, frozen, coefs, rows)
+            return jax.tree.map(jnp.add, total, grads), value
+
+        if accumulate == 1:
+            (loss, parts), grads = grad(state.params, frozen, coefs, rows)
+        else:
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            split = split_rows(rows, accumulate)
+            grads, (losses, parts) = jax.lax.scan(micro, zeros, split)
+            loss, parts = jnp.sum(losses), join_rows(parts)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "optim/grad_norm": optax.tree.norm(grads)}
+        for term in terms:
+            metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
+            metrics[f"tokens/{term.name}"] = prepared.counts[f"tokens/{term.name}"]
+        return TrainState(state.step + 1, params, opt_state), metrics, parts
+
+    return update
+
+
+def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
+    """``(params, frozen, batch) -> token facts``, f32[B, T] each, for evaluation."""
+
+    @jax.jit
+    def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
+        everyone = frozen | {"student": params}
+        hidden = {n: hidden_states(m, everyone[n], batch) for n, m in models.items()}
+        heads = {name: decoder.head(everyone[name]) for name in models}
+        return facts(hidden, heads, batch, **shape._asdict())
+
+    return of_batch
+
+
+def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: Shape):
+    """``(params, batch) -> f32[B, T]``: log-probs as sampling would have recorded them.
+
+    The trainer's side of the sampler check: same filters, full forward instead of cache.
+    """
+
+    @jax.jit
+    def replay_logp(params, batch: Batch) -> jax.Array:
+        head = decoder.head(params)[: shape.vocabulary]
+
+        def logp(chunk):
+            hidden, tokens, mask = chunk
+            logits = logits_of(blank(hidden, mask), head, 1.0)
+            return sampling.log_prob(logits, tokens, filters)
+
+        hidden_BTD = align(hidden_states(student, params, batch))
+        return in_chunks(
+            logp,
+            (hidden_BTD, batch.rollout.tokens_BT, batch.mask_BT),
+            chunk_tokens=shape.chunk_tokens,
+            shards=shape.shards,
+        )
+
+    return replay_logp

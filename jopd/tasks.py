@@ -1,0 +1,166 @@
+"""The bundled task: arithmetic chains with worked steps and an exact verifier.
+
+    prompt    17+6-8+5=
+    response  17+6=23;23-8=15;15+5=20;#20<eos>
+
+A chain is evaluated strictly from left to right, ``*`` included, and every value
+stays within 0..99. One character is one token. The level is the number of
+operations, so it sets the length: level 1 responses take 9 to 13 tokens, level 5
+responses 33 to 49, ``<eos>`` included.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+LEVELS = (1, 2, 3, 4, 5)
+SPLITS = ("train", "validation", "test")
+PAD, EOS = "<pad>", "<eos>"
+VOCABULARY = (PAD, EOS, *"0123456789+-*=;#")
+
+LARGEST_VALUE = 99
+LARGEST_ADDEND = 20
+LARGEST_FACTOR = 9
+# Draws without a new problem after which a split counts as used up. The rarest split
+# takes a tenth of the draws, so this leaves at most about 1 in 20 problems unfound.
+PATIENCE = 2_000
+
+_RESPONSE = re.compile(r"(?:[0-9]+[-+*][0-9]+=[0-9]+;)*#([0-9]+)")
+
+
+def problem(rng: np.random.Generator, level: int) -> dict:
+    """Draws one chain of `level` operations.
+
+    Returns:
+      ``prompt``, ``solution`` (worked steps and ``#answer``, no end of sequence),
+      ``answer`` (digits) and ``level``.
+
+    Raises:
+      ValueError: `level` is not one of `LEVELS`.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level={level!r} is unknown; use one of {LEVELS}")
+    value = int(rng.integers(1, LARGEST_VALUE + 1))
+    prompt, steps = str(value), []
+    for _ in range(level):
+        operator, operand, result = _operation(rng, value)
+        prompt += f"{operator}{operand}"
+        steps.append(f"{value}{operator}{operand}={result};")
+        value = result
+    solution = "".join(steps) + f"#{value}"
+    return {
+        "prompt": prompt + "=",
+        "solution": solution,
+        "answer": str(value),
+        "level": level,
+    }
+
+
+def _operation(rng: np.random.Generator, value: int) -> tuple[str, int, int]:
+    """One operation, uniform over the operators that keep the value in range."""
+    ranges = {
+        "+": (1, min(LARGEST_ADDEND, LARGEST_VALUE - value)),
+        "-": (1, min(LARGEST_ADDEND, value)),
+        "*": (2, min(LARGEST_FACTOR, LARGEST_VALUE // max(value, 1))),
+    }
+    if value == 0:
+        del ranges["*"]
+    possible = [(o, low, high) for o, (low, high) in ranges.items() if low <= high]
+    operator, low, high = possible[int(rng.integers(len(possible)))]
+    operand = int(rng.integers(low, high + 1))
+    result = {"+": value + operand, "-": value - operand, "*": value * operand}
+    return operator, operand, result[operator]
+
+
+def split_of(prompt: str) -> str:
+    """The split a prompt belongs to: 80 % train, 10 % validation, 10 % test.
+
+    A function of the text alone (BLAKE2b), so the splits are disjoint whatever seeds
+    and counts they are drawn with.
+    """
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
+    bucket = int.from_bytes(digest, "big") % 10
+    return {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def make(
+    split: str, count: int, seed: int = 0, levels: Sequence[int] = LEVELS
+) -> list[dict]:
+    """Draws `count` different problems of one split.
+
+    Levels are drawn uniformly; once the few level-1 problems (about 3,700 over all
+    splits) are used up, the others fill the rest.
+
+    Returns:
+      Rows with ``question``, ``solution``, ``answer`` and ``level``.
+
+    Raises:
+      ValueError: unknown split, bad count or levels, or fewer than `count` different
+        problems exist.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown; use one of {SPLITS}")
+    if count < 1 or not levels:
+        raise ValueError(f"count={count} and levels={levels}: both must be positive")
+    rng = np.random.default_rng(seed)
+    rows: dict[str, dict] = {}
+    misses = 0
+    while len(rows) < count:
+        row = problem(rng, int(levels[int(rng.integers(len(levels)))]))
+        question = row.pop("prompt")
+        if question in rows or split_of(question) != split:
+            misses += 1
+            if misses == PATIENCE:
+                raise ValueError(
+                    f"count={count} different problems of split={split!r} with "
+                    f"levels={tuple(levels)} asked for, only about {len(rows)} exist; "
+                    f"lower the count or add higher levels"
+                )
+            continue
+        misses = 0
+        rows[question] = {"question": question, **row}
+    return list(rows.values())
+
+
+def verify(response: str, answer: str) -> float:
+    """1.0 if the response is well formed and ends in ``#answer``, else 0.0.
+
+    Well formed: any number of ``a+b=c;`` steps, then ``#`` and digits, then nothing.
+    The steps are not checked; pass the text without special tokens.
+    """
+    match = _RESPONSE.fullmatch(response)
+    return float(match is not None and match.group(1) == str(answer))
+
+
+def loop(rng: np.random.Generator, text: str, length: int) -> str:
+    """`text` up to a random place, then its last few characters repeated to `length`.
+
+    A document that never ends. A share of such documents gives a teacher the prior
+    of large models to go on with a loop once it is in one.
+    """
+    end = int(rng.integers(1, len(text) + 1))
+    period = int(rng.integers(1, min(end, 16) + 1))
+    chunk = text[end - period : end]
+    return (text[:end] + chunk * length)[:length]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The task's tokenizer: `VOCABULARY` in order, one token per character.
+
+    Adds no special tokens by itself. A character outside the vocabulary is an error
+    when encoded. ``save_pretrained`` writes what ``AutoTokenizer`` reads offline.
+    """
+    ids = {token: index for index, token in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(ids))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+    )

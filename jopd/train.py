@@ -1,0 +1,353 @@
+"""The loop: collect, prepare, update, log, evaluate, save. It knows no method's name."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd import collect, console, diagnostics, metrics, report
+from jopd import config as configs
+from jopd import experiment as experiments
+from jopd import sampling, sharding, step, workdir
+from jopd.checkpoint import Checkpointer
+from jopd.models import hf
+
+
+class Stages(NamedTuple):
+    """The compiled functions of a run."""
+
+    collect: Any
+    prepare: Any
+    update: Any
+    replay_logp: Any
+    evaluate: Any
+
+
+def build_stages(e: experiments.Experiment, transform) -> Stages:
+    """Binds every stage to an experiment; nothing compiles before its first call."""
+    c = e.config
+    filters = sampling.Filter(
+        c.rollout.temperature, c.rollout.top_k, c.rollout.top_p, c.rollout.min_p
+    )
+    generate = experiments.make_generate(e, filters)
+    scored = configs.models_named(e.terms) | ({"teacher"} & set(e.frozen))
+    models = {name: e.models[name] for name in ("student", *sorted(scored))}
+    place = experiments.place_rows(e)
+    return Stages(
+        collect=collect.make_collect(
+            generate=generate,
+            dataset=e.train,
+            tokenizer=e.tokenizer,
+            verifier=e.verifier,
+            mix=e.mix,
+            seed=c.seed,
+            prompt_buckets=e.prompt_buckets,
+            length_buckets=e.length_buckets,
+            max_new_tokens=c.rollout.max_new_tokens,
+            place=place,
+        ),
+        prepare=step.make_prepare(
+            models, e.terms, e.shape, accumulate=c.optimizer.accumulate
+        ),
+        update=step.make_update(
+            models["student"],
+            e.terms,
+            transform,
+            e.shape,
+            accumulate=c.optimizer.accumulate,
+            with_facts=c.log.token_facts,
+        ),
+        replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
+        evaluate=experiments.make_evaluate(e),
+    )
+
+
+def first_state(e: experiments.Experiment, transform) -> step.TrainState:
+    """Parameters as loaded, a fresh optimizer state beside them."""
+    opt_state = jax.jit(
+        transform.init,
+        out_shardings=sharding.of_optimizer(
+            jax.eval_shape(transform.init, e.params), e.params, e.mesh
+        ),
+    )(e.params)
+    counter = jax.device_put(jnp.int32(0), sharding.replicated(e.mesh))
+    return step.TrainState(counter, e.params, opt_state)
+
+
+def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> float:
+    """Largest difference between recorded and recomputed log-probs, in nats.
+
+    Raises:
+      FloatingPointError: above ``log.sampler_tolerance`` in float32.
+    """
+    fresh = experiments.place_rows(e)(got.fresh)
+    logp_BT = stages.replay_logp(state.params, fresh)
+    gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
+    gap = float(jnp.max(jnp.where(fresh.mask_BT, gap_BT, 0.0)))
+    tolerance = e.config.log.sampler_tolerance
+    if e.config.student.dtype == "float32" and gap > tolerance:
+        raise FloatingPointError(
+            f"step {at}: log-probs recorded while sampling differ from the trainer's by "
+            f"{gap:.2e} nats, more than log.sampler_tolerance={tolerance:.0e}"
+        )
+    return gap
+
+
+class Interrupt:
+    """SIGTERM and SIGINT ask the loop to stop after the update in hand."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def __enter__(self):
+        # Handlers can only be set in the main thread; a notebook cell runs in it too.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class CompileCounter:
+    """Programs handed to XLA while it is active; those read from the persistent cache
+    count too, since they were needed."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, name: str, seconds: float, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            self.count += 1
+
+    def __enter__(self):
+        jax.monitoring.register_event_duration_secs_listener(self)
+        return self
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self)
+
+
+def run(config, directory) -> dict:
+    """Trains as ``config`` says, leaving everything in ``directory``.
+
+    Running it again with the same arguments continues from the newest checkpoint, bit for
+    bit as if it had not stopped (on the same devices).
+
+    Returns:
+      The summary, also in ``summary.json``; after SIGTERM ``{"interrupted": step}``.
+
+    Raises:
+      ValueError: bad config or input, before anything is compiled.
+      FloatingPointError: NaN or infinity in a loss or gradient; checkpoints are kept.
+    """
+    began = time.perf_counter()
+    directory = Path(directory)
+    configs.validate(config)
+    workdir.prepare(directory, config.to_dict())
+    if config.compilation_cache:
+        workdir.use_compilation_cache()
+    with Interrupt() as interrupt, CompileCounter() as compiled:
+        e = experiments.build(config)
+        console.startup(experiments.summary_rows(e))
+        for note in e.notes:
+            console.warn(note)
+        run = open_run(e, directory)
+        reached = loop(e, run, began, interrupt)
+        if reached < config.steps:
+            console.say(f"stopped at step {reached}; the same command continues")
+            return {"interrupted": reached}
+        return finish(e, run, began, compiled.count)
+
+
+class Run(NamedTuple):
+    """What the loop holds on to; ``held`` and ``record`` change from step to step.
+
+    ``held`` is what a checkpoint stores: train state and replay buffer. ``record`` is what
+    travels with it as JSON: numbers that a resumed run could not know.
+    """
+
+    directory: Path
+    stages: Stages
+    learning_rate: Any
+    held: dict
+    record: dict
+    saver: Checkpointer
+    writer: metrics.Writers
+
+
+def open_run(e: experiments.Experiment, directory: Path) -> Run:
+    """Stages bound, newest checkpoint restored, logs cut to where it stands."""
+    c = e.config
+    learning_rate, transform = configs.build_optimizer(c)
+    held = {
+        "train": first_state(e, transform),
+        "buffer": collect.empty_buffer(e.mix, e.length_buckets[-1]),
+    }
+    record = {"tokens_sampled": 0, "wall_seconds": 0.0}
+    saver = Checkpointer(
+        directory / "checkpoints",
+        keep_last=c.checkpoint.keep_last,
+        keep_best=c.checkpoint.keep_best,
+    )
+    restored = saver.restore(held)
+    if restored is not None:
+        at, held, record = restored
+        console.say(f"resumed from step {at}")
+    at = int(held["train"].step)
+    workdir.cut_samples(directory, after=at)
+    writer = metrics.open_writers(
+        directory,
+        restored_step=at if at else None,
+        tensorboard=c.log.tensorboard,
+        wandb={"project": c.log.wandb_project} if c.log.wandb_project else None,
+    )
+    stages = build_stages(e, transform)
+    return Run(directory, stages, learning_rate, held, record, saver, writer)
+
+
+def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
+    """Updates until ``config.steps`` or an interrupt; returns the step reached."""
+    c, stages, held, record = e.config, run.stages, run.held, run.record
+    spent = record["wall_seconds"]
+    start = int(held["train"].step)
+    if "before" not in record:
+        record["before"] = measure(e, run, start, "before")
+    with console.Progress(c.steps, start_step=start) as progress:
+        for at in range(start, c.steps):
+            if interrupt.asked:
+                break
+            clock = time.perf_counter()
+            state = held["train"]
+            held["buffer"], got = stages.collect(state.params, held["buffer"], at)
+            logged = {"speed/seconds_collect": time.perf_counter() - clock}
+            every = c.log.check_sampler_every_steps
+            if every and at % every == 0 and got.fresh is not None:
+                logged["check/sampler_gap"] = check_sampler(e, stages, state, got, at)
+
+            coefs = configs.coefficients(c, at)
+            prepared = stages.prepare(state.params, e.frozen, got.batch)
+            held["train"], numbers, parts = stages.update(
+                state, e.frozen, got.batch, prepared, coefs
+            )
+            logged |= {name: float(value) for name, value in numbers.items()}
+            stop_if_unfinite(logged, at + 1)
+            record.setdefault("seconds_to_first_step", time.perf_counter() - began)
+            record["tokens_sampled"] += tokens_in(got.fresh)
+
+            if (at + 1) % c.log.every_steps == 0 or at + 1 == c.steps:
+                logged |= {f"coef/{name}": value for name, value in coefs.items()}
+                logged["optim/learning_rate"] = float(run.learning_rate(at))
+                logged |= describe(e, got, parts)
+                seconds = time.perf_counter() - clock
+                logged["speed/seconds_step"] = seconds
+                logged["speed/tokens_per_second"] = tokens_in(got.fresh) / seconds
+                run.writer.write(at + 1, logged)
+            progress.update(at + 1, logged)
+            record["wall_seconds"] = spent + time.perf_counter() - began
+            evaluated = None
+            if c.eval.every_steps and (at + 1) % c.eval.every_steps == 0 < c.steps - at - 1:
+                evaluated = measure(e, run, at + 1, "train")
+                run.writer.write(at + 1, evaluation_metrics(evaluated))
+            if c.checkpoint.every_steps and (at + 1) % c.checkpoint.every_steps == 0:
+                run.saver.save(at + 1, held, record, metric=goodness(evaluated))
+    reached = int(held["train"].step)
+    if reached not in run.saver.steps():
+        run.saver.save(reached, held, record)
+    run.saver.wait()
+    return reached
+
+
+def finish(e: experiments.Experiment, run: Run, began: float, compilations: int) -> dict:
+    """Evaluates, exports, writes summary and report, and shows the table."""
+    c, directory, record = e.config, run.directory, run.record
+    after = measure(e, run, c.steps, "after")
+    summary = {
+        "before": record["before"],
+        "after": after,
+        "steps": c.steps,
+        "wall_seconds": record["wall_seconds"],
+        "seconds_to_first_step": record.get("seconds_to_first_step"),
+        "compilations": compilations,
+        "tokens_sampled": record["tokens_sampled"],
+        "config_name": c.name,
+        "seed": c.seed,
+        "versions": workdir.versions(),
+        "git_commit": workdir.git_commit(),
+    }
+    left = [directory / "summary.json", directory / "metrics.jsonl"]
+    workdir.write_json(left[0], summary)
+    run.writer.close()
+    run.saver.close()
+    if c.export.enabled:
+        hf.save(
+            directory / "export",
+            e.models["student"].config,
+            run.held["train"].params,
+            source=experiments.model_path(c.student.path),
+        )
+        left.append(directory / "export")
+    left.append(report.write_report(directory))
+    console.before_after(summary["before"], after, left)
+    return summary
+
+
+def measure(e, run: Run, at: int, phase: str) -> dict:
+    """Evaluates the student as it is and keeps a few of its rollouts."""
+    found, samples = run.stages.evaluate(run.held["train"].params)
+    workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
+    return found
+
+
+def evaluation_metrics(found: dict) -> dict:
+    """The scalars of an evaluation under ``eval/``."""
+    return {
+        f"eval/{name}": value
+        for name, value in found.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def goodness(found: dict | None) -> float | None:
+    """What keep-best compares: avg@k where there is a verifier, else -KL to the teacher."""
+    if found is None:
+        return None
+    if found["avg_at_k"] is not None:
+        return found["avg_at_k"]
+    return None if found["reverse_kl"] is None else -found["reverse_kl"]
+
+
+def describe(e: experiments.Experiment, got: collect.Collected, parts: dict) -> dict:
+    """Host-side numbers of one update: rollout health and means of token facts."""
+    found = diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
+    if got.fresh is not None:
+        texts = collect.responses(e.tokenizer, got.fresh.rollout)
+        found |= diagnostics.rollout_metrics(
+            got.fresh, texts, experiments.repetition_test(e)
+        )
+    return found
+
+
+def tokens_in(fresh) -> int:
+    return 0 if fresh is None else int(jnp.sum(fresh.mask_BT))
+
+
+def stop_if_unfinite(logged: dict, at: int) -> None:
+    name = diagnostics.unfinite(logged)
+    if name is not None:
+        raise FloatingPointError(
+            f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints are "
+            f"kept. Lower optimizer.learning_rate, or look at the last good metrics"
+        )

@@ -1,0 +1,106 @@
+"""Dimension legend and the records that flow through one training step.
+
+Legend (shape suffixes, here and in every file):
+
+    B  sequences          T  tokens per row     V  vocabulary
+    K  top-k entries      G  rollouts per prompt
+    D  model width        N  layers             P  padded prompt length
+
+A row is laid out as ``prompt | response | padding``. Everything indexed by ``_BT``
+speaks of the token *at* that position: ``logp_BT[b, t]`` is the log-probability of
+``tokens_BT[b, t]`` given all tokens before it. The one place where model rows are
+shifted to that convention is ``objective.align``.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+# Who wrote a response token (``Rollout.source_BT``).
+STUDENT, TEACHER, GOLD = 0, 1, 2
+SOURCES = {"student": STUDENT, "teacher": TEACHER, "gold": GOLD}
+
+
+class Rollout(NamedTuple):
+    """Sequences as the behaviour policy left them.
+
+    Attributes:
+      tokens_BT: i32, prompt, then response (its end-of-sequence token included), then
+        padding of any value.
+      prompt_length_B: i32, number of prompt tokens.
+      length_B: i32, prompt and response tokens together.
+      finished_B: bool, ended with a stop token; False means truncated.
+      behavior_logp_BT: f32, log-probability of each response token under the
+        distribution it was really drawn from, temperature and filters included.
+        0 where nothing was drawn (prompt, padding, gold and prefix tokens).
+      source_BT: i32, one of ``STUDENT``, ``TEACHER``, ``GOLD``.
+      group_B: i32, rows with equal group answer the same prompt.
+      age_B: i32, updates made since the row was sampled; 0 is on-policy.
+    """
+
+    tokens_BT: jax.Array
+    prompt_length_B: jax.Array
+    length_B: jax.Array
+    finished_B: jax.Array
+    behavior_logp_BT: jax.Array
+    source_BT: jax.Array
+    group_B: jax.Array
+    age_B: jax.Array
+
+
+class Batch(NamedTuple):
+    """What one update sees: a rollout after replay, its mask and its rewards.
+
+    Attributes:
+      rollout: the sequences.
+      mask_BT: bool, True on response tokens. Made once, from lengths, never from ids.
+      reward_B: f32, verifier reward; 0 where no verifier ran.
+      prompt_id_B: i32, row of the data set the prompt came from.
+    """
+
+    rollout: Rollout
+    mask_BT: jax.Array
+    reward_B: jax.Array
+    prompt_id_B: jax.Array
+
+
+class Scores(NamedTuple):
+    """Cheap per-token facts that weights read. Never differentiated.
+
+    Attributes:
+      mask: bool[B, T], response tokens.
+      source: i32[B, T], who wrote the token.
+      position: i32[B, T], index within the response; 0 is its first token.
+      logp: name -> f32[B, T], log-probability of the token under that model.
+      entropy: name -> f32[B, T], entropy in nats of the distribution it came from.
+      behavior_logp: f32[B, T].
+      reward: f32[B].
+      group: i32[B].
+      age: i32[B].
+    """
+
+    mask: jax.Array
+    source: jax.Array
+    position: jax.Array
+    logp: dict[str, jax.Array]
+    entropy: dict[str, jax.Array]
+    behavior_logp: jax.Array
+    reward: jax.Array
+    group: jax.Array
+    age: jax.Array
+
+
+class Outputs(NamedTuple):
+    """What signals read, for a chunk of tokens of any leading shape ``[...]``.
+
+    Attributes:
+      logits: name -> f32[..., V]; ``"student"`` is the one that carries gradient.
+      tokens: i32[...], the tokens that were written.
+      behavior_logp: f32[...], see ``Rollout``.
+      advantage: f32[...] of the term at scoring time, or None if the term names none.
+    """
+
+    logits: dict[str, jax.Array]
+    tokens: jax.Array
+    behavior_logp: jax.Array
+    advantage: jax.Array | None = None

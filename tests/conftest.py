@@ -1,0 +1,36 @@
+"""Set before jax is imported: two virtual CPU devices, no network."""
+
+import os
+
+_FLAGS = (
+    "--xla_force_host_platform_device_count=2",
+    # Tests compile many small programs once; optimising them costs more than it saves.
+    "--xla_backend_optimization_level=0",
+)
+os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder beside the checkout: models, tokenizers, problems."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared test data, and {folder} does not exist")
+    return folder
+
+
+@pytest.fixture
+def strict_promotion():
+    """Kernel tests opt in: no silent broadcasting of ranks or mixing of dtypes.
+
+    pytestmark = pytest.mark.usefixtures("strict_promotion")
+    """
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield

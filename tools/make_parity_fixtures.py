@@ -1,0 +1,135 @@
+"""Tiny random models with torch's answers, for tests that run without torch.
+
+    python tools/make_parity_fixtures.py [tests/fixtures]
+
+Each ``parity_<case>/`` is a directory as transformers writes it, plus ``golden.npz``:
+``tokens [2, 24]``, ``log_probs [2, 24, V]`` and, for some, the gradient of the mean
+next-token loss by tensor name. Norm scales and biases are drawn too: at their usual 1 and 0 a swap
+of two of them would pass. Needs torch and transformers.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+SIZE = dict(
+    vocab_size=48,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    initializer_range=0.1,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+THETA = {"rope_theta": 1e6}
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=5e5,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+YARN = dict(
+    rope_type="yarn",
+    rope_theta=1e4,
+    factor=4.0,
+    original_max_position_embeddings=16,
+)
+CASES = {
+    "llama": dict(model_type="llama", head_dim=6),
+    "llama_tied_bias": dict(
+        model_type="llama",
+        tie_word_embeddings=True,
+        attention_bias=True,
+        num_key_value_heads=4,
+        rms_norm_eps=1e-5,
+    ),
+    "llama3": dict(model_type="llama", head_dim=16, rope_parameters=LLAMA3),
+    "linear": dict(
+        model_type="llama",
+        rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0),
+    ),
+    "yarn": dict(model_type="qwen3", head_dim=16, rope_parameters=YARN),
+    "yarn_attention_factor": dict(
+        model_type="llama",
+        head_dim=16,
+        rope_parameters=YARN
+        | dict(attention_factor=0.7, beta_fast=8.0, truncate=False),
+    ),
+    "qwen2": dict(model_type="qwen2", rope_parameters=THETA, tie_word_embeddings=True),
+    "qwen2_window": dict(
+        model_type="qwen2",
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=1,
+    ),
+    "qwen3": dict(
+        model_type="qwen3",
+        head_dim=16,
+        rope_parameters=THETA,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    ),
+    "qwen3_bias": dict(model_type="qwen3", head_dim=8, attention_bias=True),
+    "mistral": dict(model_type="mistral", head_dim=8, sliding_window=7),
+}
+
+
+GRADIENTS = ("qwen3_bias", "mistral")
+
+
+def make_model(config: transformers.PretrainedConfig, seed: int):
+    """A float32 model whose weights the config's dtype can hold, none at its default."""
+    kept = config.dtype or torch.float32
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+            parameter.copy_(parameter.to(kept).float())
+    return model.eval()
+
+
+def answers(model, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Log-probabilities, and the gradient of the mean next-token loss."""
+    model.zero_grad()
+    ids = torch.tensor(tokens, dtype=torch.long)
+    log_probs = model(ids).logits.log_softmax(-1)
+    chosen = log_probs[:, :-1].gather(-1, ids[:, 1:, None])
+    (-chosen.mean()).backward()
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    return {"tokens": tokens, "log_probs": log_probs.detach().numpy(), **grads}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", nargs="?", default="tests/fixtures", type=Path)
+    target = parser.parse_args().target
+    tokens = np.random.default_rng(0).integers(0, SIZE["vocab_size"], (2, 24))
+    for seed, (name, case) in enumerate(CASES.items()):
+        config = transformers.AutoConfig.for_model(**SIZE | case)
+        model = make_model(config, seed)
+        golden = answers(model, tokens.astype(np.int32))
+        if name not in GRADIENTS:
+            golden = {key: golden[key] for key in ("tokens", "log_probs")}
+        folder = target / f"parity_{name}"
+        # The mistral case comes in several files with an index.
+        shard = "20KB" if name == "mistral" else "1GB"
+        model.to(getattr(torch, case.get("dtype", "float32")))
+        model.save_pretrained(folder, max_shard_size=shard)
+        np.savez_compressed(folder / "golden.npz", **golden)
+        print(f"{folder}: {model.num_parameters()} parameters")
+
+
+if __name__ == "__main__":
+    main()
