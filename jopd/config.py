@@ -55,7 +55,7 @@ def base_config() -> ConfigDict:
             "teacher_template_kwargs": ConfigDict(),  # must render the same for now
             "system": "",  # system prompt for chat templates
             "add_bos": "auto",  # auto | always | never
-            "levels": (1, 2, 3, 4, 5),  # difficulty levels of task:arithmetic
+            "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
         }
     )
     c.rollout = ConfigDict(

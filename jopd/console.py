@@ -1,16 +1,14 @@
 """What a run says on the terminal, in a notebook, or in the log of a batch job."""
 
-import contextlib
-import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import rich
+import rich.progress
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -29,15 +27,11 @@ _SHOWN = (
 
 def startup(
     rows: Mapping[str, Any] | Iterable[tuple[str, Any]],
-    notes: Iterable[str] = (),
     *,
     console: Console | None = None,
 ) -> None:
     """Prints what is about to run: models, sizes, devices, phases to compile."""
-    console = console or rich.get_console()
-    console.print(startup_table(rows))
-    for text in notes:
-        note(text, console=console)
+    (console or rich.get_console()).print(startup_table(rows))
 
 
 def before_after(
@@ -51,29 +45,15 @@ def before_after(
     (console or rich.get_console()).print(before_after_table(before, after, paths))
 
 
-def note(text: str, *, console: Console | None = None) -> None:
+def say(text: str, *, console: Console | None = None) -> None:
     """Prints one line of news; a progress bar that is running stays below it."""
-    _say("", "", text, console)
+    (console or rich.get_console()).print(Text(text), soft_wrap=True)
 
 
 def warn(text: str, *, console: Console | None = None) -> None:
     """Prints one warning."""
-    _say("warning: ", "bold yellow", text, console)
-
-
-def error(reason: Exception | str, *, console: Console | None = None) -> None:
-    """Prints why the run stops, to standard error."""
-    _say("error: ", "bold red", str(reason), console or Console(stderr=True))
-
-
-def _say(prefix: str, style: str, text: str, console: Console | None) -> None:
-    line = Text.assemble((prefix, style), text)
+    line = Text.assemble(("warning: ", "bold yellow"), text)
     (console or rich.get_console()).print(line, soft_wrap=True)
-
-
-def say(text: str, *, console: Console | None = None) -> None:
-    """Prints one line of news."""
-    (console or rich.get_console()).print(Text(text), soft_wrap=True)
 
 
 def error(reason: BaseException, *, console: Console | None = None) -> None:
@@ -113,20 +93,12 @@ def before_after_table(before, after, paths: Sequence[Any] = ()) -> RenderableTy
     return Group(table, *lines)
 
 
-@contextlib.contextmanager
-def progress(
-    total_steps: int,
-    start_step: int = 0,
-    *,
-    every_seconds: float = 10.0,
-    console: Console | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """Gives ``show(step, metrics)``, to be called after every step.
+class Progress:
+    """A progress bar; where there is no terminal, a plain line now and then instead.
 
-    A terminal or a notebook gets a bar, anything else a plain line now and then. Metrics
-    that are missing in a step keep the value they had. Time left comes from the last
-    steps alone, so that compilation does not spoil it.
+    Use as a context manager and call ``update`` after every step. Metrics that are
+    missing in a step keep the value they had. Time left comes from the last steps
+    alone, so that compilation does not spoil it.
 
     Args:
       total_steps: where the run ends.
@@ -135,45 +107,52 @@ def progress(
         are always written.
       clock: seconds, for tests.
     """
-    console = console or rich.get_console()
-    marks: deque[tuple[float, int]] = deque(maxlen=20)
-    known: dict[str, Any] = {}
-    live = console.is_terminal or console.is_jupyter
-    place = _bar if live else functools.partial(_lines, every_seconds, clock)
-    with place(total_steps, start_step, console) as put:
 
-        def show_step(step: int, metrics: Mapping[str, Any]) -> None:
-            known.update(metrics)
-            marks.append((clock(), step))
-            put(step, status(known, time_left(marks, total_steps)))
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        every_seconds: float = 10.0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._console = console or rich.get_console()
+        self._total, self._every, self._clock = total_steps, every_seconds, clock
+        self._marks: deque[tuple[float, int]] = deque(maxlen=20)
+        self._known: dict[str, Any] = {}
+        self._printed = -float("inf")
+        self._bar = None
+        if self._console.is_terminal or self._console.is_jupyter:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(bar_width=20),
+                rich.progress.TextColumn("{task.description}", markup=False),
+                console=self._console,
+            )
+            self._bar.add_task("compiling", total=total_steps, completed=start_step)
 
-        yield show_step
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
 
+    def __exit__(self, *error) -> None:
+        if self._bar:
+            self._bar.stop()
 
-@contextlib.contextmanager
-def _bar(total_steps: int, start_step: int, console: Console):
-    columns = (
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=total_steps, completed=start_step)
-        yield lambda step, text: bar.update(task, completed=step, description=text)
-
-
-@contextlib.contextmanager
-def _lines(every_seconds, clock, total_steps: int, start_step: int, console: Console):
-    last = -float("inf")
-
-    def put(step: int, text: str) -> None:
-        nonlocal last
-        if clock() - last < every_seconds and step < total_steps:
-            return
-        last = clock()
-        note(f"step {step}/{total_steps}  {text}", console=console)
-
-    yield put
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows that ``step`` steps are done, with the metrics of the last one."""
+        now = self._clock()
+        self._known |= metrics
+        self._marks.append((now, step))
+        text = status(self._known, time_left(self._marks, self._total))
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=step, description=text)
+        elif now - self._printed >= self._every or step >= self._total:
+            self._printed = now
+            say(f"step {step}/{self._total}  {text}", console=self._console)
 
 
 def status(metrics: Mapping[str, Any], seconds_left: float | None) -> str:

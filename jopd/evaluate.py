@@ -4,11 +4,16 @@
 """
 
 import functools
+import json
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from jopd import collect, rewards, statistics
 from jopd.types import Batch
@@ -176,3 +181,31 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
         "reward": None if verifier is None else float(verifier(text, answer)),
         "answer": answer,
     }
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates ``--model`` under the data, teacher and settings of ``--config``."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    from jopd import console, experiment
+
+    config = flags.FLAGS.config
+    config.student.path = flags.FLAGS.model
+    try:
+        e = experiment.build(config)
+        console.startup(experiment.summary_rows(e), e.notes)
+        found, _ = experiment.make_evaluate(e)(e.params)
+    except (ValueError, FileNotFoundError) as error:
+        console.error(error)
+        sys.exit(1)
+    console.evaluation(found)
+    if flags.FLAGS.out:
+        Path(flags.FLAGS.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
+    flags.DEFINE_string("out", "", "Also write the numbers to this JSON file.")
+    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
+    flags.mark_flags_as_required(["model", "config"])
+    app.run(main)

@@ -176,7 +176,8 @@ def show(value: float | None, kind: str, *, signed: bool = False) -> str:
 def _interval(bounds, kind: str) -> str:
     if not bounds or None in map(_number, bounds):
         return ""
-    return f"[{show(bounds[0], kind)}, {show(bounds[1], kind)}]"
+    low, high = (show(bound, kind).removesuffix("%") for bound in bounds)
+    return f"[{low}, {high}]"
 
 
 def _number(value) -> float | None:

@@ -87,7 +87,9 @@ def weigh(terms: tuple[Term, ...], scores: Scores) -> dict[str, Weighed]:
     Must see the whole batch of an update: the denominators are sums over it. A term
     without a single token in its scope gets weight 0 everywhere, never 0 / 0.
     """
-    return {term.name: _weigh_one(term, jax.lax.stop_gradient(scores)) for term in terms}
+    return jax.lax.stop_gradient(
+        {term.name: _weigh_one(term, scores) for term in terms}
+    )
 
 
 def _weigh_one(term: Term, scores: Scores) -> Weighed:
@@ -108,7 +110,7 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     advantage_BT = None
     if term.advantage is not None:
         advantage_BT = jnp.where(inside_BT, term.advantage(scores), 0.0)
-    return Weighed(jax.lax.stop_gradient(weight_BT), advantage_BT)
+    return Weighed(weight_BT, advantage_BT)
 
 
 def logits_of(hidden: jax.Array, head_VD: jax.Array, temperature: float) -> jax.Array:
@@ -122,7 +124,9 @@ def logits_of(hidden: jax.Array, head_VD: jax.Array, temperature: float) -> jax.
     return logits / temperature if temperature != 1.0 else logits
 
 
-def token_facts(logits: dict[str, jax.Array], tokens: jax.Array) -> dict[str, jax.Array]:
+def token_facts(
+    logits: dict[str, jax.Array], tokens: jax.Array
+) -> dict[str, jax.Array]:
     """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
     facts = {}
     for name, rows in logits.items():
@@ -131,8 +135,12 @@ def token_facts(logits: dict[str, jax.Array], tokens: jax.Array) -> dict[str, ja
     for name, rows in logits.items():
         if name != "student":
             suffix = "" if name == "teacher" else f"_{name}"
-            facts[f"kl/reverse{suffix}"] = divergences.reverse_kl(logits["student"], rows)
-            facts[f"kl/forward{suffix}"] = divergences.forward_kl(logits["student"], rows)
+            facts[f"kl/reverse{suffix}"] = divergences.reverse_kl(
+                logits["student"], rows
+            )
+            facts[f"kl/forward{suffix}"] = divergences.forward_kl(
+                logits["student"], rows
+            )
     return facts
 
 
@@ -198,7 +206,7 @@ def facts(
             name: logits_of(blank(hidden_chunk[name], mask), head, temperature)
             for name, head in heads.items()
         }
-        return token_facts(logits, tokens)
+        return token_facts(logits, jnp.where(mask, tokens, 0))
 
     aligned = {name: align(hidden[name]) for name in heads}
     return in_chunks(
@@ -273,9 +281,11 @@ def objective(
     """
     rollout = batch.rollout
     rows = Chunked(
-        tokens=rollout.tokens_BT,
+        # A masked id may lie outside the vocabulary; its log-prob would be NaN, and so
+        # would be the head's gradient (0 times NaN).
+        tokens=jnp.where(batch.mask_BT, rollout.tokens_BT, 0),
         mask=batch.mask_BT,
-        behavior_logp=rollout.behavior_logp_BT,
+        behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
         hidden={name: align(value) for name, value in frozen_hidden.items()},
         weighed=weighed,
     )
@@ -293,7 +303,9 @@ def objective(
     return loss, join_tokens(parts, rows=count, width=width)
 
 
-def _chunk_loss(hidden, head, rows: Chunked, heads, coefs, *, terms, temperature, with_facts):
+def _chunk_loss(
+    hidden, head, rows: Chunked, heads, coefs, *, terms, temperature, with_facts
+):
     """Loss of one chunk of tokens ``[C, ...]`` and its per-token parts."""
     logits = {"student": logits_of(blank(hidden, rows.mask), head, temperature)}
     for name, other in heads.items():
@@ -302,12 +314,7 @@ def _chunk_loss(hidden, head, rows: Chunked, heads, coefs, *, terms, temperature
     loss, parts = 0.0, {}
     for term in terms:
         weight, advantage = rows.weighed[term.name]
-        outputs = Outputs(
-            logits,
-            rows.tokens,
-            jnp.where(rows.mask, rows.behavior_logp, 0.0),
-            advantage,
-        )
+        outputs = Outputs(logits, rows.tokens, rows.behavior_logp, advantage)
         # A term's weight is exactly 0 outside its scope; `where` keeps a garbage or
         # infinite signal there (a gold token without a behavior log-prob) out of both
         # the loss and its gradient.

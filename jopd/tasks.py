@@ -1,12 +1,12 @@
 """The bundled task: arithmetic chains with worked steps and an exact verifier.
 
-    prompt    17+6-8+5=
-    response  17+6=23;23-8=15;15+5=20;#20<eos>
+    prompt    7+6-8*4=
+    response  7+6=13;13-8=5;5*4=20;#20<eos>
 
 A chain is evaluated strictly from left to right, ``*`` included, and every value
-stays within 0..99. One character is one token. The level is the number of
-operations, so it sets the length: level 1 responses take 9 to 13 tokens, level 5
-responses 33 to 49, ``<eos>`` included.
+stays within 0..20. One character is one token. The level n is the number of
+operations, so it sets the length: a prompt takes 2n + 2 or 2n + 3 tokens, a response
+6n + 3 to 8n + 4, ``<eos>`` included.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-LEVELS = (1, 2, 3, 4, 5)
+LEVELS = (2, 3, 4, 5, 6, 7)
 SPLITS = ("train", "validation", "test")
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY = (PAD, EOS, *"0123456789+-*=;#")
 
-LARGEST_VALUE = 99
-LARGEST_ADDEND = 20
-LARGEST_FACTOR = 9
+LARGEST_VALUE = 20
+LARGEST_ADDEND = 9
+LARGEST_FACTOR = 4
 # Draws without a new problem after which a split counts as used up. The rarest split
 # takes a tenth of the draws, so this leaves at most about 1 in 20 problems unfound.
 PATIENCE = 2_000
@@ -92,8 +92,8 @@ def make(
 ) -> list[dict]:
     """Draws `count` different problems of one split.
 
-    Levels are drawn uniformly; once the few level-1 problems (about 3,700 over all
-    splits) are used up, the others fill the rest.
+    Levels are drawn uniformly; once the few problems of a low level (about 4,500 of
+    level 2 over all splits) are used up, the others fill the rest.
 
     Returns:
       Rows with ``question``, ``solution``, ``answer`` and ``level``.

@@ -161,13 +161,11 @@ def run(config, directory) -> dict:
         workdir.use_compilation_cache()
     with Interrupt() as interrupt, CompileCounter() as compiled:
         e = experiments.build(config)
-        console.startup(experiments.summary_rows(e))
-        for note in e.notes:
-            console.warn(note)
+        console.startup(experiments.summary_rows(e), e.notes)
         run = open_run(e, directory)
         reached = loop(e, run, began, interrupt)
         if reached < config.steps:
-            console.say(f"stopped at step {reached}; the same command continues")
+            console.note(f"stopped at step {reached}; the same command continues")
             return {"interrupted": reached}
         return finish(e, run, began, compiled.count)
 
@@ -205,14 +203,14 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
     restored = saver.restore(held)
     if restored is not None:
         at, held, record = restored
-        console.say(f"resumed from step {at}")
+        console.note(f"resumed from step {at}")
     at = int(held["train"].step)
     workdir.cut_samples(directory, after=at)
     writer = metrics.open_writers(
         directory,
-        restored_step=at if at else None,
+        last_step=at,
         tensorboard=c.log.tensorboard,
-        wandb={"project": c.log.wandb_project} if c.log.wandb_project else None,
+        wandb=c.log.wandb_project or None,
     )
     stages = build_stages(e, transform)
     return Run(directory, stages, learning_rate, held, record, saver, writer)
@@ -225,7 +223,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
     start = int(held["train"].step)
     if "before" not in record:
         record["before"] = measure(e, run, start, "before")
-    with console.Progress(c.steps, start_step=start) as progress:
+    with console.progress(c.steps, start) as show:
         for at in range(start, c.steps):
             if interrupt.asked:
                 break
@@ -255,7 +253,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
                 logged["speed/seconds_step"] = seconds
                 logged["speed/tokens_per_second"] = tokens_in(got.fresh) / seconds
                 run.writer.write(at + 1, logged)
-            progress.update(at + 1, logged)
+            show(at + 1, logged)
             record["wall_seconds"] = spent + time.perf_counter() - began
             evaluated = None
             if c.eval.every_steps and (at + 1) % c.eval.every_steps == 0 < c.steps - at - 1:

@@ -51,7 +51,7 @@ def test_compare_knows_what_is_better():
         "reverse KL",
     ]
     assert rows["accuracy"] == (
-        *("accuracy", "25.0%", "[20.0%, 30.0%]", "50.0%", "[45.0%, 55.0%]"),
+        *("accuracy", "25.0%", "[20.0, 30.0]", "50.0%", "[45.0, 55.0]"),
         *("+25.0 pts", True),
     )
     assert rows["avg@4"][-2:] == ("-5.0 pts", False)
@@ -84,7 +84,7 @@ def test_before_after_table_has_values_intervals_and_paths():
     text = render(c.before_after_table(BEFORE, AFTER, ["runs/x/report.html"]))
     line = next(x for x in text.splitlines() if "accuracy" in x)
     assert line.split("[")[0].split() == ["accuracy", "25.0%"]
-    assert "[20.0%, 30.0%]" in line and "50.0% [45.0%, 55.0%]" in line
+    assert "[20.0, 30.0]" in line and "50.0% [45.0, 55.0]" in line
     assert line.strip().endswith("+25.0 pts")
     assert "runs/x/report.html" in text
     assert "forward KL" not in text
@@ -139,11 +139,12 @@ def test_time_left_is_the_recent_pace():
 
 def run_progress(console, seconds_per_step, steps=10, start=0):
     now = [0.0]
-    with c.progress(steps, start, console=console, clock=lambda: now[0]) as show_step:
+    bar = c.Progress(steps, start_step=start, console=console, clock=lambda: now[0])
+    with bar:
         now[0] += 60  # compilation
         for step in range(start + 1, steps + 1):
             now[0] += seconds_per_step
-            show_step(step, METRICS if step % 2 else {"loss": 0.7})
+            bar.update(step, METRICS if step % 2 else {"loss": 0.7})
             if step == 5:
                 c.warn("something [odd]", console=console)
 
@@ -177,15 +178,16 @@ def test_a_terminal_gets_one_bar_and_warnings_above_it():
 
 def test_a_crash_stops_the_bar():
     console = Console(file=io.StringIO(), force_terminal=True)
-    with pytest.raises(KeyError), c.progress(3, console=console) as show_step:
-        show_step(1, {})
+    with pytest.raises(KeyError), c.Progress(3, console=console) as bar:
+        bar.update(1, {})
         raise KeyError("x")
     assert console.file.getvalue().endswith("\x1b[?25h")  # cursor is back
 
 
 def test_printing_entry_points(capsys):
     console = Console(width=80)
-    c.startup({"student": "a"}, ["vocabulary cut [to] 9"], console=console)
+    c.startup({"student": "a"}, console=console)
+    c.say("vocabulary cut [to] 9", console=console)
     c.before_after(BEFORE, AFTER, ["p"], console=console)
     c.warn("w", console=console)
     c.error(ValueError("bad [key]"))

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jopd import data, sources, tasks, vocabulary
@@ -31,6 +31,14 @@ def example(prompt, solution=None, answer=None, name="0"):
 
 def load(shared, name):
     return AutoTokenizer.from_pretrained(shared / name, local_files_only=True)
+
+
+def words(vocabulary, **special):
+    """A tokenizer with one token per word."""
+    model = models.WordLevel(vocabulary, unk_token=special.get("unk_token", ""))
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +149,7 @@ def test_missing_columns_list_those_that_exist(tmp_path):
     path = write(tmp_path / "a.jsonl", lines({"text": "x", "label": 1}))
     with pytest.raises(ValueError, match=r"a\.jsonl: no column .*'text', 'label'"):
         sources.read(path)
-    with pytest.raises(ValueError, match="no column 'truth'.*'text', 'label'"):
+    with pytest.raises(ValueError, match=r"no column 'truth'.*'text', 'label'"):
         sources.read(path, prompt_column="text", answer_column="truth")
     with pytest.raises(ValueError, match=r"no column 'label\.x'"):
         sources.read(path, prompt_column="text", answer_column="label.x")
@@ -392,23 +400,17 @@ def test_bos_under_a_chat_template_is_left_to_it(stories):
 
 
 def test_eos_that_a_tokenizer_adds_is_taken_off_prompts():
-    inner = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "b": 2}))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    from tokenizers.processors import TemplateProcessing
-
-    inner.post_processor = TemplateProcessing(
+    tokenizer = words({"</s>": 0, "a": 1, "b": 2}, eos_token="</s>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 0)]
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
     found = data.encode([example("a b", "b")], tokenizer, **LIMITS)
     assert found.prompts[0].tolist() == [1, 2] and found.solutions[0].tolist() == [2, 0]
 
 
 def test_missing_eos_is_named():
-    inner = Tokenizer(models.WordLevel({"a": 0}))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     with pytest.raises(ValueError, match="has no EOS"):
-        data.encode([example("a", "a")], tokenizer, **LIMITS)
+        data.encode([example("a", "a")], words({"a": 0}), **LIMITS)
 
 
 # --- Order --------------------------------------------------------------------------
@@ -481,7 +483,7 @@ def test_gold_rows(digits):
     assert kinds == {"int32": 6, "float32": 1, "bool": 1}
     with pytest.raises(ValueError, match=r"row 1 \('0'\) has no gold"):
         data.gold_rows(found, [0, 1], width=12)
-    with pytest.raises(ValueError, match="5 prompt and 4 solution .* width=8"):
+    with pytest.raises(ValueError, match=r"5 prompt and 4 solution .* width=8"):
         data.gold_rows(found, [2], width=8)
 
 
@@ -509,7 +511,9 @@ def test_tokenizers_that_agree(shared, stories, digits):
 
 def test_tokenizers_that_differ_name_the_first_ids(shared, stories, qwen3):
     small, large = (load(shared, f"models/babyllama_{n}") for n in (105, 361))
-    with pytest.raises(ValueError, match="102 of 105 .*id 3: student '▁', teacher '<0"):
+    with pytest.raises(
+        ValueError, match=r"102 of 105 .*id 3: student '▁', teacher '<0"
+    ):
         vocabulary.compare_tokenizers(small, large)
     with pytest.raises(ValueError, match="shared ids: id 0: "):
         vocabulary.compare_tokenizers(qwen3, stories)
@@ -527,6 +531,11 @@ def test_equal_ids_with_other_rules_are_refused(qwen3):
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(True)
     with pytest.raises(ValueError, match="share their ids, but cut"):
         vocabulary.compare_tokenizers(qwen3, other)
+    lower = words({"<unk>": 0, "in": 1, "In": 2}, unk_token="<unk>")
+    plain = words({"<unk>": 0, "in": 1, "In": 2}, unk_token="<unk>")
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ValueError, match="share their ids, but cut"):
+        vocabulary.compare_tokenizers(plain, lower)
 
 
 def test_templates_and_stop_tokens_that_differ_are_warned_of(shared, qwen3):
@@ -543,5 +552,5 @@ def test_shared_vocab_is_the_smaller_head(qwen3):
     assert vocabulary.shared_vocab(151_936, 152_064, qwen3) == 151_936
     assert vocabulary.shared_vocab(152_064, 151_936, qwen3) == 151_936
     assert vocabulary.shared_vocab(151_669, 151_669, qwen3) == 151_669
-    with pytest.raises(ValueError, match="ids up to 151668.*151668 .student."):
+    with pytest.raises(ValueError, match=r"ids up to 151668.*151668 .student."):
         vocabulary.shared_vocab(151_668, 152_064, qwen3)

@@ -125,7 +125,7 @@ def test_math_refuses_an_answer_it_cannot_parse(monkeypatch):
 def test_resolve():
     assert rewards.resolve("numeric") is rewards.numeric
     assert rewards.resolve("jopd.rewards.exact") is rewards.exact
-    with pytest.raises(ValueError, match="'maths' is unknown.*exact, numeric, math"):
+    with pytest.raises(ValueError, match=r"'maths' is unknown.*exact, numeric, math"):
         rewards.resolve("maths")
 
 

@@ -4,8 +4,8 @@
 
 Each ``parity_<case>/`` is a directory as transformers writes it, plus ``golden.npz``:
 ``tokens [2, 24]``, ``log_probs [2, 24, V]`` and, for some, the gradient of the mean
-next-token loss by tensor name. Norm scales and biases are drawn too: at their usual 1 and 0 a swap
-of two of them would pass. Needs torch and transformers.
+next-token loss by tensor name. Norm scales and biases are drawn too: at their usual 1
+and 0 a swap of two of them would pass. Needs torch and transformers.
 """
 
 import argparse
@@ -86,7 +86,7 @@ GRADIENTS = ("qwen3_bias", "mistral")
 
 
 def make_model(config: transformers.PretrainedConfig, seed: int):
-    """A float32 model whose weights the config's dtype can hold, none at its default."""
+    """A float32 model: weights fit the config's dtype and none is at its default."""
     kept = config.dtype or torch.float32
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(

@@ -1,0 +1,60 @@
+"""Small models and batches that several test files share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd.models import decoder
+from jopd.objective import response_mask
+from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout
+
+VOCABULARY = 20
+
+
+def config(**changes) -> decoder.DecoderConfig:
+    """Two layers, a head that is wider than the vocabulary."""
+    plain = {
+        "vocab_size": 24,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "kv_heads": 1,
+        "head_dim": 8,
+        "ffn": 24,
+        "max_positions": 64,
+    }
+    return decoder.DecoderConfig(**(plain | changes))
+
+
+def params(shape: decoder.DecoderConfig, seed: int, scale: float = 0.3):
+    """Parameters far enough from 0 that logits differ."""
+    leaves, tree = jax.tree.flatten(decoder.init(shape, jax.random.key(seed)))
+    keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))
+    moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    return jax.tree.unflatten(tree, moved)
+
+
+def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY):
+    """Rows of mixed lengths and sources; one has no response, one is full."""
+    rng = np.random.default_rng(seed)
+    prompt_B = rng.integers(1, 4, rows)
+    length_B = prompt_B + rng.integers(1, width - 3, rows)
+    length_B[0] = width
+    length_B[1] = prompt_B[1]
+    source_BT = np.full((rows, width), STUDENT)
+    source_BT[2] = GOLD
+    source_BT[3, : prompt_B[3] + 1] = TEACHER
+    mask_BT = np.asarray(response_mask(source_BT, prompt_B, length_B))
+    behavior_BT = np.where(mask_BT, -rng.uniform(1, 4, (rows, width)), 0)
+    rollout = Rollout(
+        tokens_BT=jnp.asarray(rng.integers(0, vocabulary, (rows, width)), jnp.int32),
+        prompt_length_B=jnp.asarray(prompt_B, jnp.int32),
+        length_B=jnp.asarray(length_B, jnp.int32),
+        finished_B=jnp.asarray(rng.integers(0, 2, rows) > 0),
+        behavior_logp_BT=jnp.asarray(behavior_BT, jnp.float32),
+        source_BT=jnp.asarray(source_BT, jnp.int32),
+        group_B=jnp.arange(rows, dtype=jnp.int32) // 2,
+        age_B=jnp.asarray(rng.integers(0, 4, rows), jnp.int32),
+    )
+    reward_B = jnp.asarray(rng.integers(0, 2, rows), jnp.float32)
+    return Batch(rollout, jnp.asarray(mask_BT), reward_B, rollout.group_B)
