@@ -19,7 +19,9 @@ def get_config():
     c.mix.student, c.mix.gold = 0.8, 0.2  # 4 rollouts + 1 gold solution per prompt
     c.loss.opd = dict(signal="policy_gradient", clip_low=0.2, clip_high=0.2)  # inferred
     # Full-vocabulary KL; signal="k3" is the sampled form (estimator inferred).
-    c.loss.reference = dict(signal="reverse_kl", other="reference", coef=0.01)  # inferred
+    c.loss.reference = dict(
+        signal="reverse_kl", other="reference", coef=0.01
+    )  # inferred
     c.loss.gold = dict(signal="nll", source="gold", coef=0.1)  # lambda_gold: inferred
     c.objective.normalizer = "tokens"  # inferred; "sequences" is the other reading
     return c

@@ -74,7 +74,9 @@ def sample(buffer: Buffer, key: jax.Array, count: int, *, max_age: int) -> Batch
     """
     allowed_C = eligible(buffer, max_age)
     # Uniform keys give a random order; what may not be drawn sorts last.
-    order = jnp.argsort(jnp.where(allowed_C, jax.random.uniform(key, allowed_C.shape), 2))
+    order = jnp.argsort(
+        jnp.where(allowed_C, jax.random.uniform(key, allowed_C.shape), 2)
+    )
     slots = order[:count]
     batch = jax.tree.map(lambda x: x[slots], buffer.rows)
     return batch._replace(mask_BT=batch.mask_BT & allowed_C[slots][:, None])

@@ -67,7 +67,9 @@ def rows_of_mix(
 
 def batch_of(rollout: Rollout, reward_B=None, prompt_id_B=None) -> Batch:
     """A ``Batch`` with its mask; rewards default to 0 and prompt ids to the groups."""
-    mask_BT = response_mask(rollout.tokens_BT, rollout.prompt_length_B, rollout.length_B)
+    mask_BT = response_mask(
+        rollout.tokens_BT, rollout.prompt_length_B, rollout.length_B
+    )
     zeros = np.zeros(len(rollout.length_B), np.float32)
     return Batch(
         rollout=rollout,
@@ -128,7 +130,9 @@ def gold_batch(dataset: data.Dataset, ids, *, count: int, width: int) -> Batch:
     Prompts without a solution are passed over; what is then missing is masked rows.
     """
     having = [i for i in ids if dataset.solutions[i] is not None][:count]
-    some = having or [int(np.flatnonzero([s is not None for s in dataset.solutions])[0])]
+    some = having or [
+        int(np.flatnonzero([s is not None for s in dataset.solutions])[0])
+    ]
     filled = some + [some[0]] * (count - len(some))
     batch = batch_of(data.gold_rows(dataset, filled, width=width))
     present_B = np.arange(count) < len(having)
@@ -137,7 +141,9 @@ def gold_batch(dataset: data.Dataset, ids, *, count: int, width: int) -> Batch:
 
 def stack(batches: list[Batch]) -> Batch:
     """Joins batches along rows."""
-    return jax.tree.map(lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *batches)
+    return jax.tree.map(
+        lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *batches
+    )
 
 
 def empty_buffer(mix: Mix, width: int) -> replay.Buffer | None:
@@ -219,7 +225,10 @@ def make_collect(
         if not is_on_policy(mix, seed, step):
             # Its own stream of rows: as many prompts as the batch has rows.
             ids = data.order(
-                step, prompts_per_step=mix.rows, size=len(dataset.prompts), seed=seed + 1
+                step,
+                prompts_per_step=mix.rows,
+                size=len(dataset.prompts),
+                seed=seed + 1,
             )
             parts = [golden(ids, count=mix.rows)]
         else:

@@ -316,7 +316,9 @@ def validate(config: ConfigDict) -> None:
         raise ValueError("config.loss has no terms; add one, e.g. dict(signal='nll')")
     terms = build_terms(config)
     if not terms:
-        raise ValueError("every term of config.loss has coefficient 0: nothing to train")
+        raise ValueError(
+            "every term of config.loss has coefficient 0: nothing to train"
+        )
     _one_of("objective.normalizer", config.objective.normalizer, objective.NORMALIZERS)
     _one_of("rollout.parallel", config.rollout.parallel, ("auto", "pmap", "jit"))
     for section in ("student", "teacher"):

@@ -45,6 +45,15 @@ def before_after(
     (console or rich.get_console()).print(before_after_table(before, after, paths))
 
 
+def evaluation(found: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Prints one evaluation."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, title="evaluation")
+    table.title_justify = "left"
+    for row in compare(found, found):
+        table.add_row(row.label, _with_interval(row.after, row.after_interval))
+    (console or rich.get_console()).print(table)
+
+
 def say(text: str, *, console: Console | None = None) -> None:
     """Prints one line of news; a progress bar that is running stays below it."""
     (console or rich.get_console()).print(Text(text), soft_wrap=True)

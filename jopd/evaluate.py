@@ -1,6 +1,6 @@
 """How good a student is: accuracy, avg@k, pass@k, health of its rollouts, KL to the teacher.
 
-    python -m jopd.evaluate --model=DIR --config=configs/stableopd.py
+python -m jopd.evaluate --model=DIR --config=configs/stableopd.py
 """
 
 import functools
@@ -41,7 +41,9 @@ class Rolled(NamedTuple):
     count: int
 
 
-def roll(params, ids, *, generate, dataset, tokenizer, rows, buckets, limit, key, facts):
+def roll(
+    params, ids, *, generate, dataset, tokenizer, rows, buckets, limit, key, facts
+):
     """Yields ``Rolled`` with one rollout per id, ``rows`` at a time."""
     for start in range(0, len(ids), rows):
         part = ids[start : start + rows]
@@ -174,7 +176,8 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
         "prompt": dataset.texts[index],
         "response": text,
         "tokens": [
-            tokenizer.decode([int(token)]) for token in rollout.tokens_BT[row, start:end]
+            tokenizer.decode([int(token)])
+            for token in rollout.tokens_BT[row, start:end]
         ],
         **logps,
         "finished": bool(rollout.finished_B[row]),
@@ -193,7 +196,7 @@ def main(argv: list[str]) -> None:
     config.student.path = flags.FLAGS.model
     try:
         e = experiment.build(config)
-        console.startup(experiment.summary_rows(e), e.notes)
+        console.startup(experiment.summary_rows(e))
         found, _ = experiment.make_evaluate(e)(e.params)
     except (ValueError, FileNotFoundError) as error:
         console.error(error)

@@ -246,7 +246,9 @@ def build(config, *, train: bool = True) -> Experiment:
         mesh=mesh,
         shape=step.Shape(
             vocabulary=columns,
-            chunk_tokens=max(config.objective.chunk_tokens // sharding.row_shards(mesh), 1),
+            chunk_tokens=max(
+                config.objective.chunk_tokens // sharding.row_shards(mesh), 1
+            ),
             shards=sharding.row_shards(mesh),
             temperature=config.objective.temperature,
         ),
@@ -295,9 +297,7 @@ def check_tokenizers(tokenizer, paths: dict[str, str]) -> list[str]:
 def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     """Columns of logits kept in every model, and a note where that cuts one."""
     widths = {name: shape.vocab_size for name, shape in shapes.items()}
-    shared = vocabulary.shared_vocab(
-        widths["student"], min(widths.values()), tokenizer
-    )
+    shared = vocabulary.shared_vocab(widths["student"], min(widths.values()), tokenizer)
     cut = [f"{name} {width:,}" for name, width in widths.items() if width != shared]
     if not cut:
         return shared, []
@@ -327,7 +327,9 @@ def make_generate(experiment: Experiment, filters: sampling.Filter):
     if experiment.generator == "jit":
         compiled = jax.jit(bound)
         rows = sharding.rows(experiment.mesh)
-        return lambda params, asked, key: compiled(params, jax.device_put(asked, rows), key)
+        return lambda params, asked, key: compiled(
+            params, jax.device_put(asked, rows), key
+        )
     mapped = rollout.data_parallel(bound, experiment.mesh.devices.size)
     whole = sharding.replicated(experiment.mesh)
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
@@ -418,5 +420,3 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
 
 def _describe(shape: decoder.DecoderConfig) -> str:
     return f"{shape.layers} layers x {shape.width}, {shape.dtype}"
-
-

@@ -105,7 +105,11 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
     for prompt, texts in zip(f.prompt, found):
         for text in texts:
-            print(f"{prompt}\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() else prompt + text)
+            print(
+                f"{prompt}\x1b[1m{text}\x1b[0m"
+                if sys.stdout.isatty()
+                else prompt + text
+            )
 
 
 if __name__ == "__main__":

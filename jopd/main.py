@@ -20,7 +20,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; keys are --config.KEY=...")
+        raise app.UsageError(
+            f"unexpected argument {argv[1]!r}; keys are --config.KEY=..."
+        )
     # The libraries below log every file they touch; what matters is on the console.
     logging.set_verbosity(logging.WARNING)
     # After flags are parsed, so that --help needs no JAX.
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
         config.name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
         train.run(config, _WORKDIR.value or f"runs/{config.name}")
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
         from jopd import console
 
         console.error(error)

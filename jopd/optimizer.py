@@ -20,7 +20,9 @@ def schedule(
     elif name == "linear":
         body = optax.linear_schedule(peak, end, rest)
     elif name == "cosine":
-        body = optax.cosine_decay_schedule(peak, rest, alpha=end / peak if peak else 0.0)
+        body = optax.cosine_decay_schedule(
+            peak, rest, alpha=end / peak if peak else 0.0
+        )
     else:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     if not warmup_steps:

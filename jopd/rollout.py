@@ -122,7 +122,9 @@ def _prefill(model, params, asked: Request, max_new_tokens: int):
 
 def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> _Loop:
     rows = len(asked.length_B)
-    last_B = jnp.take_along_axis(asked.tokens_BP, (asked.length_B - 1)[:, None], 1)[:, 0]
+    last_B = jnp.take_along_axis(asked.tokens_BP, (asked.length_B - 1)[:, None], 1)[
+        :, 0
+    ]
     # A prefix may already be a complete response; such a row has nothing to draw.
     complete_B = (asked.length_B > asked.prompt_length_B) & _is_stop(last_B, stop_ids)
     return _Loop(

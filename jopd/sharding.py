@@ -45,9 +45,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             f"{len(devices)} are present; set mesh.data=-1 or make the product equal"
         )
     # Explicit axis types are make_mesh's default today and reject plain jitted code.
-    return Mesh(
-        np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3
-    )
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def row_shards(mesh: Mesh) -> int:

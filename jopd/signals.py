@@ -33,9 +33,7 @@ def jsd(outputs: Outputs, *, beta: float = 0.5, other: str = "teacher") -> jax.A
     ``beta`` is the teacher's share of the mixture and must lie inside (0, 1): at the ends
     the divergence itself vanishes; use ``forward_kl`` or ``reverse_kl`` there.
     """
-    return divergences.jsd(
-        outputs.logits["student"], outputs.logits[other], beta=beta
-    )
+    return divergences.jsd(outputs.logits["student"], outputs.logits[other], beta=beta)
 
 
 def skew_forward_kl(
@@ -58,9 +56,7 @@ def skew_reverse_kl(
 
 def total_variation(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
     """Total variation distance between student and other, in [0, 1]."""
-    return divergences.total_variation(
-        outputs.logits["student"], outputs.logits[other]
-    )
+    return divergences.total_variation(outputs.logits["student"], outputs.logits[other])
 
 
 def top_k_forward_kl(

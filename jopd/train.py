@@ -161,11 +161,13 @@ def run(config, directory) -> dict:
         workdir.use_compilation_cache()
     with Interrupt() as interrupt, CompileCounter() as compiled:
         e = experiments.build(config)
-        console.startup(experiments.summary_rows(e), e.notes)
+        console.startup(experiments.summary_rows(e))
+        for note in e.notes:
+            console.warn(note)
         run = open_run(e, directory)
         reached = loop(e, run, began, interrupt)
         if reached < config.steps:
-            console.note(f"stopped at step {reached}; the same command continues")
+            console.say(f"stopped at step {reached}; the same command continues")
             return {"interrupted": reached}
         return finish(e, run, began, compiled.count)
 
@@ -203,7 +205,7 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
     restored = saver.restore(held)
     if restored is not None:
         at, held, record = restored
-        console.note(f"resumed from step {at}")
+        console.say(f"resumed from step {at}")
     at = int(held["train"].step)
     workdir.cut_samples(directory, after=at)
     writer = metrics.open_writers(
@@ -223,7 +225,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
     start = int(held["train"].step)
     if "before" not in record:
         record["before"] = measure(e, run, start, "before")
-    with console.progress(c.steps, start) as show:
+    with console.Progress(c.steps, start_step=start) as progress:
         for at in range(start, c.steps):
             if interrupt.asked:
                 break
@@ -253,10 +255,13 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
                 logged["speed/seconds_step"] = seconds
                 logged["speed/tokens_per_second"] = tokens_in(got.fresh) / seconds
                 run.writer.write(at + 1, logged)
-            show(at + 1, logged)
+            progress.update(at + 1, logged)
             record["wall_seconds"] = spent + time.perf_counter() - began
             evaluated = None
-            if c.eval.every_steps and (at + 1) % c.eval.every_steps == 0 < c.steps - at - 1:
+            if (
+                c.eval.every_steps
+                and (at + 1) % c.eval.every_steps == 0 < c.steps - at - 1
+            ):
                 evaluated = measure(e, run, at + 1, "train")
                 run.writer.write(at + 1, evaluation_metrics(evaluated))
             if c.checkpoint.every_steps and (at + 1) % c.checkpoint.every_steps == 0:
@@ -268,7 +273,9 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
     return reached
 
 
-def finish(e: experiments.Experiment, run: Run, began: float, compilations: int) -> dict:
+def finish(
+    e: experiments.Experiment, run: Run, began: float, compilations: int
+) -> dict:
     """Evaluates, exports, writes summary and report, and shows the table."""
     c, directory, record = e.config, run.directory, run.record
     after = measure(e, run, c.steps, "after")

@@ -271,6 +271,7 @@ def test_truncated_weights(model, keep):
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "per-layer"),
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks 'factor'"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"]}, "Ministral"),
     ],
 )
 def test_unsupported_configs(model, changes, text):

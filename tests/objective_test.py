@@ -457,15 +457,23 @@ def test_policy_gradient_per_sample_and_in_expectation():
     )
     batch, hidden, heads = every_token_once(student_V, teacher_V)
     call = (("vocabulary", 5), ("temperature", 1.0))
-    sampled = Term("opd", signals.policy_gradient)
-    got = run(batch, hidden, heads, {"opd": 5.0}, terms=(sampled,), call=call)
+    terms = (
+        Term("drawn", signals.policy_gradient),
+        Term("all", signals.policy_gradient, (lambda s: jnp.exp(s.behavior_logp),)),
+    )
+    call = (("vocabulary", 5), ("temperature", 1.0))
+    # The normaliser divides by the 5 rows.
+    coefs = {
+        name: {t.name: 5.0 * (t.name == name) for t in terms}
+        for name in ("drawn", "all")
+    }
+    got = run(batch, hidden, heads, coefs["drawn"], terms=terms, call=call)
     log_p, log_q = jax.nn.log_softmax(student_V), jax.nn.log_softmax(teacher_V)
     score_VV = np.eye(5) - np.exp(log_p)[None]
     advantage_V = np.asarray(log_q - log_p)
     close(got["grads"][0][:, 0], -advantage_V[:, None] * score_VV, 1e-6)
 
-    likely = Term("opd", signals.policy_gradient, (lambda s: jnp.exp(s.behavior_logp),))
-    got = run(batch, hidden, heads, {"opd": 5.0}, terms=(likely,), call=call)
+    got = run(batch, hidden, heads, coefs["all"], terms=terms, call=call)
     exact_V = jax.grad(divergences.reverse_kl)(student_V, teacher_V)
     close(np.sum(got["grads"][0][:, 0], axis=0), exact_V, 1e-6)
 
@@ -515,7 +523,6 @@ def test_logits_of_all_tokens_never_exist():
     logits_bytes = 4 * vocabulary * 4 * np.asarray([16, 64])
     assert memory[1] - memory[0] < 0.1 * (logits_bytes[1] - logits_bytes[0])
     assert largest_array(long) <= chunk * vocabulary
-    print(memory, largest_array(long))
     wider = compiled(64, 4 * chunk).memory_analysis().temp_size_in_bytes
     assert 2.5 < wider / memory[1] < 4.5
 
@@ -528,19 +535,18 @@ def test_split_and_join_tokens_are_inverse(rows, width):
     }
     for shards in (n for n in (1, 2, 3) if rows % n == 0):
         for chunk_tokens in (1, 4, 100):
-            chunks = objective.split_tokens(
-                arrays, chunk_tokens=chunk_tokens, shards=shards
-            )
-            assert chunks["flat"].shape[2] <= chunk_tokens
-            back = objective.join_tokens(chunks, rows=rows, width=width)
+            cut = {"chunk_tokens": chunk_tokens, "shards": shards}
+            chunks = jax.jit(functools.partial(objective.split_tokens, **cut))(arrays)
+            back = jax.jit(
+                functools.partial(objective.join_tokens, rows=rows, width=width)
+            )(chunks)
             jax.tree.map(np.testing.assert_array_equal, back, arrays)
+            assert chunks["flat"].shape[2] <= chunk_tokens
             # A shard walks its own rows: its tokens never move to another.
+            share = rows * width // shards
             for shard in range(shards):
-                own = np.asarray(chunks["flat"][:, shard]).ravel()[
-                    : rows * width // shards
-                ]
-                first = shard * rows * width // shards
-                assert own.tolist() == list(range(first, first + len(own)))
+                own = np.asarray(chunks["flat"])[:, shard].ravel()[:share]
+                assert own.tolist() == list(range(shard * share, (shard + 1) * share))
 
 
 def test_align_moves_rows_to_the_token_they_predict():

@@ -12,6 +12,7 @@ FAMILIES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_KINDS = {False: "full_attention", True: "sliding_attention"}
 
 
 def parse(raw: dict[str, Any]) -> DecoderConfig:
@@ -79,16 +80,20 @@ def _rope(raw: dict) -> tuple[float, tuple[tuple[str, Any], ...]]:
 
 def _window(raw: dict, family: str) -> dict[str, Any]:
     """Which layers see how far. Absent keys mean what they mean in transformers."""
+    if family == "mistral" and raw.get("layer_types"):
+        raise ValueError(
+            "layer_types in a mistral config.json means Ministral, which is not "
+            f"supported; supported: {', '.join(FAMILIES)}"
+        )
     if family == "mistral":
         return {"sliding_window": raw.get("sliding_window", 4096) or 0}
     if family == "llama" or not raw.get("use_sliding_window"):
         return {}
-    layers = range(raw["num_hidden_layers"])
     first = raw.get("max_window_layers", 28)
     kinds = raw.get("layer_types") or [
-        "sliding_attention" if i >= first else "full_attention" for i in layers
+        _KINDS[i >= first] for i in range(raw["num_hidden_layers"])
     ]
-    slides = tuple(kind == "sliding_attention" for kind in kinds)
+    slides = tuple(kind == _KINDS[True] for kind in kinds)
     window = raw.get("sliding_window", 4096) or 0
     if not window or not any(slides):
         return {}
@@ -103,7 +108,6 @@ def describe(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     """
     family = _family(config)
     rope = dict(config.rope_scaling) or {"rope_type": "default"}
-    slides = config.sliding_layers or (config.sliding_window > 0,) * config.layers
     raw = {
         "architectures": [FAMILIES[family]],
         "model_type": family,
@@ -121,10 +125,13 @@ def describe(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         "rope_parameters": {**rope, "rope_theta": config.rope_theta},
         "attention_bias": config.qkv_bias,
         "tie_word_embeddings": config.tied,
-        "use_sliding_window": config.sliding_window > 0,
         "sliding_window": config.sliding_window or None,
-        "layer_types": [("full", "sliding")[s] + "_attention" for s in slides],
     }
+    # Not for mistral: transformers takes one with layer_types for a ministral.
+    if family in ("qwen2", "qwen3"):
+        slides = config.sliding_layers or (config.sliding_window > 0,) * config.layers
+        raw["layer_types"] = [_KINDS[slide] for slide in slides]
+        raw["use_sliding_window"] = config.sliding_window > 0
     if parse(raw) != architecture(config):
         raise ValueError(f"no {family} config.json describes {config}")
     return raw
