@@ -2,8 +2,8 @@
 
     python -m jopd.main --config=configs/gkd.py
 
-A coin per update, with probability ``mix.on_policy_probability`` (lambda in the paper), picks
-student rollouts; else the whole update is gold rows. The loss is full-vocabulary.
+A coin per update, with probability ``mix.on_policy_probability`` (lambda in the paper),
+picks student rollouts; else the whole update is gold rows. The loss is full-vocabulary.
 """
 
 from jopd.config import base_config

@@ -2,8 +2,9 @@
 
     python -m jopd.main --config=configs/opd.py
 
-Importance-ratio policy gradient with A = log teacher(y) - log student(y) on the student's
-own tokens, nothing clipped, no reward (https://thinkingmachines.ai/blog/on-policy-distillation).
+Importance-ratio policy gradient with A = log teacher(y) - log student(y) on the
+student's own tokens, nothing clipped, no reward
+(https://thinkingmachines.ai/blog/on-policy-distillation).
 """
 
 from jopd.config import base_config

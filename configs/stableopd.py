@@ -4,10 +4,10 @@
 
     L = PG(rollouts) + lambda_gold * NLL(gold) + beta_KL * KL(student || reference)
 
-PG is the clipped surrogate with A = log teacher(y) - log student(y) on the student's own
-tokens; every prompt brings one gold solution; the reference is the initial student and
-its KL is taken on student tokens. The paper states neither coefficient, nor the clip, nor
-the aggregation: all four are inferred here (they are keys, so change them).
+PG is the clipped surrogate with A = log teacher(y) - log student(y) on the student's
+own tokens; every prompt brings one gold solution; the reference is the initial student
+and its KL is taken on student tokens. The paper states neither coefficient, nor the
+clip, nor the aggregation: all four are inferred here (they are keys, so change them).
 """
 
 from jopd.config import base_config

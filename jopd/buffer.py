@@ -1,8 +1,8 @@
 """Mixed on/off-policy replay as pure functions on a pytree of fixed capacity.
 
 Rows enter with the age they have (0 when just sampled), ``tick`` ages them once per
-update, and ``sample`` draws among those not older than a bound. Their recorded behaviour
-log-probs travel along, so importance ratios stay exact however old a row is.
+update, and ``sample`` draws among those not older than a bound. Their recorded
+behaviour log-probs travel along, so importance ratios stay exact however old a row is.
 """
 
 from typing import NamedTuple
@@ -69,8 +69,8 @@ def eligible(buffer: Buffer, max_age: int) -> jax.Array:
 def sample(buffer: Buffer, key: jax.Array, count: int, *, max_age: int) -> Batch:
     """``count`` eligible rows without replacement, uniformly.
 
-    Where fewer are eligible, the remaining rows come with an all-False mask: shapes stay
-    fixed, and a masked row counts nowhere.
+    Where fewer are eligible, the remaining rows come with an all-False mask: shapes
+    stay fixed, and a masked row counts nowhere.
     """
     allowed_C = eligible(buffer, max_age)
     # Uniform keys give a random order; what may not be drawn sorts last.

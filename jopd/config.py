@@ -235,8 +235,8 @@ def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
 def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
     """Coefficient of every term at an update.
 
-    ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with a
-    schedule of ``optimizer.schedule``.
+    ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
+    a schedule of ``optimizer.schedule``.
     """
     found = {}
     for name, spec in config.loss.items():

@@ -1,4 +1,4 @@
-"""Divergences between next-token distributions: ``f32[..., V], f32[..., V] -> f32[...]``.
+"""Divergences of next-token distributions: ``f32[..., V], f32[..., V] -> f32[...]``.
 
 Every function takes *logits* of any leading shape, student first, normalises them
 itself in float32 (float64 stays float64) and reduces the vocabulary axis only: no
@@ -33,7 +33,7 @@ def forward_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Arra
 
 
 def reverse_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
-    """KL(S || T), mode-seeking: the student must not put mass where the teacher has none.
+    """KL(S || T), mode-seeking: no mass of the student where the teacher has none.
 
         sum_v S_v (log S_v - log T_v)
         gradient in the student's logits: S_v (log S_v - log T_v - KL)
@@ -56,12 +56,13 @@ def jsd(
         beta KL(T || M) + (1 - beta) KL(S || M),    M = beta T + (1 - beta) S
 
     f32[..., V], f32[..., V] -> f32[...], nats; at most the entropy of (beta, 1 - beta),
-    finite for any supports. The gradient flows through M as well.
+    finite for any supports. M minimises this sum over its second arguments, so its own
+    gradient cancels between the two KLs: it may be detached in both or in neither.
 
     Limits: jsd / beta -> forward_kl for beta -> 0, jsd / (1 - beta) -> reverse_kl for
     beta -> 1. The value itself vanishes at both ends, so beta near an end acts as a
-    smaller learning rate. ``normalize`` divides by ``beta (1 - beta)``, which makes both
-    limits exact and the curvature at S = T the same for every beta.
+    smaller learning rate. ``normalize`` divides by ``beta (1 - beta)``, which makes
+    both limits exact and the curvature at S = T the same for every beta.
 
     TRL's GKD substitutes the KLs at beta 0 and 1 without that scale; here these ends
     raise ValueError: ask for ``forward_kl`` or ``reverse_kl`` by name.
@@ -80,7 +81,7 @@ def jsd(
 def skew_forward_kl(
     student_logits: jax.Array, teacher_logits: jax.Array, *, alpha: float
 ) -> jax.Array:
-    """Skew KL of DistiLLM (arXiv:2402.03898, equation 4): KL(T || alpha T + (1-alpha) S).
+    """Skew KL of DistiLLM (arXiv:2402.03898): KL(T || alpha T + (1-alpha) S).
 
     f32[..., V], f32[..., V] -> f32[...], nats; at most -log(alpha), since the second
     argument is at least ``alpha T``. alpha = 0 is ``forward_kl``; DistiLLM uses 0.1.
@@ -132,9 +133,10 @@ def top_k_forward_kl(
     f32[..., V], f32[..., V] -> f32[...], nats. A KL of a coarser partition: between 0
     and ``forward_kl``, equal to it at k = V, and it sees the mass outside the set.
 
-    ``tail=False`` leaves the last term out (the truncated sum of EOPD, arXiv:2603.07079):
-    not a divergence, negative where the student has more mass on the set. Neither form
-    renormalises on the set; for that, pass gathered logits to ``forward_kl``.
+    ``tail=False`` leaves the last term out (the truncated sum of EOPD,
+    arXiv:2603.07079): not a divergence, negative where the student has more mass on the
+    set. Neither form renormalises on the set; for that, pass gathered logits to
+    ``forward_kl``.
 
     ``support`` is "teacher" or "student". Raises ValueError for another name or unless
     1 <= k <= V.
@@ -155,9 +157,9 @@ def top_k_reverse_kl(
 
         sum_{v in K} S_v (log S_v - log T_v) + S_rest (log S_rest - log T_rest)
 
-    f32[..., V], f32[..., V] -> f32[...], nats. Between 0 and ``reverse_kl``, equal to it
-    at k = V. With ``tail=False`` the student lowers the sum by moving its mass off the
-    set, so the truncated form is for diagnostics. Otherwise as ``top_k_forward_kl``.
+    f32[..., V], f32[..., V] -> f32[...], nats. Between 0 and ``reverse_kl``, equal to
+    it at k = V. With ``tail=False`` the student lowers the sum by moving its mass off
+    the set, so the truncated form is for diagnostics. Else as ``top_k_forward_kl``.
     """
     log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
     return _kl(log_s, log_t)
@@ -168,9 +170,9 @@ def coarsen(logits: jax.Array, indices: jax.Array) -> jax.Array:
 
         f32[..., V], i32[..., K] (distinct in a row) -> f32[..., K + 1]
 
-    Column K is the logsumexp of all other logits; -inf when none is left. Softmax of the
-    result gives the exact probabilities of the K + 1 events, so any divergence here can
-    be taken between two coarsened rows.
+    Column K is the logsumexp of all other logits; -inf when none is left. Softmax of
+    the result gives the exact probabilities of the K + 1 events, so any divergence here
+    can be taken between two coarsened rows.
     """
     logits = _float(logits)
     chosen = jnp.take_along_axis(logits, indices, axis=-1)
@@ -227,8 +229,8 @@ def _check_shapes(student_logits: jax.Array, teacher_logits: jax.Array) -> None:
     if jnp.shape(student_logits) != jnp.shape(teacher_logits):
         raise ValueError(
             f"student_logits {jnp.shape(student_logits)} and teacher_logits "
-            f"{jnp.shape(teacher_logits)} differ in shape; align the tokens and cut both "
-            "to the common vocabulary first"
+            f"{jnp.shape(teacher_logits)} differ in shape; align the tokens and cut "
+            "both to the common vocabulary first"
         )
 
 
@@ -244,9 +246,8 @@ def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """``sum_v p (log p - log q)``; log_q need not be normalised."""
     p = jnp.exp(log_p)
     present = p > 0.0
-    # Blanked before the subtraction: -inf - -inf would be NaN in the gradient even if
-    # the result were thrown away.
-    gap = jnp.where(present, log_p, 0.0) - jnp.where(present, log_q, 0.0)
+    # 0 log 0 = 0. A difference passes no NaN back: one where serves the gradient too.
+    gap = jnp.where(present, log_p - log_q, 0.0)
     return jnp.sum(p * gap, axis=-1)
 
 

@@ -50,7 +50,7 @@ def k3(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """``exp(-d) - 1 + d``: unbiased for KL(p || q), never negative, low variance.
 
     f32[...], f32[...] -> f32[...], nats. For metrics. As a loss it follows the gradient
-    of KL(q || p). Not clamped, except that the exponent stops at 80 (no inf in float32).
+    of KL(q || p). Not clamped; the exponent alone stops at 80 (no inf in float32).
     """
     d = k1(log_p, log_q)
     return jnp.expm1(jnp.minimum(-d, _MAX_EXPONENT)) + d
@@ -60,7 +60,8 @@ def importance_ratio(logp: jax.Array, behavior_logp: jax.Array) -> jax.Array:
     """``exp(logp - behavior_logp)``, student over the policy that drew the token.
 
     f32[...], f32[...] -> f32[...]. Carries gradient through ``logp`` only, so that
-    passing ``logp`` twice gives 1 with the on-policy gradient. The exponent stops at 80.
+    passing ``logp`` twice gives 1 with the on-policy gradient. The exponent stops at
+    80.
     """
     log_ratio = _float(logp) - jax.lax.stop_gradient(_float(behavior_logp))
     return jnp.exp(jnp.minimum(log_ratio, _MAX_EXPONENT))
@@ -70,8 +71,8 @@ def score_function(logp: jax.Array, advantage: jax.Array) -> jax.Array:
     """REINFORCE loss ``-logp * advantage``; the advantage is a constant.
 
     f32[...], f32[...] -> f32[...]. Its gradient is ``-advantage grad logp`` token by
-    token. With advantage ``-k1(log_p, log_q)`` and tokens drawn from p the mean gradient
-    is that of KL(p || q). The value has no meaning of its own.
+    token. With advantage ``-k1(log_p, log_q)`` and tokens drawn from p the mean
+    gradient is that of KL(p || q). The value has no meaning of its own.
     """
     return -_float(logp) * jax.lax.stop_gradient(_float(advantage))
 
@@ -87,16 +88,18 @@ def clipped_surrogate(
 ) -> jax.Array:
     """PPO's clipped policy-gradient loss (arXiv:1707.06347, equation 7), negated.
 
-        -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),    r = exp(logp - behavior_logp)
+        -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+        r = exp(logp - behavior_logp)
 
-    f32[...] three times -> f32[...]. A is a constant. No gradient once r > 1 + clip_high
-    with A > 0, or r < 1 - clip_low with A < 0: a token is not pushed further than that
-    from the policy that drew it. ``dual_clip`` = c (arXiv:1912.09729, equation 5) also
-    bounds the objective below by ``c A`` where A < 0, cutting the gradient at r > c.
+    f32[...] three times -> f32[...]. A is a constant. No gradient once r > 1 +
+    clip_high with A > 0, or r < 1 - clip_low with A < 0: a token is not pushed further
+    than that from the policy that drew it. ``dual_clip`` = c (arXiv:1912.09729,
+    equation 5) also bounds the objective below by ``c A`` where A < 0, cutting the
+    gradient at r > c.
 
-    Limits: at r = 1 value ``-A`` and the gradient of ``score_function``; clip_low=1 with
-    clip_high=inf is the unclipped importance-weighted loss. Raises ValueError unless
-    0 <= clip_low <= 1, clip_high >= 0 and c > 1.
+    Limits: at r = 1 value ``-A`` and the gradient of ``score_function``; clip_low=1
+    with clip_high=inf is the unclipped importance-weighted loss. Raises ValueError
+    unless 0 <= clip_low <= 1, clip_high >= 0 and c > 1.
     """
     _check_clips(clip_low, clip_high, dual_clip)
     ratio = importance_ratio(logp, behavior_logp)
@@ -117,8 +120,8 @@ def _float(x: jax.Array) -> jax.Array:
 def _check_clips(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
     if not 0.0 <= clip_low <= 1.0 or not clip_high >= 0.0:
         raise ValueError(
-            f"clip_low={clip_low}, clip_high={clip_high}: both are distances from ratio "
-            "1; use 0 <= clip_low <= 1 and clip_high >= 0 (1 and inf switch them off)"
+            f"clip_low={clip_low}, clip_high={clip_high}: both are distances from "
+            "ratio 1; use 0 <= clip_low <= 1 and clip_high >= 0 (1 and inf switch them off)"
         )
     if dual_clip is not None and not 1.0 < dual_clip < math.inf:
         raise ValueError(

@@ -80,10 +80,11 @@ def evaluate(
 ) -> tuple[dict, list[dict]]:
     """Numbers of the summary, and a few rollouts with their per-token log-probs.
 
-    ``accuracy`` is greedy; everything else is over ``k`` sampled rollouts of each prompt,
-    the KLs included, which are full-vocabulary means over response tokens in nats. Numbers
-    that need a verifier, or a teacher, are None without one. Intervals are 95 %. A truncated
-    response never counts as correct, whatever its text says so far.
+    ``accuracy`` is greedy; everything else is over ``k`` sampled rollouts of each
+    prompt, the KLs included, which are full-vocabulary means over response tokens in
+    nats. Numbers that need a verifier, or a teacher, are None without one. Intervals
+    are 95 %. A truncated response never counts as correct, whatever its text says so
+    far.
     """
     ids = np.arange(min(prompts, len(dataset.prompts)))
     rolled = functools.partial(

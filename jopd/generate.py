@@ -38,7 +38,8 @@ def sample(
     """Continuations as text, one list per prompt.
 
     Raises:
-      ValueError, FileNotFoundError: the model or its tokenizer cannot be read, or prompt
+      ValueError, FileNotFoundError: the model or its tokenizer cannot be read, or
+      prompt
         and continuation do not fit its positions.
     """
     import dataclasses

@@ -1,7 +1,7 @@
 """The command line: ``python -m jopd.main --config=configs/stableopd.py``.
 
-Any key is overridden with ``--config.section.key=value``. Running the same command again
-resumes from the newest checkpoint in the workdir.
+Any key is overridden with ``--config.section.key=value``. Running the same command
+again resumes from the newest checkpoint in the workdir.
 """
 
 import sys

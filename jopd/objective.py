@@ -1,11 +1,12 @@
 """The one loss: sum_k coef_k * sum_bt w_k[b,t] * signal_k[b,t](theta) / n_k.
 
 Two stages. ``weigh`` runs without gradient on a whole batch and folds mask, source,
-weights and normaliser of every term into one array per term, so that everything after it
-is a plain sum: splitting the rows into micro-batches or devices cannot change the result.
-``objective`` then does the vocabulary-sized work in chunks of tokens. Its gradient with
-respect to the student's hidden states and head is made *in the forward pass*, chunk by
-chunk, so ``[B, T, V]`` never exists and the head is never multiplied twice.
+weights and normaliser of every term into one array per term, so that everything after
+it is a plain sum: splitting the rows into micro-batches or devices cannot change the
+result. ``objective`` then does the vocabulary-sized work in chunks of tokens. Its
+gradient with respect to the student's hidden states and head is made *in the forward
+pass*, chunk by chunk, so ``[B, T, V]`` never exists and the head is never multiplied
+twice.
 """
 
 import functools
@@ -147,9 +148,9 @@ def token_facts(
 def in_chunks(function, arrays, *, chunk_tokens: int, shards: int = 1):
     """Maps ``function`` over chunks of the tokens of ``arrays`` (leaves ``[B, T, ...]``).
 
-    ``function(chunk)`` sees leaves ``[chunk_tokens, ...]`` and returns a pytree with the
-    same leading axis; the result has leaves ``[B, T, ...]``. ``shards`` is the number of
-    devices that rows are split over: each walks its own rows.
+    ``function(chunk)`` sees leaves ``[chunk_tokens, ...]`` and returns a pytree with
+    the same leading axis; the result has leaves ``[B, T, ...]``. ``shards`` is the
+    number of devices that rows are split over: each walks its own rows.
     """
     rows, width = jax.tree.leaves(arrays)[0].shape[:2]
     chunks = split_tokens(arrays, chunk_tokens=chunk_tokens, shards=shards)
@@ -220,8 +221,9 @@ def facts(
 def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
     """The record that weights read, from a batch and its ``facts``.
 
-    Under one ``jit`` with ``facts``, what no weight reads is dead code that the compiler
-    drops: an unused entropy costs nothing, an unused student forward is not run.
+    Under one ``jit`` with ``facts``, what no weight reads is dead code that the
+    compiler drops: an unused entropy costs nothing, an unused student forward is not
+    run.
     """
     rollout = batch.rollout
     names = [key.removeprefix("logp/") for key in per_token if key.startswith("logp/")]
@@ -344,7 +346,8 @@ def _sum_forward(chunk_loss, hidden, head, rows, heads, coefs):
         value, grads = jax.vmap(lambda h, r: grad(h, head, r, heads, coefs))(*chunk)
         return d_head + grads[1].astype(jnp.float32), (value, grads[0])
 
-    # One float32 accumulator per shard, summed once at the end: no collective in the loop.
+    # One float32 accumulator per shard, summed once at the end: no collective in the
+    # loop.
     zeros = jnp.zeros((hidden.shape[1], *head.shape), jnp.float32)
     d_head, ((losses, parts), d_hidden) = jax.lax.scan(step, zeros, (hidden, rows))
     d_head = jnp.sum(d_head, axis=0).astype(head.dtype)

@@ -1,13 +1,14 @@
 """The behaviour policy at work: batched prefill, then a decode loop over a KV cache.
 
 ``generate`` is one pure function. ``data_parallel`` wraps it in ``jax.pmap`` with
-replicated parameters, where every device leaves its loop as soon as its own rows are done
-and nothing is communicated; plain ``jax.jit`` over sharded parameters serves models that
-need several devices. Both give the same tokens: randomness belongs to the row.
+replicated parameters, where every device leaves its loop as soon as its own rows are
+done and nothing is communicated; plain ``jax.jit`` over sharded parameters serves
+models that need several devices. Both give the same tokens: randomness belongs to the
+row.
 
-Cache slots and positions are independent. Prompts of different lengths are padded on the
-right to P slots, response token j of every row goes to slot P + j, and positions say where
-a token really stands; so all rows write to one slot and no row is ever moved.
+Cache slots and positions are independent. Prompts of different lengths are padded on
+the right to P slots, response token j of every row goes to slot P + j, and positions
+say where a token really stands; so all rows write to one slot and no row is ever moved.
 """
 
 import functools
@@ -30,7 +31,7 @@ class Request(NamedTuple):
       length_B: i32, number of given tokens, at least 1.
       prompt_length_B: i32, how many of them are the prompt; the rest is a prefix.
       limit_B: i32, most new tokens per row, at most ``max_new_tokens``.
-      row_B: i32, identity of the row; its random stream depends on the key and this only.
+      row_B: i32, identity of the row; with the key it fixes the random stream.
       prefix_source_BP: i32, who wrote each given token that is not prompt.
     """
 
@@ -84,13 +85,15 @@ def generate(
 
     Args:
       params: of ``model``.
-      key: the random stream; row r draws its t-th token with fold_in(fold_in(key, r), t).
-      max_new_tokens: static bound on new tokens; rows stop earlier at a stop id (which is
-        kept as their last token) or at their own limit.
+      key: the random stream; token t of row r is drawn with
+        fold_in(fold_in(key, r), t).
+      max_new_tokens: static bound on new tokens; rows stop earlier at a stop id
+        (which is kept as their last token) or at their own limit.
       vocabulary: ids at and past it are never drawn (padded heads).
 
     Returns:
-      A ``Rollout`` of width P + max_new_tokens, with ``age_B`` 0 and ``group_B`` = rows.
+      A ``Rollout`` of width P + max_new_tokens, with ``age_B`` 0 and ``group_B`` =
+      rows.
     """
     drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
     cache, hidden_BD = _prefill(model, params, asked, max_new_tokens)
@@ -232,8 +235,8 @@ def data_parallel(function: Callable, devices: int) -> Callable:
       function: ``(params, request, key) -> Rollout``.
       devices: how many local devices; the number of rows must be a multiple of it.
 
-    Parameters should carry a replicated sharding over those devices (``sharding.replicate``);
-    other placements work but are copied anew at every call.
+    Parameters should carry a replicated sharding over those devices
+    (``sharding.replicate``); other placements work but are copied anew at every call.
     """
     mapped = jax.pmap(
         function, in_axes=(None, 0, None), devices=jax.local_devices()[:devices]

@@ -85,8 +85,8 @@ def draw(
 def log_prob(logits: jax.Array, tokens: jax.Array, f: Filter) -> jax.Array:
     """What ``draw`` recorded, from the same logits: f32[..., V], i32[...] -> f32[...].
 
-    -inf for a token that the filter cuts out. Recomputed logits differ in the last bits,
-    so that a token at the edge of a filter can come back as -inf.
+    -inf for a token that the filter cuts out. Recomputed logits differ in the last
+    bits, so that a token at the edge of a filter can come back as -inf.
     """
     return divergences.log_prob(filtered_logits(logits, f), tokens)
 

@@ -2,8 +2,8 @@
 
 A signal reads the models' logits for a chunk of tokens and returns one unreduced loss
 per token. ``outputs.logits["student"]`` carries the gradient; nothing else does. Masks,
-weights and denominators are not its business (see ``objective``). Any function with this
-signature is a signal, also one that lives in ``jopd/methods/<name>.py``.
+weights and denominators are not its business (see ``objective``). Any function with
+this signature is a signal, also one that lives in ``jopd/methods/<name>.py``.
 """
 
 import jax
@@ -30,8 +30,8 @@ def reverse_kl(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
 def jsd(outputs: Outputs, *, beta: float = 0.5, other: str = "teacher") -> jax.Array:
     """Generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649, eq. 1).
 
-    ``beta`` is the teacher's share of the mixture and must lie inside (0, 1): at the ends
-    the divergence itself vanishes; use ``forward_kl`` or ``reverse_kl`` there.
+    ``beta`` is the teacher's share of the mixture and must lie inside (0, 1): at the
+    ends the divergence itself vanishes; use ``forward_kl`` or ``reverse_kl`` there.
     """
     return divergences.jsd(outputs.logits["student"], outputs.logits[other], beta=beta)
 
@@ -104,8 +104,9 @@ def policy_gradient(
     L = -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), with
     rho = student(y) / behavior(y). Without an ``advantage`` in the term,
     A = stop_gradient(log other(y) - log student(y)) under the current student (vanilla
-    on-policy distillation; StableOPD, arXiv:2604.08527). With ``advantage`` the term's own
-    is used, as computed at scoring time. clip_low=1 and clip_high=inf switch clipping off.
+    on-policy distillation; StableOPD, arXiv:2604.08527). With ``advantage`` the term's
+    own is used, as computed at scoring time. clip_low=1 and clip_high=inf switch
+    clipping off.
     """
     logp, log_other = _sampled(outputs, other)
     advantage = log_other - logp if outputs.advantage is None else outputs.advantage

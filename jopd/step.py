@@ -128,7 +128,8 @@ def make_update(
     """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
 
     ``accumulate`` splits the rows into that many micro-batches; weights are normalised
-    already, so their gradients simply add up. ``parts`` are per-token numbers ``[B, T]``.
+    already, so their gradients simply add up. ``parts`` are per-token numbers ``[B,
+    T]``.
     """
 
     def loss_of(params, frozen, coefs, rows):
@@ -190,7 +191,8 @@ def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
 def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: Shape):
     """``(params, batch) -> f32[B, T]``: log-probs as sampling would have recorded them.
 
-    The trainer's side of the sampler check: same filters, full forward instead of cache.
+    The trainer's side of the sampler check: same filters, full forward instead of
+    cache.
     """
 
     @jax.jit

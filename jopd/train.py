@@ -143,8 +143,8 @@ class CompileCounter:
 def run(config, directory) -> dict:
     """Trains as ``config`` says, leaving everything in ``directory``.
 
-    Running it again with the same arguments continues from the newest checkpoint, bit for
-    bit as if it had not stopped (on the same devices).
+    Running it again with the same arguments continues from the newest checkpoint, bit
+    for bit as if it had not stopped (on the same devices).
 
     Returns:
       The summary, also in ``summary.json``; after SIGTERM ``{"interrupted": step}``.
@@ -175,8 +175,8 @@ def run(config, directory) -> dict:
 class Run(NamedTuple):
     """What the loop holds on to; ``held`` and ``record`` change from step to step.
 
-    ``held`` is what a checkpoint stores: train state and replay buffer. ``record`` is what
-    travels with it as JSON: numbers that a resumed run could not know.
+    ``held`` is what a checkpoint stores: train state and replay buffer. ``record`` is
+    what travels with it as JSON: numbers that a resumed run could not know.
     """
 
     directory: Path

@@ -1,8 +1,8 @@
 """Where and how much a term counts: ``Scores -> f32[B, T]``, never differentiated.
 
-The same signature serves advantages (``Term.advantage``): a per-token number computed at
-scoring time that a policy-gradient signal multiplies. Functions here need not mask or
-stop gradients; ``objective.weigh`` does both.
+The same signature serves advantages (``Term.advantage``): a per-token number computed
+at scoring time that a policy-gradient signal multiplies. Functions here need not mask
+or stop gradients; ``objective.weigh`` does both.
 """
 
 import jax

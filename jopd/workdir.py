@@ -36,7 +36,8 @@ def prepare(workdir: Path, config: dict) -> None:
     """Makes ``workdir`` ready for ``config``, or for continuing it.
 
     Raises:
-      ValueError: the directory cannot be written, holds files that are not a run's, holds
+      ValueError: the directory cannot be written, holds files that are not a run's,
+      holds
         a run of another config, or holds a run while ``resume`` is False.
     """
     try:

@@ -22,7 +22,7 @@ def student_and_teacher():
 
 
 def log_p_of_all(logits):
-    """Log-probability of each of the five tokens: what a sample of each would record."""
+    """Log-probability of each of the five tokens, as a sample of each records it."""
     return divergences.log_prob(jnp.broadcast_to(logits, (5, 5)), jnp.asarray(TOKENS))
 
 

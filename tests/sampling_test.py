@@ -27,7 +27,7 @@ def rows(seed, shape, scale=2.0):
 
 
 def filtered_oracle(logits, f):
-    """Which tokens survive, one row, by sorting in float64: temperature, k, p, min-p."""
+    """One row in float64, by sorting: temperature, top-k, top-p, min-p."""
     logits = np.asarray(logits, np.float64)
     if f.temperature == 0:
         return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
@@ -56,7 +56,7 @@ def frequencies(logits, n, sampler=sampling.sample, uniforms=None):
     uniforms = grid(n) if uniforms is None else uniforms
     tiled = jnp.broadcast_to(jnp.asarray(logits), (n, len(logits)))
     tokens = np.asarray(jax.jit(sampler)(uniforms, tiled))
-    assert tokens.dtype == np.int32 and (0 <= tokens).all()
+    assert tokens.dtype == np.int32 and (tokens >= 0).all()
     assert (tokens < len(logits)).all()
     return np.bincount(tokens, minlength=len(logits))
 
@@ -88,6 +88,15 @@ def test_sample_is_the_first_token_whose_cumulative_mass_exceeds_u(vocabulary):
     expected = (cumulative <= uniforms[:, None]).sum(-1)
     tokens = sampling.sample(jnp.asarray(uniforms), jnp.asarray(logits))
     np.testing.assert_array_equal(tokens, expected)
+
+
+def test_a_uniform_on_a_boundary_goes_up():
+    # Four, and 256, equal tokens: boundaries at exact multiples in float32.
+    for vocabulary in (4, 256):
+        uniforms = jnp.arange(vocabulary, dtype=jnp.float32) / vocabulary
+        logits = jnp.zeros((vocabulary, vocabulary))
+        tokens = sampling.sample(uniforms, logits)
+        np.testing.assert_array_equal(tokens, np.arange(vocabulary))
 
 
 @pytest.mark.parametrize("vocabulary", [5, 300])

@@ -32,7 +32,11 @@ TERMS = (
 )
 COEFS = {"opd": 1.0, "gold": 0.5, "kl": 0.2}
 SHAPE = step.Shape(tiny.VOCABULARY, chunk_tokens=10)
-OPTIMIZER = optimizer.build("adamw", optimizer.schedule("constant", 1e-2, steps=10))
+# A large eps: with a small one Adam's first update is the sign of the gradient, which
+# rounding decides where the gradient is all but zero.
+OPTIMIZER = optimizer.build(
+    "adamw", optimizer.schedule("constant", 1e-2, steps=10), eps=1e-2
+)
 
 
 def models(**changes) -> dict:
@@ -81,9 +85,9 @@ def same(got, want, tolerance):
     )
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_micro_batches_give_the_same_update(whole, accumulate):
-    state, metrics, parts = one_step(fresh(), accumulate)
+def test_micro_batches_give_the_same_update(whole):
+    """4 here; 2 below, on a mesh."""
+    state, metrics, parts = one_step(fresh(), 4)
     same(metrics, whole[1], 1e-6)
     same(state.params, whole[0].params, 1e-6)
     mask_BT = np.asarray(fresh()[2].mask_BT)
@@ -119,10 +123,10 @@ def test_a_mesh_gives_the_same_update(whole, accumulate, sizes):
 def test_golden(whole):
     """Numbers of one update, written down on jax 0.10 on a CPU.
 
-    They may change when the loss, its normalisers, the tiny model's initialisation or the
-    optimizer change on purpose: print the metrics, say in the commit what moved them and
-    why the new ones are right, and paste them here. A change that is meant to keep the
-    numbers (speed, memory, sharding, structure) must not touch this table.
+    They may change when the loss, its normalisers, the initialisation of the model or
+    the optimizer change on purpose: print the metrics, say in the commit what moved
+    them and why the new ones are right, and paste them here. A change that is meant to
+    keep the numbers (speed, memory, sharding, structure) must not touch this table.
     """
     state, metrics, parts = whole
     mask_BT = np.asarray(fresh()[2].mask_BT)
@@ -130,6 +134,7 @@ def test_golden(whole):
     for name in ("logp/student", "logp/teacher", "entropy/student", "kl/reverse"):
         got[name] = float(parts[name][mask_BT].mean())
     got["params"] = float(optax.tree.norm(state.params))
+    print(got)
     assert got == pytest.approx(GOLDEN, rel=2e-5)
     assert set(got) == set(GOLDEN)
 

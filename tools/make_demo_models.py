@@ -2,8 +2,8 @@
 
     python tools/make_demo_models.py --out=jopd/assets
 
-Both start from random weights and are trained by ``configs/sft.py``: the teacher until it
-solves the task, the student only until it begins to.
+Both start from random weights and are trained by ``configs/sft.py``: the teacher until
+it solves the task, the student only until it begins to.
 """
 
 import runpy

@@ -178,13 +178,13 @@ def _rotate(x_BTKH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Ar
 
 
 def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.Array:
-    """Grouped softmax attention of ``[B, T, Kh, G, H]`` over the segments' slots.
+    """Grouped softmax attention of ``[B, Kh, G, T, H]`` over the segments' slots.
 
     The segments (cache, new tokens) share one softmax without being joined in memory.
     A query that sees nothing averages everything: finite, and so is its gradient.
     """
     scores = [
-        jnp.einsum("btkgh,bkhs->bkgts", q, k, preferred_element_type=jnp.float32)
+        jnp.einsum("bkgth,bkhs->bkgts", q, k, preferred_element_type=jnp.float32)
         for k, _ in segments
     ]
     scores = jnp.concatenate(scores, axis=-1) * q.shape[-1] ** -0.5
@@ -192,7 +192,7 @@ def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     ends = np.cumsum([v.shape[-2] for _, v in segments])
     read = [
-        jnp.einsum("bkgts,bksh->btkgh", p, v)
+        jnp.einsum("bkgts,bksh->bkgth", p, v)
         for p, (_, v) in zip(jnp.split(probs, ends[:-1], -1), segments, strict=True)
     ]
     return sum(read[1:], start=read[0])
@@ -219,10 +219,11 @@ class Layer(nn.Module):
             q, k = self.norm("q_norm", q), self.norm("k_norm", k)
         q, k = _rotate(q, cos_BTH, sin_BTH), _rotate(k, cos_BTH, sin_BTH)
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
+        q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
         segments = [new] if cache is None else [cache, new]
         read = _attention(q, segments, distance_BTS < window)
-        read = read.reshape(batch, length, -1)
+        read = jnp.moveaxis(read, 3, 1).reshape(batch, length, -1)
         x_BTD = x_BTD + self.linear("o", read, c.width, c.o_bias)
 
         h = self.norm("mlp_norm", x_BTD)
