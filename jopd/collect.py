@@ -42,6 +42,12 @@ class Mix(NamedTuple):
     def buffered(self) -> bool:
         return self.replayed > 0 or self.updates_per_rollout > 1
 
+    @property
+    def least_capacity(self) -> int:
+        """Rows the buffer must hold: all that enter it, or leave it, at one time."""
+        reused = self.fresh * (self.updates_per_rollout > 1)
+        return max(self.fresh, self.replayed + reused)
+
 
 class Collected(NamedTuple):
     """The batch of one update, and the fresh rollouts as they were sampled (or None)."""
@@ -164,7 +170,7 @@ def empty_buffer(mix: Mix, width: int) -> replay.Buffer | None:
         ),
         reward_B=jnp.zeros(1, jnp.float32),
     )
-    capacity = mix.capacity or max(mix.fresh, 8 * mix.replayed)
+    capacity = mix.capacity or max(mix.least_capacity, 8 * mix.replayed)
     return replay.init(capacity, like)
 
 
@@ -188,14 +194,15 @@ def make_collect(
     length_buckets: tuple[int, ...],
     max_new_tokens: int,
     place: Callable[[Batch], Batch],
+    replicate: Callable[[replay.Buffer], replay.Buffer] = lambda kept: kept,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
-    ``place`` puts a finished batch on the devices. All randomness is a function of
+    ``place`` puts a finished batch on the devices, ``replicate`` the buffer. All randomness is a function of
     ``seed`` and ``step``, so a resumed run collects what the uninterrupted one would.
     """
     width = length_buckets[-1]
-    prompts = max(mix.fresh, mix.gold) // mix.group_size
+    prompts = mix.fresh // mix.group_size
     golden = functools.partial(gold_batch, dataset, width=width)
 
     def fresh_rows(params, ids, key) -> Batch:
@@ -218,7 +225,10 @@ def make_collect(
     def collect(params, buffer, step: int):
         started = time.perf_counter()
         ids = data.order(
-            step, prompts_per_step=prompts, size=len(dataset.prompts), seed=seed
+            step,
+            prompts_per_step=max(prompts, mix.gold, 1),
+            size=len(dataset.prompts),
+            seed=seed,
         )
         key = jax.random.fold_in(jax.random.key(seed), step)
         fresh, parts = None, []
@@ -234,7 +244,7 @@ def make_collect(
         else:
             reused = step % mix.updates_per_rollout != 0
             if not reused:
-                fresh = fresh_rows(params, ids, jax.random.fold_in(key, 0))
+                fresh = fresh_rows(params, ids[:prompts], jax.random.fold_in(key, 0))
                 parts.append(fresh)
             drawn = mix.replayed + mix.fresh * reused
             if drawn:
@@ -249,7 +259,8 @@ def make_collect(
             if mix.gold:
                 parts.append(golden(ids, count=mix.gold))
         if buffer is not None:
-            buffer = replay.tick(buffer if fresh is None else replay.add(buffer, fresh))
+            buffer = buffer if fresh is None else replay.add(buffer, fresh)
+            buffer = replicate(replay.tick(buffer))
         batch = place(trim(stack(parts), length_buckets))
         return buffer, Collected(batch, fresh, time.perf_counter() - started)
 

@@ -27,7 +27,7 @@ def base_config() -> ConfigDict:
         {
             "path": "demo:student",  # HF directory, hub id, or demo:student|teacher
             "dtype": "float32",  # compute dtype; master weights stay float32
-            "remat": False,  # recompute layers in the backward pass to save memory
+            "remat": True,  # recompute layers in the backward pass; saves memory
         }
     )
     c.teacher = ConfigDict({"path": "demo:teacher", "dtype": "float32"})
@@ -146,7 +146,12 @@ def base_config() -> ConfigDict:
     )
     c.export = ConfigDict({"enabled": True})  # Hugging Face directory at the end
     c.compilation_cache = True  # persistent, in the user's cache folder
-    c.jax_debug_nans = False
+    c.jax_debug_nans = False  # stop at the operation that makes the first NaN; slow
+    # A misspelt key is an error where it is written; terms and template arguments are
+    # the only places for new names.
+    c.lock()
+    for free in (c.loss, c.data.student_template_kwargs, c.data.teacher_template_kwargs):
+        free.unlock()
     return c
 
 
@@ -306,8 +311,11 @@ def _at_least(config: ConfigDict, key: str, low) -> None:
         raise ValueError(f"{key}={value} must be at least {low}")
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, *, train: bool = True) -> None:
     """Rejects what cannot work, with the reason, before any model is loaded.
+
+    Args:
+      train: False for evaluation only: a model may then be compared with itself.
 
     Raises:
       ValueError: names the key, its value and what to use instead.
@@ -329,7 +337,8 @@ def validate(config: ConfigDict) -> None:
         rewards.resolve(config.eval.verifier)
     _check_ranges(config)
     _check_mix(config, terms)
-    _check_teacher(config, terms)
+    if train:
+        _check_teacher(config, terms)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -344,12 +353,34 @@ def _check_ranges(config: ConfigDict) -> None:
         "eval.prompts",
         "mix.updates_per_rollout",
         "data.max_prompt_tokens",
+        "data.eval_rows",
+        "log.every_steps",
+        "checkpoint.keep_last",
+        "repetition.ngram",
     ):
         _at_least(config, key, 1)
-    for key in ("rollout.temperature", "rollout.top_k", "rollout.min_p"):
+    for key in (
+        "seed",
+        "rollout.temperature",
+        "rollout.top_k",
+        "rollout.min_p",
+        "eval.temperature",
+        "eval.batch_rows",
+        "eval.every_steps",
+        "checkpoint.every_steps",
+        "checkpoint.keep_best",
+        "mix.capacity",
+        "mix.max_age_steps",
+        "optimizer.learning_rate",
+        "optimizer.warmup_steps",
+        "optimizer.clip_norm",
+    ):
         _at_least(config, key, 0)
-    if not 0 < config.rollout.top_p <= 1:
-        raise ValueError(f"rollout.top_p={config.rollout.top_p} must be in (0, 1]")
+    for section in ("rollout", "eval"):
+        if not 0 < config[section].top_p <= 1:
+            raise ValueError(
+                f"{section}.top_p={config[section].top_p} must be in (0, 1]"
+            )
     if config.objective.temperature <= 0:
         raise ValueError(
             f"objective.temperature={config.objective.temperature} must be above 0"

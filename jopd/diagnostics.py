@@ -53,7 +53,7 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
     gold_BT = mask_BT & (source_BT == GOLD)
     if "logp/student" in parts and gold_BT.any():
         found["gold/nll"] = -mean(parts["logp/student"], gold_BT)
-    if "logp/teacher" in parts:
+    if "logp/teacher" in parts and counted_BT.any():
         advantage_BT = parts["logp/teacher"] - parts["logp/student"]
         repeated_BT = np.asarray(
             statistics.repeated_tokens(

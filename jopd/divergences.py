@@ -51,7 +51,7 @@ def jsd(
     beta: float,
     normalize: bool = False,
 ) -> jax.Array:
-    """Generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649, section 2).
+    """Generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649).
 
         beta KL(T || M) + (1 - beta) KL(S || M),    M = beta T + (1 - beta) S
 

@@ -93,9 +93,8 @@ def clipped_surrogate(
 
     f32[...] three times -> f32[...]. A is a constant. No gradient once r > 1 +
     clip_high with A > 0, or r < 1 - clip_low with A < 0: a token is not pushed further
-    than that from the policy that drew it. ``dual_clip`` = c (arXiv:1912.09729,
-    equation 5) also bounds the objective below by ``c A`` where A < 0, cutting the
-    gradient at r > c.
+    than that from the policy that drew it. ``dual_clip`` = c (arXiv:1912.09729) also
+    bounds the objective below by ``c A`` where A < 0, cutting the gradient at r > c.
 
     Limits: at r = 1 value ``-A`` and the gradient of ``score_function``; clip_low=1
     with clip_high=inf is the unclipped importance-weighted loss. Raises ValueError
@@ -121,7 +120,8 @@ def _check_clips(clip_low: float, clip_high: float, dual_clip: float | None) -> 
     if not 0.0 <= clip_low <= 1.0 or not clip_high >= 0.0:
         raise ValueError(
             f"clip_low={clip_low}, clip_high={clip_high}: both are distances from "
-            "ratio 1; use 0 <= clip_low <= 1 and clip_high >= 0 (1 and inf switch them off)"
+            "ratio 1; use 0 <= clip_low <= 1 and clip_high >= 0 (1 and inf switch them "
+            "off)"
         )
     if dual_clip is not None and not 1.0 < dual_clip < math.inf:
         raise ValueError(

@@ -164,6 +164,8 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
     start, end = int(rollout.prompt_length_B[row]), int(rollout.length_B[row])
     index = int(rollout.group_B[row])
     answer, text = dataset.answers[index], group.texts[row]
+    finished = bool(rollout.finished_B[row])
+    right = None if verifier is None else float(verifier(text, answer)) * finished
     logps = {
         f"{name}_logp": [
             round(float(value), 4)
@@ -181,8 +183,8 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
             for token in rollout.tokens_BT[row, start:end]
         ],
         **logps,
-        "finished": bool(rollout.finished_B[row]),
-        "reward": None if verifier is None else float(verifier(text, answer)),
+        "finished": finished,
+        "reward": right,
         "answer": answer,
     }
 
@@ -196,10 +198,10 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     config.student.path = flags.FLAGS.model
     try:
-        e = experiment.build(config)
+        e = experiment.build(config, train=False)
         console.startup(experiment.summary_rows(e))
         found, _ = experiment.make_evaluate(e)(e.params)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         console.error(error)
         sys.exit(1)
     console.evaluation(found)

@@ -107,7 +107,7 @@ def read_data(config, tokenizer) -> tuple[data.Dataset, data.Dataset]:
         rows = read(c.path, split=c.split, limit=c.size or None)
         keep = max(len(rows) - c.eval_rows, len(rows) // 2)
         train, held = rows[:keep], rows[keep:]
-        if not held:
+        if not train or not held:
             raise ValueError(
                 f"{c.path} has {len(rows)} rows: too few to hold any out for evaluation; "
                 f"give data.eval_path"
@@ -122,21 +122,37 @@ def auto_buckets(longest: int, step: int) -> tuple[int, ...]:
     return (half, full) if full > 4 * step else (full,)
 
 
-def pick_verifier(config, dataset: data.Dataset):
-    """The verifier of a config; "auto" follows the data, None where nothing fits."""
-    name = config.eval.verifier
-    if name == "none":
-        return None
-    if name == "auto":
-        if not any(answer is not None for answer in dataset.answers):
-            return None
-        name = "arithmetic" if config.data.path.startswith("task:") else "math"
-    if not any(answer is not None for answer in dataset.answers):
+def pick_prompt_buckets(config, longest: int) -> tuple[int, ...]:
+    """The padded prompt lengths of a config, ascending, or ones that fit the data."""
+    asked = tuple(sorted(config.rollout.prompt_buckets))
+    if asked and asked[-1] < longest:
         raise ValueError(
-            f"eval.verifier={name!r} needs answers, and column "
-            f"{config.data.answer_column!r} of {config.data.path} gives none; name the "
-            f"column in data.answer_column or set eval.verifier='none'"
+            f"rollout.prompt_buckets={asked}: a prompt has {longest} tokens; add a "
+            f"bucket of at least {longest} or lower data.max_prompt_tokens"
         )
+    return asked or auto_buckets(longest, 8)
+
+
+def pick_verifier(config, *datasets: data.Dataset):
+    """The verifier of a config; "auto" follows the data, None where no row has an answer.
+
+    Raises:
+      ValueError: a row lacks an answer; every row is verified, in training too.
+    """
+    name = config.eval.verifier
+    answers = [answer for dataset in datasets for answer in dataset.answers]
+    lacking = sum(answer is None for answer in answers)
+    if name == "none" or (name == "auto" and lacking == len(answers)):
+        return None
+    if lacking:
+        column = config.data.answer_column or "answer"
+        raise ValueError(
+            f"eval.verifier={name!r} needs answers, and column {column!r} of "
+            f"{config.data.path} gives none in {lacking:,} of {len(answers):,} rows; "
+            f"name the column in data.answer_column or set eval.verifier='none'"
+        )
+    if name == "auto":
+        name = "arithmetic" if config.data.path.startswith("task:") else "math"
     return rewards.resolve(name)
 
 
@@ -163,6 +179,12 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
             f"x optimizer.accumulate={config.optimizer.accumulate}; change "
             f"rollout.prompts_per_step, rollout.group_size or the shares in mix to give "
             f"{mix.rows + -mix.rows % parts} rows"
+        )
+    if mix.buffered and 0 < mix.capacity < mix.least_capacity:
+        raise ValueError(
+            f"mix.capacity={mix.capacity} rows is too small for {mix.fresh} fresh and "
+            f"{mix.replayed} replayed rows per update; use at least "
+            f"{mix.least_capacity}, or 0 to have it chosen"
         )
     if mix.fresh % devices:
         raise ValueError(
@@ -211,10 +233,11 @@ def build(config, *, train: bool = True) -> Experiment:
       config: a locked ``ConfigDict``.
       train: False for evaluation only, which needs no terms to be trainable.
     """
-    configs.validate(config)
+    configs.validate(config, train=train)
     mesh = sharding.make_mesh(**config.mesh)
     mix = make_mix(config)
-    check_rows(config, mesh, mix)
+    if train:
+        check_rows(config, mesh, mix)
     paths = {"student": model_path(config.student.path)}
     if config.teacher.path:
         paths["teacher"] = model_path(config.teacher.path)
@@ -226,10 +249,11 @@ def build(config, *, train: bool = True) -> Experiment:
     notes = check_tokenizers(tokenizer, paths)
     columns, note = shared_vocabulary(shapes, tokenizer)
     train_data, held = read_data(config, tokenizer)
-    check_gold(config, mix, train_data)
-    verifier = pick_verifier(config, held)
+    if train:
+        check_gold(config, mix, train_data)
+    verifier = pick_verifier(config, train_data, held)
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
-    prompt_buckets = tuple(config.rollout.prompt_buckets) or auto_buckets(longest, 16)
+    prompt_buckets = pick_prompt_buckets(config, longest)
     total = prompt_buckets[-1] + config.rollout.max_new_tokens
     check_positions(shapes, total)
     models, loaded = {}, {}
@@ -262,7 +286,7 @@ def build(config, *, train: bool = True) -> Experiment:
         verifier=verifier,
         mix=mix,
         prompt_buckets=prompt_buckets,
-        length_buckets=auto_buckets(total, 16),
+        length_buckets=auto_buckets(total, 8),
         stop_ids=stop_ids(config, tokenizer),
         generator=pick_generator(config, mesh),
         notes=notes + note,
@@ -335,6 +359,14 @@ def make_generate(experiment: Experiment, filters: sampling.Filter):
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
 
 
+def evaluation_rows(e: Experiment) -> int:
+    """Rows generated at one time, as many as are needed and divisible by devices."""
+    c, devices = e.config.eval, e.mesh.devices.size
+    asked = c.batch_rows or e.mix.fresh or e.mix.rows
+    rows = min(asked, c.k * min(c.prompts, len(e.held.prompts)))
+    return rows + -rows % devices
+
+
 def make_evaluate(e: Experiment):
     """``(params, frozen) -> (numbers, samples)`` with the settings of ``config.eval``."""
     c = e.config
@@ -351,7 +383,7 @@ def make_evaluate(e: Experiment):
         repetition=repetition_test(e),
         prompts=c.eval.prompts,
         k=c.eval.k,
-        batch_rows=c.eval.batch_rows or e.mix.fresh or e.mix.rows,
+        batch_rows=evaluation_rows(e),
         buckets=e.prompt_buckets[-1:],
         limit=c.rollout.max_new_tokens,
         seed=c.seed,

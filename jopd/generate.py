@@ -39,8 +39,7 @@ def sample(
 
     Raises:
       ValueError, FileNotFoundError: the model or its tokenizer cannot be read, or
-      prompt
-        and continuation do not fit its positions.
+        prompt and continuation do not fit its positions.
     """
     import dataclasses
 
@@ -56,12 +55,18 @@ def sample(
     dataset = data.encode(
         examples,
         tokenizer,
-        max_prompt_tokens=max(shape.max_positions - max_new_tokens, 1),
+        max_prompt_tokens=shape.max_positions,
         max_response_tokens=max_new_tokens,
         chat_template=chat,
     )
-    _, params = hf.load(path, dtype=dtype)
     longest = max(len(prompt) for prompt in dataset.prompts)
+    if longest + max_new_tokens > shape.max_positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed "
+            f"the {shape.max_positions} positions of {path}; use at most "
+            f"--max_new_tokens={max(shape.max_positions - longest, 0)} or a shorter prompt"
+        )
+    _, params = hf.load(path, dtype=dtype)
     asked = collect.ask(
         dataset,
         list(range(len(prompts))),
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> None:
             chat=f.chat,
             dtype=f.dtype,
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         console.error(error)
         sys.exit(1)
     for prompt, texts in zip(f.prompt, found):

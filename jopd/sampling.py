@@ -99,7 +99,7 @@ def sample(uniform_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
     f32[B] in [0, 1), f32[B, V] -> i32[B]. Never a token of probability 0 (logit -inf).
     Exact up to the grid of the uniform: 2^-23 per token. The search is in two levels,
     blocks of 128 tokens and then one block, which reads the row once; a Gumbel draw at
-    V = 151936 costs about 16 times as much on a CPU. Rows without a finite logit have
+    V = 151936 costs over ten times as much on a CPU. Rows without a finite logit have
     no distribution; what comes back for them is some index below V.
     """
     return _sample(uniform_B, logits_BV)[0]

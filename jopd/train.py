@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jopd import collect, console, diagnostics, metrics, report
+from jopd import collect, console, diagnostics, evaluate, metrics, report
 from jopd import config as configs
 from jopd import experiment as experiments
 from jopd import sampling, sharding, step, workdir
@@ -49,6 +50,7 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
             length_buckets=e.length_buckets,
             max_new_tokens=c.rollout.max_new_tokens,
             place=place,
+            replicate=lambda kept: jax.device_put(kept, sharding.replicated(e.mesh)),
         ),
         prepare=step.make_prepare(
             models, e.terms, e.shape, accumulate=c.optimizer.accumulate
@@ -159,8 +161,13 @@ def run(config, directory) -> dict:
     workdir.prepare(directory, config.to_dict())
     if config.compilation_cache:
         workdir.use_compilation_cache()
-    with Interrupt() as interrupt, CompileCounter() as compiled:
+    with (
+        Interrupt() as interrupt,
+        CompileCounter() as compiled,
+        jax.debug_nans(config.jax_debug_nans),
+    ):
         e = experiments.build(config)
+        workdir.write_config(directory, config.to_dict())
         console.startup(experiments.summary_rows(e))
         for note in e.notes:
             console.warn(note)
@@ -194,7 +201,11 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
     learning_rate, transform = configs.build_optimizer(c)
     held = {
         "train": first_state(e, transform),
-        "buffer": collect.empty_buffer(e.mix, e.length_buckets[-1]),
+        # Placed, so that a restored buffer lies where an uninterrupted run has it.
+        "buffer": jax.device_put(
+            collect.empty_buffer(e.mix, e.length_buckets[-1]),
+            sharding.replicated(e.mesh),
+        ),
     }
     record = {"tokens_sampled": 0, "wall_seconds": 0.0}
     saver = Checkpointer(
@@ -207,7 +218,12 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
         at, held, record = restored
         console.say(f"resumed from step {at}")
     at = int(held["train"].step)
-    workdir.cut_samples(directory, after=at)
+    if at > c.steps:
+        raise ValueError(
+            f"workdir {directory} is at step {at} already, past steps={c.steps}; raise "
+            f"steps or choose another with --workdir=DIR"
+        )
+    workdir.cut_samples(directory, after=at, started=restored is not None)
     writer = metrics.open_writers(
         directory,
         last_step=at,
@@ -247,14 +263,14 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             record.setdefault("seconds_to_first_step", time.perf_counter() - began)
             record["tokens_sampled"] += tokens_in(got.fresh)
 
-            if (at + 1) % c.log.every_steps == 0 or at + 1 == c.steps:
+            due = (at + 1) % c.log.every_steps == 0 or at + 1 == c.steps
+            if due:
                 logged |= {f"coef/{name}": value for name, value in coefs.items()}
                 logged["optim/learning_rate"] = float(run.learning_rate(at))
                 logged |= describe(e, got, parts)
                 seconds = time.perf_counter() - clock
                 logged["speed/seconds_step"] = seconds
                 logged["speed/tokens_per_second"] = tokens_in(got.fresh) / seconds
-                run.writer.write(at + 1, logged)
             progress.update(at + 1, logged)
             record["wall_seconds"] = spent + time.perf_counter() - began
             evaluated = None
@@ -263,7 +279,12 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
                 and (at + 1) % c.eval.every_steps == 0 < c.steps - at - 1
             ):
                 evaluated = measure(e, run, at + 1, "train")
-                run.writer.write(at + 1, evaluation_metrics(evaluated))
+                logged |= evaluation_metrics(evaluated)
+            if due or evaluated is not None:
+                run.writer.write(at + 1, logged)
+            kept = c.log.samples_every_steps
+            if kept and (at + 1) % kept == 0 and got.fresh is not None:
+                keep_rollouts(e, run, at + 1, got.fresh, parts)
             if c.checkpoint.every_steps and (at + 1) % c.checkpoint.every_steps == 0:
                 run.saver.save(at + 1, held, record, metric=goodness(evaluated))
     reached = int(held["train"].step)
@@ -314,6 +335,23 @@ def measure(e, run: Run, at: int, phase: str) -> dict:
     found, samples = run.stages.evaluate(run.held["train"].params)
     workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
     return found
+
+
+def keep_rollouts(e, run: Run, at: int, fresh, parts: dict) -> None:
+    """Adds a few of an update's rollouts to ``samples.jsonl``."""
+    group = evaluate.Rolled(
+        jax.tree.map(np.asarray, fresh),
+        collect.responses(e.tokenizer, fresh.rollout),
+        # Fresh rows come first in a batch, so theirs are the first rows of the parts.
+        {key: np.asarray(parts[key]) for key in parts if key.startswith("logp/")},
+        len(fresh.reward_B),
+    )
+    count = min(e.config.eval.save_samples, group.count)
+    rows = [
+        evaluate.sample_row(group, row, e.train, e.tokenizer, e.verifier)
+        for row in range(count)
+    ]
+    workdir.append_samples(run.directory / "samples.jsonl", at, "rollout", rows)
 
 
 def evaluation_metrics(found: dict) -> dict:

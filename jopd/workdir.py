@@ -33,12 +33,14 @@ def flatten(config: dict, prefix: str = "") -> dict:
 
 
 def prepare(workdir: Path, config: dict) -> None:
-    """Makes ``workdir`` ready for ``config``, or for continuing it.
+    """Checks that ``workdir`` can take a run of ``config``, or go on with it.
+
+    Leaves no file: what fails before training must not stand in the way of the next
+    try. ``write_config`` comes once everything is loaded.
 
     Raises:
-      ValueError: the directory cannot be written, holds files that are not a run's,
-      holds
-        a run of another config, or holds a run while ``resume`` is False.
+      ValueError: the directory cannot be written, holds files that are not a run's, a
+        run of another config, or a run while ``resume`` is False.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,11 @@ def prepare(workdir: Path, config: dict) -> None:
             f"workdir {workdir} is not empty and holds no run of jopd (no config.json); "
             f"choose another with --workdir=DIR"
         )
-    write_json(path, config)
+
+
+def write_config(workdir: Path, config: dict) -> None:
+    """From here on ``workdir`` belongs to ``config``."""
+    write_json(workdir / "config.json", config)
 
 
 def _check_same(workdir: Path, before: dict, now: dict) -> None:
@@ -117,11 +123,19 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def cut_samples(directory: Path, *, after: int) -> None:
-    """Drops samples of steps past the one a run resumes from; they will come again."""
+def cut_samples(directory: Path, *, after: int, started: bool) -> None:
+    """Drops the samples that a resumed run writes again.
+
+    Those are of later steps, of the final evaluation, and all of them where the run
+    was not ``started``, i.e. has no checkpoint to tell that it was evaluated before.
+    """
     path = directory / "samples.jsonl"
     if path.exists():
-        kept = [row for row in metrics.read(path) if row["step"] <= after]
+        kept = [
+            row
+            for row in metrics.read(path)
+            if started and row["step"] <= after and row["phase"] != "after"
+        ]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         metrics.write_atomically(path, text)
 

@@ -25,7 +25,7 @@ TERMS = (
     Term(
         "kl",
         signals.reverse_kl,
-        (functools.partial(weights.entropy_above, threshold=0.5),),
+        (functools.partial(weights.entropy_above, threshold=2.0),),
         source="any",
         normalizer="weights",
     ),

@@ -27,11 +27,15 @@ def config(**changes) -> decoder.DecoderConfig:
 
 
 def params(shape: decoder.DecoderConfig, seed: int, scale: float = 0.3):
-    """Parameters far enough from 0 that logits differ."""
-    leaves, tree = jax.tree.flatten(decoder.init(shape, jax.random.key(seed)))
-    keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))
-    moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return jax.tree.unflatten(tree, moved)
+    """Random parameters of some size, so that logits differ; nothing to compile."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: decoder.init(shape, jax.random.key(0)))
+
+    def draw(path, leaf):
+        centre = 1.0 if "norm" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(rng.normal(centre, scale, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY):

@@ -25,8 +25,8 @@ SHAPES = {
     "student": dict(width=64, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=160),
 }
 RECIPES = {
-    "teacher": dict(steps=1500, learning_rate=3e-3, prompts=16, size=40_000),
-    "student": dict(steps=600, learning_rate=3e-3, prompts=16, size=20_000),
+    "teacher": dict(steps=800, learning_rate=3e-3, prompts=16, size=40_000),
+    "student": dict(steps=550, learning_rate=3e-3, prompts=16, size=20_000),
 }
 
 

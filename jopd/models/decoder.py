@@ -234,11 +234,13 @@ class Layer(nn.Module):
 
     def linear(self, name: str, x: jax.Array, out: int, bias: bool = False):
         kernel = self.param(name, _NORMAL, (x.shape[-1], out))
-        y = x @ kernel.astype(x.dtype)
+        # As one matrix of rows: XLA's CPU backend is a third slower on gradients of a
+        # product with two batch dimensions. Elsewhere it makes no difference.
+        y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
         if bias:
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (out,))
-            y += bias.astype(x.dtype)[None, None]
-        return y
+            y += bias.astype(x.dtype)[None]
+        return y.reshape(*x.shape[:-1], out)
 
     def norm(self, name: str, x: jax.Array):
         scale = self.param(name, nn.initializers.ones, (x.shape[-1],))

@@ -1,0 +1,24 @@
+"""StableOPD on a text file of short stories: real pretrained models, no verifier.
+
+    python -m jopd.main --config=configs/stories.py --config.student.path=STUDENT \\
+        --config.teacher.path=TEACHER --config.data.path=STORIES.txt
+
+Prompts are the first 16 tokens of each document, gold is how it goes on. The models are base
+language models that never end, so every rollout has its full length. Method: StableOPD
+(arXiv:2604.08527), as in configs/stableopd.py.
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "stories"
+    c.steps = 600
+    c.data.size = 0  # the whole file
+    c.data.eval_rows = 64
+    c.data.prefix_tokens = 16
+    c.rollout.prompts_per_step, c.rollout.group_size = 32, 1
+    c.rollout.max_new_tokens = 128
+    c.rollout.ignore_eos = True
+    return c

@@ -1,0 +1,95 @@
+"""Schedules by their formula, optimizers by one update."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jopd import optimizer
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+def test_schedules(name, warmup):
+    peak, end, steps = 0.3, 0.03, 20
+    schedule = optimizer.schedule(name, peak, steps=steps, warmup_steps=warmup, end=end)
+    for at in range(steps + 5):
+        share = min(max(at - warmup, 0) / (steps - warmup), 1)
+        want = {
+            "constant": peak,
+            "linear": peak + share * (end - peak),
+            "cosine": end + (peak - end) * (1 + math.cos(math.pi * share)) / 2,
+        }[name]
+        if at < warmup:
+            want = peak * at / warmup
+        assert float(schedule(at)) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_schedule_may_be_all_warm_up_or_zero():
+    assert float(optimizer.schedule("linear", 1.0, steps=3, warmup_steps=3)(3)) == 1
+    assert float(optimizer.schedule("cosine", 0.0, steps=3)(1)) == 0
+
+
+def first_update(transform, grads):
+    params = {"w": jnp.asarray([1.0, -2.0, 0.5])}
+    updates, _ = transform.update({"w": grads}, transform.init(params), params)
+    return np.asarray(updates["w"])
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_every_optimizer_descends(name):
+    transform = optimizer.build(name, optax.constant_schedule(0.1), clip_norm=0.0)
+    grads = jnp.asarray([3.0, -4.0, 1.0])
+    assert np.all(first_update(transform, grads) * grads < 0)
+
+
+def test_adamw_is_its_formula():
+    transform = optimizer.build(
+        "adamw", optax.constant_schedule(0.1), b1=0.5, b2=0.75, eps=0.25,
+        weight_decay=0.1, clip_norm=0.0,
+    )  # fmt: skip
+    params, grads = np.asarray([1.0, -2.0, 0.5]), np.asarray([3.0, -4.0, 1.0])
+    want = -0.1 * (grads / (np.abs(grads) + 0.25) + 0.1 * params)
+    np.testing.assert_allclose(
+        first_update(transform, jnp.asarray(grads)), want, rtol=1e-6
+    )
+    # Second update: both moments decay by their own rate.
+    state = transform.init({"w": jnp.asarray(params)})
+    for grad in (grads, 2 * grads):
+        updates, state = transform.update(
+            {"w": jnp.asarray(grad)}, state, {"w": jnp.asarray(params)}
+        )
+    mean = (0.5 * 0.5 * grads + 0.5 * 2 * grads) / (1 - 0.25)
+    square = (0.75 * 0.25 * grads**2 + 0.25 * 4 * grads**2) / (1 - 0.75**2)
+    want = -0.1 * (mean / (np.sqrt(square) + 0.25) + 0.1 * params)
+    np.testing.assert_allclose(updates["w"], want, rtol=1e-5)
+
+
+def test_the_global_norm_is_clipped():
+    grads = jnp.asarray([3.0, -4.0, 0.0])
+    rate = optax.constant_schedule(1.0)
+    clipped = first_update(optimizer.build("sgd", rate, clip_norm=1.0), grads)
+    np.testing.assert_allclose(clipped, [-0.6, 0.8, 0], atol=1e-6)
+    free = first_update(optimizer.build("sgd", rate, clip_norm=0.0), grads)
+    np.testing.assert_allclose(free, [-3, 4, 0])
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="'warm'; known: constant, linear, cosine"):
+        optimizer.schedule("warm", 1.0, steps=1)
+    with pytest.raises(ValueError, match="'adamx'; known: adamw"):
+        optimizer.build("adamx", optax.constant_schedule(1.0))
+
+
+def test_learning_rate_follows_the_updates():
+    rate = optimizer.schedule("linear", 1.0, steps=4)
+    transform = optimizer.build("sgd", rate, clip_norm=0.0)
+    params = jnp.zeros(1)
+    state, seen = transform.init(params), []
+    for _ in range(5):
+        updates, state = jax.jit(transform.update)(jnp.ones(1), state, params)
+        seen.append(float(-updates[0]))
+    np.testing.assert_allclose(seen, [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
