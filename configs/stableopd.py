@@ -22,6 +22,6 @@ def get_config():
     c.loss.reference = dict(
         signal="reverse_kl", other="reference", coef=0.01
     )  # inferred
-    c.loss.gold = dict(signal="nll", source="gold", coef=0.1)  # lambda_gold: inferred
+    c.loss.gold = dict(signal="nll", source="gold", coef=1.0)  # lambda_gold: inferred
     c.objective.normalizer = "tokens"  # inferred; "sequences" is the other reading
     return c

@@ -21,4 +21,8 @@ def get_config():
     c.rollout.prompts_per_step, c.rollout.group_size = 32, 1
     c.rollout.max_new_tokens = 128
     c.rollout.ignore_eos = True
+    c.mix.student, c.mix.gold = 0.8, 0.2
+    c.loss.opd = dict(signal="reverse_kl")
+    c.loss.reference = dict(signal="reverse_kl", other="reference", coef=0.0)
+    c.loss.gold = dict(signal="nll", source="gold", coef=0.1)
     return c

@@ -71,7 +71,16 @@ def sample(buffer: Buffer, key: jax.Array, count: int, *, max_age: int) -> Batch
 
     Where fewer are eligible, the remaining rows come with an all-False mask: shapes
     stay fixed, and a masked row counts nowhere.
+
+    Raises:
+      ValueError: more rows than the buffer has slots.
     """
+    capacity = len(buffer.filled_C)
+    if count > capacity:
+        raise ValueError(
+            f"cannot draw {count} rows from a replay buffer of capacity {capacity}; "
+            f"set mix.capacity to at least {count}"
+        )
     allowed_C = eligible(buffer, max_age)
     # Uniform keys give a random order; what may not be drawn sorts last.
     order = jnp.argsort(

@@ -65,7 +65,9 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
             "advantage/repeated": mean(advantage_BT, counted_BT & repeated_BT),
             "advantage/other": mean(advantage_BT, counted_BT & ~repeated_BT),
             "advantage/repeated_share": mean(repeated_BT, counted_BT),
-            "advantage/min": float(advantage_BT[counted_BT].min()),
+            "advantage/min": float(advantage_BT[counted_BT].min())
+            if counted_BT.any()
+            else None,
         }
     behavior_BT = np.asarray(batch.rollout.behavior_logp_BT)
     if "logp/student" in parts and student_BT.any():
@@ -79,8 +81,12 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
 
 
 def unfinite(metrics: dict) -> str | None:
-    """Name of the first loss or gradient number that is NaN or infinite, else None."""
-    for name, value in metrics.items():
+    """Name of the first loss or gradient number that is NaN or infinite, else None.
+
+    Terms come before their sum, which is bad whenever one of them is.
+    """
+    for name in sorted(metrics, key=lambda name: not name.startswith("loss/")):
+        value = metrics[name]
         watched = name.startswith("loss") or name == "optim/grad_norm"
         if watched and not np.isfinite(value):
             return name

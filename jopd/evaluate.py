@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jopd import collect, rewards, statistics
+from jopd import collect, commandline, rewards, statistics
 from jopd.types import Batch
 
 # Token facts that are averaged, and what the summary calls them.
@@ -195,9 +195,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     from jopd import console, experiment
 
-    config = flags.FLAGS.config
-    config.student.path = flags.FLAGS.model
     try:
+        config = flags.FLAGS.config
+        config.student.path = flags.FLAGS.model
         e = experiment.build(config, train=False)
         console.startup(experiment.summary_rows(e))
         found, _ = experiment.make_evaluate(e)(e.params)
@@ -214,4 +214,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "", "Also write the numbers to this JSON file.")
     config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
     flags.mark_flags_as_required(["model", "config"])
-    app.run(main)
+    app.run(main, flags_parser=commandline.parse)

@@ -10,6 +10,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jopd import commandline
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Python file with get_config().", lock_config=True
 )
@@ -30,7 +32,8 @@ def main(argv: list[str]) -> None:
 
     config = _CONFIG.value
     if not config.name:
-        config.name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        config.name = Path(file).stem
     try:
         train.run(config, _WORKDIR.value or f"runs/{config.name}")
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
@@ -42,4 +45,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=commandline.parse)

@@ -126,7 +126,7 @@ def test_functions_are_pure_and_jit():
 def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="capacity=0"):
         replay.init(0, batch(0))
-    with pytest.raises(ValueError, match="cannot add 3 rows .* capacity 2"):
+    with pytest.raises(ValueError, match=r"cannot add 3 rows .* capacity 2"):
         replay.add(replay.init(2, batch(0)), batch(0))
-    with pytest.raises(ValueError, match="cannot draw 5 rows .* capacity 4"):
+    with pytest.raises(ValueError, match=r"cannot draw 5 rows .* capacity 4"):
         replay.sample(replay.init(4, batch(0)), jax.random.key(0), 5, max_age=1)

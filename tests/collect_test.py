@@ -64,7 +64,7 @@ def collector(mix: collect.Mix, verifier=None, data=None, **changes):
     """``(buffer, step) -> (buffer, Collected)`` with the tiny student."""
     params, generate = student()
     function = collect.make_collect(
-        generate=generate,
+        generate=changes.pop("generate", generate),
         dataset=data or dataset(),
         tokenizer=Tokenizer(),
         verifier=verifier,
@@ -174,6 +174,23 @@ def test_fresh_rows_are_groups_of_the_steps_prompts():
     assert ids(later.batch) != ids(got.batch)
 
 
+def test_every_step_has_a_random_stream_of_its_own():
+    _, generate = student()
+    keys = []
+
+    def noting(params, asked, key):
+        keys.append(jax.random.key_data(key).tolist())
+        return generate(params, asked, key)
+
+    mix = collect.Mix(4, 0, 0, 2)
+    run = collector(mix, generate=noting)
+    for step in (0, 1, 0):
+        run(None, step)
+    collector(mix, generate=noting, seed=6)(None, 0)
+    assert keys[0] == keys[2]
+    assert keys[0] != keys[1] and keys[0] != keys[3]
+
+
 def test_rewards_are_of_each_rows_own_response():
     seen = []
 
@@ -245,7 +262,7 @@ def test_reuse_and_replay_together_find_room():
     assert rows == [mix.rows] * 4
     small = mix._replace(capacity=4)
     buffer, _ = collector(small)(collect.empty_buffer(small, 11), 0)
-    with pytest.raises(ValueError, match="mix.capacity to at least 5"):
+    with pytest.raises(ValueError, match=r"mix\.capacity to at least 5"):
         collector(small)(buffer, 1)
 
 

@@ -26,6 +26,29 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, cache) -> Path:
+    """A directory with two tiny random models, ``student`` and ``teacher``."""
+    import runs
+
+    folder = tmp_path_factory.mktemp("models")
+    runs.make_model(folder / "student", seed=1)
+    runs.make_model(folder / "teacher", seed=2, layers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Compiled programs that runs of one test session share, child processes too.
+
+    ``workdir.use_compilation_cache`` takes it from the environment.
+    """
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def strict_promotion():
     """Kernel tests opt in: no silent broadcasting of ranks or mixing of dtypes.

@@ -79,6 +79,8 @@ def test_without_source_the_config_is_made(fixture, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     raw = json.loads((tmp_path / "new" / "config.json").read_text())
     assert raw["torch_dtype"] == "bfloat16"
+    kinds = {tensor.dtype.name for tensor in tensors(tmp_path / "new").values()}
+    assert kinds == {"bfloat16"}
 
 
 def test_load_gives_stacked_host_arrays_of_the_dtype(fixture):

@@ -33,6 +33,7 @@ LAYERS = (
         "diagnostics",
         "evaluate",
         "workdir",
+        "commandline",
         "console",
         "report",
         "report_page",

@@ -575,6 +575,26 @@ def test_scores_are_those_of_the_batch(case):
         )
 
 
+def test_facts_name_the_kls_by_direction():
+    rng = np.random.default_rng(0)
+    names = ("student", "teacher", "reference")
+    logits = {name: jnp.asarray(rng.normal(size=(4, V)), jnp.float32) for name in names}
+    facts = objective.token_facts(logits, jnp.arange(4))
+    log_p = {
+        name: np.asarray(jax.nn.log_softmax(rows)) for name, rows in logits.items()
+    }
+    kl = lambda a, b: (np.exp(log_p[a]) * (log_p[a] - log_p[b])).sum(-1)
+    want = {
+        "kl/reverse": kl("student", "teacher"),
+        "kl/forward": kl("teacher", "student"),
+        "kl/reverse_reference": kl("student", "reference"),
+        "kl/forward_reference": kl("reference", "student"),
+    }
+    for name, value in want.items():
+        np.testing.assert_allclose(facts[name], value, rtol=1e-5)
+    assert len(facts) == 2 * 3 + len(want)
+
+
 def test_bfloat16_hidden_states_give_float32_losses(case):
     batch, hidden, heads = case
     halved = {name: x.astype("bfloat16") for name, x in hidden.items()}

@@ -40,7 +40,7 @@ YARN = dict(
     rope_type="yarn",
     rope_theta=1e4,
     factor=4.0,
-    original_max_position_embeddings=16,
+    original_max_position_embeddings=2048,
 )
 CASES = {
     "llama": dict(model_type="llama", head_dim=6),

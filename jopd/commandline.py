@@ -1,0 +1,46 @@
+"""Parsing of ``--config.section.key=value`` with one clear line where it fails."""
+
+import re
+import sys
+import traceback
+
+from absl import app, flags
+
+
+def parse(argv: list[str]) -> list[str]:
+    """``flags_parser`` of ``app.run``; a bad config flag ends the program with status 1.
+
+    A mistake inside the config file keeps its traceback, which shows the line.
+    """
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        # A file that could not be loaded is only reported when it is asked for.
+        flags.FLAGS["config"].value.keys()
+        return rest
+    except (AttributeError, KeyError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.name == "get_config" for frame in frames):
+            raise
+        reason = unknown_key(str(error.args[0]), argv)
+    except OSError as error:
+        reason = f"--config cannot be read: {str(error).split('config_config')[-1]}"
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def unknown_key(said: str, argv: list[str]) -> str:
+    """What is wrong with an override, from the words of ``ConfigDict``."""
+    first = re.search(r"[A-Za-z_]\w*", said)
+    key = first[0] if first else "?"
+    near = re.search(r'Did you mean "(\w+)"', said)
+    flag = [
+        word.partition("=")[0]
+        for word in argv
+        if key in word.partition("=")[0].split(".")
+    ]
+    return (
+        f"unknown key {key!r}{f' in {flag[0]}' if flag else ''}; "
+        + (f"did you mean {near[1]!r}? " if near else "")
+        + "All keys are explained in jopd/config.py; a term's arguments can be "
+        "overridden where its config file gives them"
+    )

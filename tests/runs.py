@@ -1,0 +1,104 @@
+"""Tiny models and configs, and what a run left behind, for tests of whole runs."""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jopd import tasks
+from jopd.models import decoder, hf
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "steps": 2,
+    "data.size": 40,
+    "data.eval_rows": 8,
+    "data.levels": (2,),
+    "rollout.prompts_per_step": 2,
+    "rollout.group_size": 2,
+    "rollout.max_new_tokens": 20,
+    "eval.prompts": 4,
+    "eval.k": 2,
+    "eval.batch_rows": 8,
+    "eval.save_samples": 2,
+    "objective.chunk_tokens": 64,
+}
+
+
+def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
+    """A random model directory with the bundled task's tokenizer."""
+    tokenizer = tokenizer or tasks.build_tokenizer()
+    plain = {
+        "vocab_size": len(tokenizer),
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "kv_heads": 1,
+        "head_dim": 8,
+        "ffn": 24,
+        "max_positions": 64,
+        "tied": True,
+    }
+    shape = decoder.DecoderConfig(**(plain | changes))
+    params = decoder.init(shape, jax.random.key(seed))
+    # Larger than an initialiser's, so that different models say different things.
+    grow = lambda where, x: x if "norm" in jax.tree_util.keystr(where) else 8 * x
+    params = jax.tree_util.tree_map_with_path(grow, params)
+    hf.save(path, shape, params, tokenizer=tokenizer)
+    return path
+
+
+def config(models: Path, method: str = "opd", **overrides) -> ConfigDict:
+    """A config file of the project over the tiny models; dots in keys as ``__``."""
+    found = runpy.run_path(str(ROOT / "configs" / f"{method}.py"))["get_config"]()
+    small = {
+        "student.path": str(models / "student"),
+        "teacher.path": str(models / "teacher"),
+    }
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    found.update_from_flattened_dict(SMALL | small | changes)
+    return found.lock()
+
+
+def flags(models: Path, **overrides) -> list[str]:
+    """The same overrides as words of a command line."""
+    small = {
+        "student.path": models / "student",
+        "teacher.path": models / "teacher",
+    }
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    return [f"--config.{key}={value}" for key, value in (SMALL | small | changes).items()]
+
+
+def command(module: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", f"jopd.{module}", *words]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Of a child process: the same devices and compiler flags, a cache to share."""
+    return os.environ | {
+        "XDG_CACHE_HOME": str(cache),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
+    }
+
+
+def begins_with_digit(response: str, answer: str) -> float:
+    """A verifier that random models satisfy now and then."""
+    assert answer.isdecimal()
+    return float(response[:1].isdecimal())
+
+
+def rows(path: Path) -> list[dict]:
+    """Whole lines of a ``.jsonl`` that may be being written."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def plain(row: dict) -> dict:
+    """A line of ``metrics.jsonl`` without what depends on the clock."""
+    return {key: value for key, value in row.items() if not key.startswith("speed/")}
