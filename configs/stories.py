@@ -3,9 +3,13 @@
     python -m jopd.main --config=configs/stories.py --config.student.path=STUDENT \\
         --config.teacher.path=TEACHER --config.data.path=STORIES.txt
 
-Prompts are the first 16 tokens of each document, gold is how it goes on. The models are base
-language models that never end, so every rollout has its full length. Method: StableOPD
-(arXiv:2604.08527), as in configs/stableopd.py.
+The first 16 tokens of each document are a prompt, how it goes on is the gold solution. The
+models are base language models that never end, so every rollout has its full length.
+
+StableOPD (arXiv:2604.08527) with its sampled-token surrogate replaced by the exact
+reverse KL that it estimates, which needs a teacher with logits and has no estimator noise
+(loss.opd.signal); the mixture with gold is kept, the reference KL is off: this student is
+meant to leave where it starts. Results: docs/results/real_pair.md
 """
 
 from jopd.config import base_config
@@ -14,7 +18,8 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "stories"
-    c.steps = 600
+    c.steps = 900
+    c.optimizer.learning_rate = 3e-3
     c.data.size = 0  # the whole file
     c.data.eval_rows = 64
     c.data.prefix_tokens = 16

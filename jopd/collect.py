@@ -145,6 +145,18 @@ def gold_batch(dataset: data.Dataset, ids, *, count: int, width: int) -> Batch:
     return batch._replace(mask_BT=np.asarray(batch.mask_BT) & present_B[:, None])
 
 
+def with_prompts(batch: Batch, own: dict[str, data.Dataset]) -> Batch:
+    """Adds the prompts of models that read others than the student, by prompt id."""
+    ids = np.asarray(batch.prompt_id_B)
+    prompts = {}
+    for name, dataset in own.items():
+        longest = max(len(prompt) for prompt in dataset.prompts)
+        prompts[name] = data.pad_prompts(
+            [dataset.prompts[i] for i in ids], buckets=(longest,)
+        )
+    return batch._replace(prompts=prompts)
+
+
 def stack(batches: list[Batch]) -> Batch:
     """Joins batches along rows."""
     return jax.tree.map(

@@ -53,7 +53,8 @@ def base_config() -> ConfigDict:
             "on_long_prompt": "error",  # error | drop | truncate_left
             "chat_template": "auto",  # auto | always | never
             "student_template_kwargs": ConfigDict(),  # e.g. enable_thinking=False
-            "teacher_template_kwargs": ConfigDict(),  # must render the same for now
+            "teacher_template_kwargs": ConfigDict(),  # empty: the student's; else the
+            # teacher reads its own rendering of each prompt
             "system": "",  # system prompt for chat templates
             "add_bos": "auto",  # auto | always | never
             "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
@@ -137,7 +138,7 @@ def base_config() -> ConfigDict:
     )
     c.log = ConfigDict(
         {
-            "every_steps": 1,
+            "every_steps": 1,  # lines of metrics.jsonl
             "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
             "sampler_tolerance": 1e-5,  # mean, in nats; bfloat16 runs only report it
             "samples_every_steps": 50,  # training rollouts kept in samples.jsonl; 0: off
@@ -174,16 +175,21 @@ def resolve(name: str, namespace, kind: str):
                 f"unknown {kind} {name!r}: no file jopd/methods/{module_name}.py"
             ) from error
         name = function_name
-    known = [
+    known = _names(namespace)
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    return getattr(namespace, name)
+
+
+def _names(namespace) -> list[str]:
+    """Public functions that a module defines itself."""
+    return sorted(
         key
         for key, value in vars(namespace).items()
         if inspect.isfunction(value)
         and value.__module__ == namespace.__name__
         and not key.startswith("_")
-    ]
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
-    return getattr(namespace, name)
+    )
 
 
 def bind(function, arguments: dict, where: str):
@@ -207,7 +213,7 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     where = f"loss.{name}"
     spec = spec.to_dict()
     if "signal" not in spec:
-        raise ValueError(f"{where} has no signal; known: {_names(signals)}")
+        raise ValueError(f"{where} has no signal; known: {', '.join(_names(signals))}")
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     signal = bind(
         resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
@@ -252,10 +258,11 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
         coef = spec.get("coef", 1.0)
         if isinstance(coef, ConfigDict):
             steps = coef.get("steps", config.steps)
-            coef = optimizer.schedule(
+            scheduled = optimizer.schedule(
                 coef.schedule, coef.value, steps=steps, end=coef.get("end", 0.0)
-            )(step)
-        if not isinstance(coef, (int, float)) or coef != 0:
+            )
+            found[name] = float(scheduled(step))
+        elif coef != 0:
             found[name] = float(coef)
     return found
 
@@ -296,12 +303,6 @@ def models_named(terms: tuple[objective.Term, ...]) -> set[str]:
     return names - {"student"}
 
 
-def _names(namespace) -> str:
-    return ", ".join(
-        sorted(k for k, v in vars(namespace).items() if inspect.isfunction(v))
-    )
-
-
 def _one_of(what: str, value, known) -> None:
     if value not in known:
         raise ValueError(f"{what}={value!r} is unknown; use one of {', '.join(known)}")
@@ -340,13 +341,6 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     if config.eval.verifier not in ("auto", "none"):
         rewards.resolve(config.eval.verifier)
     _check_ranges(config)
-    ours, theirs = (config.data[f"{who}_template_kwargs"] for who in MODELS)
-    if theirs and theirs != ours:
-        raise ValueError(
-            f"data.teacher_template_kwargs={theirs.to_dict()} differs from data."
-            f"student_template_kwargs={ours.to_dict()}; both models read the same "
-            f"tokens, so give the same or leave it empty"
-        )
     _check_mix(config, terms)
     if train:
         _check_teacher(config, terms)
@@ -407,13 +401,17 @@ def _check_ranges(config: ConfigDict) -> None:
             )
 
 
+def _plain(value):
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
 def _check_coef(where: str, coef) -> None:
     if isinstance(coef, (int, float)):
         return
     keys = sorted(coef) if isinstance(coef, ConfigDict) else []
     if not {"schedule", "value"} <= set(keys) <= {"schedule", "value", "end", "steps"}:
         raise ValueError(
-            f"{where}={coef!r} must be a number or dict(schedule=..., value=..., "
+            f"{where}={_plain(coef)!r} must be a number or dict(schedule=..., value=..., "
             f"end=..., steps=...); end and steps may be left out"
         )
     _one_of(f"{where}.schedule", coef.schedule, optimizer.SCHEDULES)

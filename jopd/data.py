@@ -167,9 +167,7 @@ def _render(example, *, tokenizer, templated, template_kwargs, system) -> str:
 
 
 def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
-    rows = tokenizer(texts, add_special_tokens=not templated, verbose=False)[
-        "input_ids"
-    ]
+    rows = _tokenise(tokenizer, texts, add_special_tokens=not templated, verbose=False)
     # Some tokenizers end every text with EOS, but here a response follows the prompt.
     if not templated and tokenizer(texts[0])["input_ids"][-1] == tokenizer.eos_token_id:
         rows = [row[:-1] for row in rows]
@@ -181,6 +179,22 @@ def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
     if add_bos == "always" or (not templated and _wants_bos(tokenizer)):
         return [row if row[:1] == [bos] else [bos, *row] for row in rows]
     return rows
+
+
+def _tokenise(tokenizer, texts: list[str], **options) -> list[list[int]]:
+    """Token rows; a text with characters that a tokenizer lacks is named."""
+    try:
+        return tokenizer(texts, **options)["input_ids"]
+    except Exception as error:  # the class that tokenizers raises
+        for row, text in enumerate(texts):
+            try:
+                tokenizer(text, **options)
+            except Exception:
+                raise ValueError(
+                    f"row {row}: {text!r:.80} cannot be tokenised ({error}); take "
+                    f"texts in the tokenizer's characters, or another tokenizer"
+                ) from error
+        raise
 
 
 def _wants_bos(tokenizer) -> bool:
@@ -206,7 +220,7 @@ def _eos_id(tokenizer) -> int:
 
 def _solution_ids(examples, tokenizer) -> list[list[int] | None]:
     texts = [example.solution or "" for example in examples]
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows = _tokenise(tokenizer, texts, add_special_tokens=False)
     return [
         None if example.solution is None else row
         for example, row in zip(examples, rows, strict=True)

@@ -32,6 +32,7 @@ class Experiment(NamedTuple):
     tokenizer: Any
     train: data.Dataset
     held: data.Dataset
+    own_prompts: dict[str, tuple[data.Dataset, data.Dataset]]
     terms: tuple[Term, ...]
     verifier: Any
     mix: collect.Mix
@@ -58,8 +59,9 @@ def load_tokenizer(path: str):
     try:
         return transformers.AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(" :")
         raise ValueError(
-            f"no tokenizer can be loaded from {path!r}: {error}; put tokenizer.json and "
+            f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json and "
             f"tokenizer_config.json beside the weights"
         ) from error
 
@@ -70,8 +72,8 @@ def has_tokenizer(path: str) -> bool:
     return not os.path.isdir(path) or any(Path(path, n).exists() for n in names)
 
 
-def read_data(config, tokenizer) -> tuple[data.Dataset, data.Dataset]:
-    """Training prompts and held-out prompts, tokenised."""
+def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Dataset]:
+    """Training prompts and held-out prompts, tokenised under one role's template."""
     c = config.data
     read = functools.partial(
         sources.read,
@@ -90,7 +92,7 @@ def read_data(config, tokenizer) -> tuple[data.Dataset, data.Dataset]:
         max_prompt_tokens=c.max_prompt_tokens,
         max_response_tokens=config.rollout.max_new_tokens,
         chat_template=c.chat_template,
-        template_kwargs=c.student_template_kwargs.to_dict(),
+        template_kwargs=template_kwargs.to_dict(),
         system=c.system or None,
         add_bos=c.add_bos,
         on_long_prompt=c.on_long_prompt,
@@ -113,6 +115,27 @@ def read_data(config, tokenizer) -> tuple[data.Dataset, data.Dataset]:
                 f"give data.eval_path"
             )
     return encode(train), encode(held)
+
+
+def read_own_prompts(config, tokenizer, student: tuple) -> dict[str, tuple]:
+    """Training and held-out prompts of roles whose template arguments differ.
+
+    Raises:
+      ValueError: the length limit kept other rows than it did for the student.
+    """
+    c = config.data
+    theirs, ours = c.teacher_template_kwargs, c.student_template_kwargs
+    if not config.teacher.path or not theirs or theirs == ours:
+        return {}
+    own = read_data(config, tokenizer, c.teacher_template_kwargs)
+    for ours, theirs in zip(student, own):
+        if ours.ids != theirs.ids:
+            raise ValueError(
+                f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows under "
+                f"the student's template and {len(theirs)} under the teacher's; raise "
+                f"data.max_prompt_tokens={c.max_prompt_tokens}"
+            )
+    return {"teacher": own}
 
 
 def auto_buckets(longest: int, step: int) -> tuple[int, ...]:
@@ -220,7 +243,7 @@ def check_gold(config, mix: collect.Mix, train: data.Dataset) -> None:
     if needed and not any(solution is not None for solution in train.solutions):
         raise ValueError(
             f"the mix asks for gold rows, but no row of {config.data.path} has a solution "
-            f"in column {config.data.solution_column!r} of at most "
+            f"in column {config.data.solution_column or 'solution'!r} of at most "
             f"rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; name the "
             f"column in data.solution_column, raise the limit, or set mix.gold=0"
         )
@@ -248,14 +271,15 @@ def build(config, *, train: bool = True) -> Experiment:
     tokenizer = load_tokenizer(paths["student"])
     notes = check_tokenizers(tokenizer, paths)
     columns, note = shared_vocabulary(shapes, tokenizer)
-    train_data, held = read_data(config, tokenizer)
+    train_data, held = read_data(config, tokenizer, config.data.student_template_kwargs)
+    own_prompts = read_own_prompts(config, tokenizer, (train_data, held))
     if train:
         check_gold(config, mix, train_data)
     verifier = pick_verifier(config, train_data, held)
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
     prompt_buckets = pick_prompt_buckets(config, longest)
     total = prompt_buckets[-1] + config.rollout.max_new_tokens
-    check_positions(shapes, total)
+    check_positions(shapes, total, own_prompts, config.rollout.max_new_tokens)
     models, loaded = {}, {}
     for name, path in paths.items():
         section = config[name] if name in ("student", "teacher") else config.student
@@ -282,6 +306,7 @@ def build(config, *, train: bool = True) -> Experiment:
         tokenizer=tokenizer,
         train=train_data,
         held=held,
+        own_prompts=own_prompts,
         terms=terms,
         verifier=verifier,
         mix=mix,
@@ -328,11 +353,16 @@ def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
 
 
-def check_positions(shapes, total: int) -> None:
+def check_positions(shapes, total: int, own_prompts, max_new_tokens: int) -> None:
+    """Every model must have a position for every token that it may read."""
     for name, shape in shapes.items():
-        if total > shape.max_positions:
+        needed = total
+        if name in own_prompts:
+            longest = max(len(p) for part in own_prompts[name] for p in part.prompts)
+            needed = longest + max_new_tokens
+        if needed > shape.max_positions:
             raise ValueError(
-                f"prompt and response together take up to {total} positions, the {name} "
+                f"prompt and response together take up to {needed} positions, the {name} "
                 f"has {shape.max_positions}; lower rollout.max_new_tokens or "
                 f"data.max_prompt_tokens"
             )
@@ -387,17 +417,25 @@ def make_evaluate(e: Experiment):
         buckets=e.prompt_buckets[-1:],
         limit=c.rollout.max_new_tokens,
         seed=c.seed,
-        place=place_rows(e),
+        place=place_rows(e, {name: held for name, (_, held) in e.own_prompts.items()}),
         save_samples=c.eval.save_samples,
     )
     kept = {name: params for name, params in e.frozen.items() if name in models}
     return lambda params: bound(params, kept)
 
 
-def place_rows(experiment: Experiment):
-    """Puts the rows of a pytree on the devices that work on them."""
+def place_rows(experiment: Experiment, own_prompts: dict[str, data.Dataset] = {}):
+    """Puts the rows of a batch on the devices that work on them.
+
+    ``own_prompts`` are the prompts, by model, of the data set that the rows come from.
+    """
     rows = sharding.rows(experiment.mesh)
-    return lambda batch: jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
+
+    def place(batch):
+        batch = collect.with_prompts(batch, own_prompts)
+        return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
+
+    return place
 
 
 def repetition_test(experiment: Experiment):

@@ -82,7 +82,7 @@ def read(
         rows = _READERS[_suffix(source)](source)
     rows = rows[skip:][:limit]
     if not rows:
-        raise ValueError(f"{source}: no rows (skip={skip}, limit={limit})")
+        raise ValueError(f"{source}: no rows (skip={skip}, limit={limit}); add some")
     return examples(
         rows,
         prompt_column=prompt_column,

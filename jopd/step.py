@@ -54,15 +54,44 @@ class Shape(NamedTuple):
     temperature: float = 1.0
 
 
-def hidden_states(model: decoder.Decoder, params, batch: Batch) -> jax.Array:
-    """Final hidden states ``[B, T, D]`` of whole rows, nothing cached."""
-    tokens_BT = batch.rollout.tokens_BT
+def hidden_states(
+    model: decoder.Decoder, params, batch: Batch, name: str = "student"
+) -> jax.Array:
+    """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
+
+    A model with a prompt of its own in ``batch.prompts`` reads that one, and its states
+    are moved to the places that the response has in the student's rows.
+    """
+    rollout = batch.rollout
+    tokens_BT, length_B, shift_B = rollout.tokens_BT, rollout.length_B, None
+    if name in batch.prompts:
+        tokens_BT, length_B, shift_B = under_prompt(rollout, *batch.prompts[name])
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    valid_BT = positions_BT < batch.rollout.length_B[:, None]
+    valid_BT = positions_BT < length_B[:, None]
     hidden_BTD, _ = model.apply(
         {"params": params}, tokens_BT, positions_BT, valid_BT, return_kv=False
     )
-    return hidden_BTD
+    if shift_B is None:
+        return hidden_BTD
+    places_BT = jnp.arange(rollout.tokens_BT.shape[1])[None] + shift_B[:, None]
+    places_BT = jnp.clip(places_BT, 0, tokens_BT.shape[1] - 1)
+    return jnp.take_along_axis(hidden_BTD, places_BT[..., None], axis=1)
+
+
+def under_prompt(rollout, prompt_BP: jax.Array, prompt_length_B: jax.Array):
+    """The same responses behind other prompts.
+
+    Returns:
+      (tokens i32[B, P + T], length_B, shift_B): shift is by how much a response token
+      moved to the right.
+    """
+    shift_B = prompt_length_B - rollout.prompt_length_B
+    places = jnp.arange(prompt_BP.shape[1] + rollout.tokens_BT.shape[1])[None]
+    before_BT = jnp.clip(places - shift_B[:, None], 0, rollout.tokens_BT.shape[1] - 1)
+    moved_BT = jnp.take_along_axis(rollout.tokens_BT, before_BT, axis=1)
+    prompt_BT = jnp.pad(prompt_BP, ((0, 0), (0, rollout.tokens_BT.shape[1])))
+    tokens_BT = jnp.where(places < prompt_length_B[:, None], prompt_BT, moved_BT)
+    return tokens_BT, rollout.length_B + shift_B, shift_B
 
 
 def split_rows(batch, parts: int):
@@ -94,19 +123,16 @@ def make_prepare(
     ``models`` holds "student" and every frozen model that a term names.
     """
 
-    def forward(model, params, batch):
+    def forward(name, params, batch):
+        part = functools.partial(hidden_states, models[name], params, name=name)
         if accumulate == 1:
-            return hidden_states(model, params, batch)
-        part = functools.partial(hidden_states, model, params)
+            return part(batch)
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
 
     @jax.jit
     def prepare(params, frozen, batch: Batch) -> Prepared:
         everyone = frozen | {"student": params}
-        hidden = {
-            name: forward(model, everyone[name], batch)
-            for name, model in models.items()
-        }
+        hidden = {name: forward(name, everyone[name], batch) for name in models}
         heads = {name: decoder.head(everyone[name]) for name in models}
         read = scores(batch, facts(hidden, heads, batch, **shape._asdict()))
         counts = {f"tokens/{t.name}": jnp.sum(scope(t, read)) for t in terms}
@@ -181,7 +207,10 @@ def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
     @jax.jit
     def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
         everyone = frozen | {"student": params}
-        hidden = {n: hidden_states(m, everyone[n], batch) for n, m in models.items()}
+        hidden = {
+            name: hidden_states(model, everyone[name], batch, name)
+            for name, model in models.items()
+        }
         heads = {name: decoder.head(everyone[name]) for name in models}
         return facts(hidden, heads, batch, **shape._asdict())
 

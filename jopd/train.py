@@ -37,7 +37,8 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
     generate = experiments.make_generate(e, filters)
     scored = configs.models_named(e.terms) | ({"teacher"} & set(e.frozen))
     models = {name: e.models[name] for name in ("student", *sorted(scored))}
-    place = experiments.place_rows(e)
+    own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
+    place = experiments.place_rows(e, own_prompts)
     return Stages(
         collect=collect.make_collect(
             generate=generate,

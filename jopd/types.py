@@ -56,12 +56,15 @@ class Batch(NamedTuple):
       mask_BT: bool, True on response tokens. Made once, from lengths, never from ids.
       reward_B: f32, verifier reward; 0 where no verifier ran.
       prompt_id_B: i32, row of the data set the prompt came from.
+      prompts: name -> (i32[B, P], i32[B] lengths) for models that read another prompt
+        than the student before the same response (another template, say).
     """
 
     rollout: Rollout
     mask_BT: jax.Array
     reward_B: jax.Array
     prompt_id_B: jax.Array
+    prompts: dict[str, tuple[jax.Array, jax.Array]] = {}  # never changed in place
 
 
 class Scores(NamedTuple):

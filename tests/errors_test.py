@@ -209,14 +209,14 @@ CASES = {
     ),
     "long prompt": (
         {"data__max_prompt_tokens": 3},
-        ("row 0", "prompt of 6 tokens", "max_prompt_tokens=3", "truncate_left"),
+        ("row 0", "prompt of 7 tokens", "max_prompt_tokens=3", "truncate_left"),
     ),
     "missing data file": (
         {"data__path": "nowhere.jsonl"},
         ("nowhere.jsonl does not exist",),
     ),
     "unknown task": ({"data__path": "task:chess"}, ("'task:chess'", "task:arithmetic")),
-    "empty data": (lines(), ("data.jsonl: no rows",)),
+    "empty data": (lines(), ("data.jsonl: no rows", "add some")),
     "one row": (lines(TASK), ("data.jsonl has 1 rows", "give data.eval_path")),
     "broken row": (
         lines(TASK, raw='{"prompt": "1+\n'),
@@ -290,10 +290,6 @@ CASES = {
     ),
     "negative seed": ({"seed": -1}, ("seed=-1 must be at least 0",)),
     "log never": ({"log__every_steps": 0}, ("log.every_steps=0 must be at least 1",)),
-    "templates that differ": (
-        lambda models, tmp: {"data__teacher_template_kwargs": {"thinking": False}},
-        ("data.teacher_template_kwargs={'thinking': False} differs",),
-    ),
 }
 
 
@@ -318,7 +314,7 @@ def test_bad_input(name, models, tmp_path):
     print(f"{name}: {message}")
     for piece in pieces:
         assert piece in message
-    assert len(message) < 700
+    assert len(message) < 600 and "\n" not in message
     assert compiled.count == 0
     # Nothing stands in the way of a second try with the right value.
     assert list((tmp_path / "run").glob("*")) == []

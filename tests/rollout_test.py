@@ -15,7 +15,7 @@ from jopd.types import STUDENT, TEACHER
 CONFIG = tiny.config(kv_heads=2, qk_norm=True)
 MODEL = decoder.Decoder(CONFIG)
 P, NEW = 5, 8
-STOP = (3, 11, 17)
+STOP = (3, 11)
 FILTERS = {
     "plain": sampling.Filter(),
     "cut": sampling.Filter(temperature=0.7, top_k=12, top_p=0.9, min_p=0.02),
@@ -84,7 +84,7 @@ def drawn_at(request: rollout.Request, rolled) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize("name", FILTERS)
 def test_every_draw_is_that_of_a_full_forward(params, name):
     """Token and log-probability, redrawn from uncached logits with the same uniform."""
-    filters, request, key = FILTERS[name], asked(), jax.random.key(3)
+    filters, request, key = FILTERS[name], asked(), jax.random.key(1)
     rolled = compiled(filters)(params, request, key)
     logits = full_logits(params, rolled.tokens_BT, rolled.length_B)
     places = drawn_at(request, rolled)

@@ -237,8 +237,12 @@ def test_one_compilation_per_shape(whole):
 
 
 def test_the_state_is_donated_and_frozen_models_are_not():
-    state, frozen, batch = fresh()
-    prepare, update = stages()
+    """A teacher of the student's shape, whose memory the new parameters would fit."""
+    state, _, batch = fresh()
+    frozen = {"teacher": tiny.params(STUDENT, 7)}
+    both = {name: decoder.Decoder(STUDENT) for name in ("student", "teacher")}
+    prepare = step.make_prepare(both, TERMS, SHAPE)
+    update = step.make_update(both["student"], TERMS, OPTIMIZER, SHAPE)
     before = jax.tree.map(np.array, frozen)
     prepared = prepare(state.params, frozen, batch)
     update(state, frozen, batch, prepared, COEFS)

@@ -1,0 +1,162 @@
+"""The commands, as a user starts them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import runs
+
+OPD = f"--config={runs.ROOT / 'configs' / 'opd.py'}"
+
+
+@pytest.fixture
+def start(cache, tmp_path):
+    def call(module: str, *words: str):
+        return subprocess.run(
+            runs.command(module, *words),
+            env=runs.environment(cache),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
+        )
+
+    return call
+
+
+def one_error(child) -> str:
+    """The only line of standard error that is not a library's."""
+    assert child.returncode == 1, child.stdout + child.stderr
+    assert "Traceback" not in child.stderr
+    lines = [line for line in child.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, child.stderr
+    print(lines[0])
+    return lines[0]
+
+
+# generate
+
+
+def test_generate_is_deterministic_where_it_should_be(models, start):
+    model = f"--model={models / 'student'}"
+    words = ("--prompt=1+2=", "--prompt=12-3*2=", "--samples=2", "--max_new_tokens=8")
+    greedy = start("generate", model, *words, "--temperature=0")
+    assert greedy.returncode == 0, greedy.stderr
+    lines = greedy.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == lines[1] and lines[0].startswith("1+2=")
+    assert lines[2] == lines[3] and lines[2].startswith("12-3*2=")
+    sampled = start("generate", model, *words, "--seed=3")
+    again = start("generate", model, *words, "--seed=3")
+    assert sampled.stdout == again.stdout
+    first = sampled.stdout.splitlines()
+    assert first[0] != first[1]  # two samples of one prompt
+
+
+def test_generate_says_what_is_wrong_in_one_line(models, start):
+    prompt = "--prompt=1+2="
+    assert "is not a directory" in one_error(start("generate", "--model=nope", prompt))
+    model = f"--model={models / 'student'}"
+    long = one_error(start("generate", model, prompt, "--max_new_tokens=61"))
+    assert "exceed the 64 positions" in long and "--max_new_tokens=60" in long
+    other = one_error(start("generate", model, "--prompt=Once upon a time"))
+    assert "cannot be tokenised" in other
+
+
+def test_generate_needs_its_flags(start):
+    child = start("generate", "--model=nope")
+    assert child.returncode == 1
+    assert "--prompt must have a value other than None" in child.stderr
+
+
+# evaluate
+
+
+def test_evaluate_writes_its_numbers(models, start, tmp_path):
+    words = (OPD, *runs.flags(models), f"--out={tmp_path / 'found.json'}")
+    child = start("evaluate", f"--model={models / 'teacher'}", *words)
+    assert child.returncode == 0, child.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
+    assert found["k"] == 2 and found["prompts"] == 4
+    assert "truncation rate" in child.stdout
+
+
+def test_evaluate_says_what_is_wrong_in_one_line(models, start):
+    words = (OPD, *runs.flags(models))
+    said = one_error(start("evaluate", "--model=nope", *words))
+    assert "nope is not a directory" in said
+    said = one_error(start("evaluate", "--model=nope", OPD, "--config.eval.kk=3"))
+    assert "unknown key 'kk' in --config.eval.kk" in said
+
+
+# main
+
+
+def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
+    changes = {"steps": 1, "rollout__temperature": 0.8, "loss__opd__clip_low": 0.5}
+    child = start("main", OPD, *runs.flags(models, **changes))
+    assert child.returncode == 0, child.stdout + child.stderr
+    written = json.loads((tmp_path / "runs" / "opd" / "config.json").read_text())
+    assert written["rollout"]["temperature"] == 0.8
+    assert written["loss"]["opd"]["clip_low"] == 0.5
+    assert written["data"]["levels"] == [2]
+    assert (tmp_path / "runs" / "opd" / "report.html").exists()
+
+
+def test_main_without_a_config(start):
+    child = start("main")
+    assert child.returncode == 1
+    assert "--config must have a value other than None" in child.stderr
+    assert "Traceback" not in child.stderr
+
+
+def test_main_with_words_it_does_not_know(start):
+    child = start("main", OPD, "steps=3")
+    assert child.returncode == 1
+    said = child.stdout + child.stderr
+    assert "unexpected argument 'steps=3'; keys are --config.KEY=..." in said
+
+
+def test_main_with_a_key_that_does_not_exist(start):
+    said = one_error(start("main", OPD, "--config.rollout.temprature=0.8"))
+    assert "unknown key 'temprature' in --config.rollout.temprature" in said
+    assert "did you mean 'temperature'?" in said
+
+
+def test_main_with_a_value_of_another_type(start):
+    child = start("main", OPD, "--config.steps=many")
+    assert child.returncode == 1
+    assert "--config.steps=many: invalid literal for int()" in child.stderr
+    assert "Traceback" not in child.stderr
+
+
+def test_main_with_a_config_that_does_not_exist(start):
+    said = one_error(start("main", "--config=nope.py", "--config.steps=3"))
+    assert "--config cannot be read" in said and "nope.py" in said
+
+
+def test_main_with_a_mistake_in_the_config_shows_its_line(start, tmp_path):
+    lines = (
+        "from jopd.config import base_config",
+        "def get_config():",
+        "    c = base_config()",
+        "    c.optimizer.learning_rat = 1.0",
+        "    return c",
+    )
+    Path(tmp_path, "mine.py").write_text("\n".join(lines))
+    child = start("main", "--config=mine.py")
+    assert child.returncode == 1
+    assert "c.optimizer.learning_rat = 1.0" in child.stderr
+    assert 'Did you mean "learning_rate"' in child.stderr
+
+
+def test_main_with_bad_input_ends_in_one_line(models, start):
+    words = runs.flags(models, student__path="nowhere")
+    assert "nowhere is not a directory" in one_error(start("main", OPD, *words))
+
+
+def test_help_needs_no_model(start):
+    child = start("main", "--help")
+    assert "--workdir" in child.stdout and "runs/<config name>" in child.stdout
