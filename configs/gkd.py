@@ -1,4 +1,4 @@
-"""GKD (arXiv:2306.13649): generalised JSD on a coin's choice of student or gold sequences.
+"""GKD (arXiv:2306.13649): generalised JSD on student or gold sequences, by a coin.
 
     python -m jopd.main --config=configs/gkd.py
 

@@ -1,4 +1,4 @@
-"""Vanilla on-policy distillation (Thinking Machines blog, 2025; Qwen3, arXiv:2505.09388).
+"""Vanilla on-policy distillation (Thinking Machines, 2025; Qwen3, arXiv:2505.09388).
 
     python -m jopd.main --config=configs/opd.py
 

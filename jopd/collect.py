@@ -50,7 +50,7 @@ class Mix(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """The batch of one update, and the fresh rollouts as they were sampled (or None)."""
+    """The batch of one update, and the fresh rollouts as sampled (or None)."""
 
     batch: Batch
     fresh: Batch | None
@@ -88,7 +88,7 @@ def batch_of(rollout: Rollout, reward_B=None, prompt_id_B=None) -> Batch:
 def ask(
     dataset: data.Dataset, ids: np.ndarray, *, copies: int, buckets, limit: int
 ) -> Request:
-    """A generation request for ``copies`` rows of each prompt, rows of a prompt adjacent."""
+    """A request for ``copies`` rows of each prompt, those of a prompt side by side."""
     ids = np.repeat(ids, copies)
     tokens_BP, length_B = data.pad_prompts(
         [dataset.prompts[i] for i in ids], buckets=buckets
@@ -210,8 +210,9 @@ def make_collect(
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
-    ``place`` puts a finished batch on the devices, ``replicate`` the buffer. All randomness is a function of
-    ``seed`` and ``step``, so a resumed run collects what the uninterrupted one would.
+    ``place`` puts a finished batch on the devices, ``replicate`` the buffer. All
+    randomness is a function of ``seed`` and ``step``, so a resumed run collects what
+    the uninterrupted one would.
     """
     width = length_buckets[-1]
     prompts = mix.fresh // mix.group_size

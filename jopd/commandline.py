@@ -8,7 +8,7 @@ from absl import app, flags
 
 
 def parse(argv: list[str]) -> list[str]:
-    """``flags_parser`` of ``app.run``; a bad config flag ends the program with status 1.
+    """``flags_parser`` of ``app.run``; a bad config flag exits with status 1.
 
     A mistake inside the config file keeps its traceback, which shows the line.
     """

@@ -17,7 +17,7 @@ TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer")
 
 
 def base_config() -> ConfigDict:
-    """All keys with their defaults. A method's config overrides a few and adds terms."""
+    """All keys with their defaults. A method overrides a few and adds terms."""
     c = ConfigDict()
     c.name = ""  # run name; empty: the config file's name
     c.seed = 0
@@ -40,10 +40,10 @@ def base_config() -> ConfigDict:
         {
             "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
             "split": "train",  # of a hub data set or task
-            "size": 20_000,  # examples: drawn of a task, or first rows of a file; 0: all
+            "size": 20_000,  # drawn of a task, or first rows of a file; 0: all
             "eval_path": "",  # empty: the task's validation split, or held-out rows
             "eval_rows": 256,  # rows held out (or read from eval_path) for evaluation
-            "prompt_column": "",  # empty: the first of prompt, messages, question, problem
+            "prompt_column": "",  # empty: prompt, messages, question or problem
             "answer_column": "",  # empty: "answer" if there is one
             "solution_column": "",  # gold responses; empty: "solution" if there is one
             "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
@@ -141,7 +141,7 @@ def base_config() -> ConfigDict:
             "every_steps": 1,  # lines of metrics.jsonl
             "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
             "sampler_tolerance": 1e-5,  # mean, in nats; bfloat16 runs only report it
-            "samples_every_steps": 50,  # training rollouts kept in samples.jsonl; 0: off
+            "samples_every_steps": 50,  # rollouts kept in samples.jsonl; 0: off
             "token_facts": True,  # entropies and exact KLs of every update
             "tensorboard": False,
             "wandb_project": "",  # empty: off
@@ -153,7 +153,11 @@ def base_config() -> ConfigDict:
     # A misspelt key is an error where it is written; terms and template arguments are
     # the only places for new names.
     c.lock()
-    for free in (c.loss, c.data.student_template_kwargs, c.data.teacher_template_kwargs):
+    for free in (
+        c.loss,
+        c.data.student_template_kwargs,
+        c.data.teacher_template_kwargs,
+    ):
         free.unlock()
     return c
 
@@ -395,7 +399,8 @@ def _check_ranges(config: ConfigDict) -> None:
         beta = spec.get("beta")
         if spec.signal == "jsd" and beta is not None and not 0 < beta < 1:
             raise ValueError(
-                f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; use "
+                f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; "
+                "use "
                 f"a value inside (0, 1), or signal="
                 f"{'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the limit"
             )
@@ -411,7 +416,8 @@ def _check_coef(where: str, coef) -> None:
     keys = sorted(coef) if isinstance(coef, ConfigDict) else []
     if not {"schedule", "value"} <= set(keys) <= {"schedule", "value", "end", "steps"}:
         raise ValueError(
-            f"{where}={_plain(coef)!r} must be a number or dict(schedule=..., value=..., "
+            f"{where}={_plain(coef)!r} must be a number or dict(schedule=..., "
+            "value=..., "
             f"end=..., steps=...); end and steps may be left out"
         )
     _one_of(f"{where}.schedule", coef.schedule, optimizer.SCHEDULES)
@@ -439,7 +445,8 @@ def _check_mix(config: ConfigDict, terms) -> None:
             )
         if term.source == "gold" and not gold:
             raise ValueError(
-                f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} gives "
+                f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
+                "gives "
                 f"none; set mix.gold above 0"
             )
 
@@ -455,7 +462,10 @@ def _check_teacher(config: ConfigDict, terms) -> None:
         raise ValueError(
             "a term compares with the teacher, but teacher.path is empty; name a model"
         )
-    if "teacher" in named and config.teacher.path == config.student.path:
+    own = config.data.teacher_template_kwargs
+    other_context = own and own != config.data.student_template_kwargs
+    same = config.teacher.path == config.student.path
+    if "teacher" in named and same and not other_context:
         raise ValueError(
             f"teacher.path and student.path are both {config.student.path!r}: with the "
             f"same weights and no other context the divergence is identically zero; "

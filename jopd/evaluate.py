@@ -1,4 +1,4 @@
-"""How good a student is: accuracy, avg@k, pass@k, health of its rollouts, KL to the teacher.
+"""How good a student is: accuracy, avg@k, pass@k, rollout health, KL to the teacher.
 
 python -m jopd.evaluate --model=DIR --config=configs/stableopd.py
 """

@@ -10,9 +10,20 @@ import jax
 import jax.numpy as jnp
 import transformers
 
-from jopd import collect, data, evaluate, rewards, rollout, sampling, sharding
+from jopd import (
+    collect,
+    data,
+    evaluate,
+    rewards,
+    rollout,
+    sampling,
+    sharding,
+    sources,
+    statistics,
+    step,
+    vocabulary,
+)
 from jopd import config as configs
-from jopd import sources, statistics, step, vocabulary
 from jopd.models import decoder, hf
 from jopd.objective import Term
 
@@ -44,7 +55,7 @@ class Experiment(NamedTuple):
 
 
 def model_path(path: str) -> str:
-    """``demo:student`` and ``demo:teacher`` are the bundled pair; else ``path`` itself."""
+    """``demo:student`` and ``demo:teacher`` are the bundled pair; else ``path``."""
     if path.startswith(DEMO):
         return str(ASSETS / path.removeprefix(DEMO))
     return os.path.expanduser(path)
@@ -61,7 +72,8 @@ def load_tokenizer(path: str):
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(" :")
         raise ValueError(
-            f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json and "
+            f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json "
+            "and "
             f"tokenizer_config.json beside the weights"
         ) from error
 
@@ -111,7 +123,8 @@ def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Da
         train, held = rows[:keep], rows[keep:]
         if not train or not held:
             raise ValueError(
-                f"{c.path} has {len(rows)} rows: too few to hold any out for evaluation; "
+                f"{c.path} has {len(rows)} rows: too few to hold any out for "
+                "evaluation; "
                 f"give data.eval_path"
             )
     return encode(train), encode(held)
@@ -131,7 +144,8 @@ def read_own_prompts(config, tokenizer, student: tuple) -> dict[str, tuple]:
     for ours, theirs in zip(student, own):
         if ours.ids != theirs.ids:
             raise ValueError(
-                f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows under "
+                f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows "
+                "under "
                 f"the student's template and {len(theirs)} under the teacher's; raise "
                 f"data.max_prompt_tokens={c.max_prompt_tokens}"
             )
@@ -157,7 +171,7 @@ def pick_prompt_buckets(config, longest: int) -> tuple[int, ...]:
 
 
 def pick_verifier(config, *datasets: data.Dataset):
-    """The verifier of a config; "auto" follows the data, None where no row has an answer.
+    """The verifier of a config; "auto" follows the data, None without answers.
 
     Raises:
       ValueError: a row lacks an answer; every row is verified, in training too.
@@ -180,7 +194,7 @@ def pick_verifier(config, *datasets: data.Dataset):
 
 
 def pick_generator(config, mesh) -> str:
-    """pmap while one device can hold the student, jit over the mesh where it is split."""
+    """pmap while one device holds the student, jit over the mesh where it is split."""
     if config.rollout.parallel != "auto":
         return config.rollout.parallel
     return "jit" if mesh.shape["tensor"] > 1 else "pmap"
@@ -197,10 +211,13 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
     parts = shards * config.optimizer.accumulate
     if mix.rows % parts:
         raise ValueError(
-            f"an update has {mix.rows} rows ({mix.fresh} fresh, {mix.replayed} replayed, "
-            f"{mix.gold} gold), which is not divisible by {parts} = {shards} data devices "
+            f"an update has {mix.rows} rows ({mix.fresh} fresh, {mix.replayed} "
+            "replayed, "
+            f"{mix.gold} gold), which is not divisible by {parts} = {shards} data "
+            "devices "
             f"x optimizer.accumulate={config.optimizer.accumulate}; change "
-            f"rollout.prompts_per_step, rollout.group_size or the shares in mix to give "
+            "rollout.prompts_per_step, rollout.group_size or the shares in mix to "
+            "give "
             f"{mix.rows + -mix.rows % parts} rows"
         )
     if mix.buffered and 0 < mix.capacity < mix.least_capacity:
@@ -211,7 +228,8 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
         )
     if mix.fresh % devices:
         raise ValueError(
-            f"{mix.fresh} rollouts per update are not divisible by {devices} devices; use "
+            f"{mix.fresh} rollouts per update are not divisible by {devices} devices; "
+            "use "
             f"rollout.prompts_per_step * rollout.group_size = "
             f"{mix.fresh + -mix.fresh % devices}"
         )
@@ -242,7 +260,8 @@ def check_gold(config, mix: collect.Mix, train: data.Dataset) -> None:
     needed = mix.gold or mix.on_policy_probability < 1
     if needed and not any(solution is not None for solution in train.solutions):
         raise ValueError(
-            f"the mix asks for gold rows, but no row of {config.data.path} has a solution "
+            f"the mix asks for gold rows, but no row of {config.data.path} has a "
+            "solution "
             f"in column {config.data.solution_column or 'solution'!r} of at most "
             f"rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; name the "
             f"column in data.solution_column, raise the limit, or set mix.gold=0"
@@ -362,7 +381,8 @@ def check_positions(shapes, total: int, own_prompts, max_new_tokens: int) -> Non
             needed = longest + max_new_tokens
         if needed > shape.max_positions:
             raise ValueError(
-                f"prompt and response together take up to {needed} positions, the {name} "
+                f"prompt and response together take up to {needed} positions, the "
+                f"{name} "
                 f"has {shape.max_positions}; lower rollout.max_new_tokens or "
                 f"data.max_prompt_tokens"
             )
@@ -398,7 +418,7 @@ def evaluation_rows(e: Experiment) -> int:
 
 
 def make_evaluate(e: Experiment):
-    """``(params, frozen) -> (numbers, samples)`` with the settings of ``config.eval``."""
+    """``params -> (numbers, samples)`` with the settings of ``config.eval``."""
     c = e.config
     models = {name: e.models[name] for name in e.models if name != "reference"}
     sampled = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
@@ -439,7 +459,7 @@ def place_rows(experiment: Experiment, own_prompts: dict[str, data.Dataset] = {}
 
 
 def repetition_test(experiment: Experiment):
-    """``text -> bool`` with the thresholds of the config or those scaled to its length."""
+    """``text -> bool`` with the config's thresholds or those scaled to its length."""
     c = experiment.config.repetition
     tail, threshold = statistics.repetition_limits(
         experiment.config.rollout.max_new_tokens
@@ -476,7 +496,8 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
         ),
         (
             "update",
-            f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold rows",
+            f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold "
+            "rows",
         ),
         ("terms", ", ".join(term.name for term in e.terms)),
         (

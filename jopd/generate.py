@@ -64,7 +64,8 @@ def sample(
         raise ValueError(
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed "
             f"the {shape.max_positions} positions of {path}; use at most "
-            f"--max_new_tokens={max(shape.max_positions - longest, 0)} or a shorter prompt"
+            f"--max_new_tokens={max(shape.max_positions - longest, 0)} or a shorter "
+            "prompt"
         )
     _, params = hf.load(path, dtype=dtype)
     asked = collect.ask(

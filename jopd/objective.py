@@ -45,7 +45,7 @@ class Term(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """``weight_BT`` is mask * w / n of a term; ``advantage_BT`` is None if it has none."""
+    """``weight_BT`` is mask * w / n of a term; ``advantage_BT`` may be None."""
 
     weight_BT: jax.Array
     advantage_BT: jax.Array | None
@@ -146,7 +146,7 @@ def token_facts(
 
 
 def in_chunks(function, arrays, *, chunk_tokens: int, shards: int = 1):
-    """Maps ``function`` over chunks of the tokens of ``arrays`` (leaves ``[B, T, ...]``).
+    """Maps ``function`` over chunks of the tokens of ``arrays``, ``[B, T, ...]`` each.
 
     ``function(chunk)`` sees leaves ``[chunk_tokens, ...]`` and returns a pytree with
     the same leading axis; the result has leaves ``[B, T, ...]``. ``shards`` is the
@@ -266,7 +266,7 @@ def objective(
     temperature: float = 1.0,
     with_facts: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss and its per-token parts; differentiable in ``hidden_BTD`` and ``head_VD``.
+    """The loss and its per-token parts; differentiable in ``hidden_BTD``, ``head_VD``.
 
     Args:
       hidden_BTD: student's final hidden states, unaligned.
@@ -278,7 +278,7 @@ def objective(
       with_facts: also return ``token_facts``; costs elementwise work, no matmul.
 
     Returns:
-      (loss, parts): ``parts["loss/<term>"]`` f32[B, T] is coef-free weight * signal, to be
+      (loss, parts): ``parts["loss/<term>"]`` f32[B, T] is weight * signal, to be
       summed; with ``with_facts`` also f32[B, T] for every name in ``token_facts``.
     """
     rollout = batch.rollout
@@ -358,7 +358,7 @@ def _sum_backward(chunk_loss, residuals, cotangents):
     # The parts are reported, not trained on: only the loss carries a cotangent.
     d_loss = cotangents[0]
     d_hidden, d_head = residuals
-    scale = lambda array: (array * d_loss).astype(array.dtype)  # noqa: E731
+    scale = lambda array: (array * d_loss).astype(array.dtype)
     return scale(d_hidden), scale(d_head), None, None, None
 
 

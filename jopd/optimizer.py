@@ -9,7 +9,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "adafactor")
 def schedule(
     name: str, peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then constant, linear or cosine to ``end``.
+    """Learning rate by update: warm-up, then constant, or linear or cosine to ``end``.
 
     Raises:
       ValueError: unknown name; the known ones are listed.

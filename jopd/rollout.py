@@ -182,7 +182,7 @@ def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
 
 
 def _advance(model, params, asked: Request, loop: _Loop):
-    """Feeds the last drawn token of every row; returns the cache and its hidden state."""
+    """Feeds the last drawn token of every row; the cache and its hidden state."""
     width = asked.tokens_BP.shape[1]
     drawn = loop.step - 1  # the token being fed is response token number ``drawn``
     slots_S = jnp.arange(width + loop.tokens_BL.shape[1])[None]
@@ -204,7 +204,7 @@ def _advance(model, params, asked: Request, loop: _Loop):
 
 
 def _compact(asked: Request, loop: _Loop) -> Rollout:
-    """Joins given and drawn tokens into contiguous rows ``prompt | response | padding``."""
+    """Joins given and drawn tokens to rows ``prompt | response | padding``."""
     rows, width = asked.tokens_BP.shape
     total = width + loop.tokens_BL.shape[1]
     place_T = jnp.arange(total)[None]
@@ -247,7 +247,8 @@ def data_parallel(function: Callable, devices: int) -> Callable:
         if rows % devices:
             raise ValueError(
                 f"{rows} rollout rows are not divisible by {devices} devices; "
-                f"use {rows - rows % devices or devices} or {rows + -rows % devices} rows"
+                f"use {rows - rows % devices or devices} or {rows + -rows % devices} "
+                "rows"
             )
         split = jax.tree.map(
             lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked

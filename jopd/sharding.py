@@ -79,7 +79,7 @@ def of_params(params, mesh: Mesh):
 
 
 def of_optimizer(opt_state, params, mesh: Mesh):
-    """Shardings of an optax state: moments lie as their parameters do, by path and shape."""
+    """Shardings of an optax state: moments lie where their parameters do."""
     flat = {
         _tail(path): (leaf.shape, placed)
         for (path, leaf), placed in zip(

@@ -48,7 +48,7 @@ def skew_forward_kl(
 def skew_reverse_kl(
     outputs: Outputs, *, alpha: float = 0.1, other: str = "teacher"
 ) -> jax.Array:
-    """KL(student || mixture) of DistiLLM (arXiv:2402.03898); alpha -> 0 is reverse KL."""
+    """KL(student || mixture) of DistiLLM (arXiv:2402.03898); reverse KL at alpha 0."""
     return divergences.skew_reverse_kl(
         outputs.logits["student"], outputs.logits[other], alpha=alpha
     )

@@ -1,4 +1,4 @@
-"""The loop: collect, prepare, update, log, evaluate, save. It knows no method's name."""
+"""The loop: collect, prepare, update, log, evaluate, save; method names unknown."""
 
 import signal
 import threading
@@ -10,10 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import collect, console, diagnostics, evaluate, metrics, report
+from jopd import (
+    collect,
+    console,
+    diagnostics,
+    evaluate,
+    metrics,
+    report,
+    sampling,
+    sharding,
+    step,
+    workdir,
+)
 from jopd import config as configs
 from jopd import experiment as experiments
-from jopd import sampling, sharding, step, workdir
 from jopd.checkpoint import Checkpointer
 from jopd.models import hf
 
@@ -394,7 +404,7 @@ def evaluation_metrics(found: dict) -> dict:
 
 
 def goodness(found: dict | None) -> float | None:
-    """What keep-best compares: avg@k where there is a verifier, else -KL to the teacher."""
+    """What keep-best compares: avg@k with a verifier, else -KL to the teacher."""
     if found is None:
         return None
     if found["avg_at_k"] is not None:
@@ -421,6 +431,7 @@ def stop_if_unfinite(logged: dict, at: int) -> None:
     name = diagnostics.unfinite(logged)
     if name is not None:
         raise FloatingPointError(
-            f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints are "
+            f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints "
+            "are "
             f"kept. Lower optimizer.learning_rate, or look at the last good metrics"
         )

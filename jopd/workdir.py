@@ -49,7 +49,8 @@ def prepare(workdir: Path, config: dict) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"workdir {workdir} cannot be written ({error.strerror}); choose another with "
+            f"workdir {workdir} cannot be written ({error.strerror}); choose another "
+            "with "
             f"--workdir=DIR"
         ) from error
     path = workdir / "config.json"
@@ -57,7 +58,8 @@ def prepare(workdir: Path, config: dict) -> None:
         _check_same(workdir, json.loads(path.read_text()), config)
     elif any(workdir.iterdir()):
         raise ValueError(
-            f"workdir {workdir} is not empty and holds no run of jopd (no config.json); "
+            f"workdir {workdir} is not empty and holds no run of jopd (no "
+            "config.json); "
             f"choose another with --workdir=DIR"
         )
 
@@ -114,7 +116,7 @@ def git_commit() -> str | None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX was told a place."""
+    """Keeps compiled programs in the user's cache folder, unless JAX has a place."""
     if jax.config.jax_compilation_cache_dir:
         return
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

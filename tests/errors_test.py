@@ -372,7 +372,7 @@ def test_a_misspelt_key_in_a_config_file_is_an_error_there():
 
 def test_an_unknown_key_on_the_command_line():
     flag = "--config.rollout.temprature"
-    said = "'temprature'\nDid you mean \"temperature\" instead of \"temprature\"?"
+    said = '\'temprature\'\nDid you mean "temperature" instead of "temprature"?'
     message = commandline.unknown_key(said, ["main", "--config=a.py", f"{flag}=1"])
     assert f"unknown key 'temprature' in {flag}; did you mean 'temperature'?" in message
 
@@ -391,7 +391,8 @@ def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def padded(models, tmp_path_factory):
-    """A run whose teacher has a wider head over the same tokenizer, and what it said."""
+    """A run whose teacher has a wider head over the same tokenizer, and what it "
+    "said."""
     tmp = tmp_path_factory.mktemp("padded")
     runs.make_model(tmp / "teacher", seed=4, vocab_size=24)
     changes = {"teacher__path": str(tmp / "teacher"), "checkpoint__every_steps": 1}

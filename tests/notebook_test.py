@@ -20,6 +20,8 @@ def test_quickstart_runs(tmp_path):
     client.execute()
     assert (tmp_path / "runs" / "quickstart" / "summary.json").exists()
     printed = "".join(
-        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+        output.get("text", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
     )
     assert "reverse KL 0.08" in printed

@@ -71,7 +71,9 @@ def flags(models: Path, **overrides) -> list[str]:
         "teacher.path": models / "teacher",
     }
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    return [f"--config.{key}={value}" for key, value in (SMALL | small | changes).items()]
+    return [
+        f"--config.{key}={value}" for key, value in (SMALL | small | changes).items()
+    ]
 
 
 def command(module: str, *words: str) -> list[str]:

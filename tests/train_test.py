@@ -145,7 +145,9 @@ def test_samples_are_of_every_phase_and_add_up(finished):
     for row in rows:
         tokens = [token for token in row["tokens"] if token[0] != "<"]
         assert "".join(tokens) == row["response"]
-        assert len(row["tokens"]) == len(row["student_logp"]) == len(row["teacher_logp"])
+        assert (
+            len(row["tokens"]) == len(row["student_logp"]) == len(row["teacher_logp"])
+        )
         assert all(value <= 0 for value in row["student_logp"])
         assert row["reward"] in (0.0, 1.0) and row["answer"].isdecimal()
 
@@ -265,7 +267,8 @@ def uninterrupted(models, cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(models, cache, tmp_path_factory):
-    """(directory, return codes, step seen at each): stopped six times, then finished."""
+    """(directory, return codes, step seen at each): stopped six times, then "
+    "finished."""
     directory = tmp_path_factory.mktemp("interrupted") / "run"
     # At step 0 the process dies in or after its first evaluation.
     steps = [0, *sorted(random.Random(0).sample(range(1, STEPS - 3), 4))]
