@@ -9,7 +9,7 @@ import inspect
 
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, rewards, signals, weights
+from jopd import objective, optimizer, signals, weights
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")
@@ -237,8 +237,8 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
     )
-    _one_of(f"{where}.source", term.source, (*SOURCES, "any"))
-    _one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
+    one_of(f"{where}.source", term.source, (*SOURCES, "any"))
+    one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
 
 
@@ -307,167 +307,7 @@ def models_named(terms: tuple[objective.Term, ...]) -> set[str]:
     return names - {"student"}
 
 
-def _one_of(what: str, value, known) -> None:
+def one_of(what: str, value, known) -> None:
+    """Raises ValueError with the known values if ``value`` is none of them."""
     if value not in known:
         raise ValueError(f"{what}={value!r} is unknown; use one of {', '.join(known)}")
-
-
-def _at_least(config: ConfigDict, key: str, low) -> None:
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    if value < low:
-        raise ValueError(f"{key}={value} must be at least {low}")
-
-
-def validate(config: ConfigDict, *, train: bool = True) -> None:
-    """Rejects what cannot work, with the reason, before any model is loaded.
-
-    Args:
-      train: False for evaluation only: a model may then be compared with itself.
-
-    Raises:
-      ValueError: names the key, its value and what to use instead.
-    """
-    if not config.loss:
-        raise ValueError("config.loss has no terms; add one, e.g. dict(signal='nll')")
-    terms = build_terms(config)
-    if not terms:
-        raise ValueError(
-            "every term of config.loss has coefficient 0: nothing to train"
-        )
-    _one_of("objective.normalizer", config.objective.normalizer, objective.NORMALIZERS)
-    _one_of("rollout.parallel", config.rollout.parallel, ("auto", "pmap", "jit"))
-    for section in MODELS:
-        _one_of(f"{section}.dtype", config[section].dtype, ("float32", "bfloat16"))
-    _one_of("optimizer.name", config.optimizer.name, optimizer.OPTIMIZERS)
-    _one_of("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
-    if config.eval.verifier not in ("auto", "none"):
-        rewards.resolve(config.eval.verifier)
-    _check_ranges(config)
-    _check_mix(config, terms)
-    if train:
-        _check_teacher(config, terms)
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    for key in (
-        "steps",
-        "rollout.prompts_per_step",
-        "rollout.group_size",
-        "rollout.max_new_tokens",
-        "objective.chunk_tokens",
-        "optimizer.accumulate",
-        "eval.k",
-        "eval.prompts",
-        "mix.updates_per_rollout",
-        "data.max_prompt_tokens",
-        "data.eval_rows",
-        "log.every_steps",
-        "checkpoint.keep_last",
-        "repetition.ngram",
-    ):
-        _at_least(config, key, 1)
-    for key in (
-        "seed",
-        "rollout.temperature",
-        "rollout.top_k",
-        "rollout.min_p",
-        "eval.temperature",
-        "eval.batch_rows",
-        "eval.every_steps",
-        "checkpoint.every_steps",
-        "checkpoint.keep_best",
-        "mix.capacity",
-        "mix.max_age_steps",
-        "optimizer.learning_rate",
-        "optimizer.warmup_steps",
-        "optimizer.clip_norm",
-    ):
-        _at_least(config, key, 0)
-    for section in ("rollout", "eval"):
-        if not 0 < config[section].top_p <= 1:
-            raise ValueError(
-                f"{section}.top_p={config[section].top_p} must be in (0, 1]"
-            )
-    if config.objective.temperature <= 0:
-        raise ValueError(
-            f"objective.temperature={config.objective.temperature} must be above 0"
-        )
-    for name, spec in config.loss.items():
-        _check_coef(f"loss.{name}.coef", spec.get("coef", 1.0))
-        beta = spec.get("beta")
-        if spec.signal == "jsd" and beta is not None and not 0 < beta < 1:
-            raise ValueError(
-                f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; "
-                "use "
-                f"a value inside (0, 1), or signal="
-                f"{'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the limit"
-            )
-
-
-def _plain(value):
-    return value.to_dict() if isinstance(value, ConfigDict) else value
-
-
-def _check_coef(where: str, coef) -> None:
-    if isinstance(coef, (int, float)):
-        return
-    keys = sorted(coef) if isinstance(coef, ConfigDict) else []
-    if not {"schedule", "value"} <= set(keys) <= {"schedule", "value", "end", "steps"}:
-        raise ValueError(
-            f"{where}={_plain(coef)!r} must be a number or dict(schedule=..., "
-            "value=..., "
-            f"end=..., steps=...); end and steps may be left out"
-        )
-    _one_of(f"{where}.schedule", coef.schedule, optimizer.SCHEDULES)
-
-
-def _check_mix(config: ConfigDict, terms) -> None:
-    mix = config.mix
-    for key in ("student", "gold", "replay"):
-        _at_least(config, f"mix.{key}", 0)
-    if not 0 <= mix.on_policy_probability <= 1:
-        raise ValueError(
-            f"mix.on_policy_probability={mix.on_policy_probability} must be in [0, 1]"
-        )
-    if mix.student + mix.gold == 0:
-        raise ValueError("mix.student and mix.gold are both 0: no rows to train on")
-    if mix.replay and not mix.student:
-        raise ValueError("mix.replay needs student rollouts; mix.student is 0")
-    sampled = mix.student > 0 and mix.on_policy_probability > 0
-    gold = mix.gold > 0 or mix.on_policy_probability < 1
-    for term in terms:
-        if term.source == "student" and not sampled:
-            raise ValueError(
-                f"loss.{term.name} speaks of student tokens, but mix.student="
-                f"{mix.student} gives none; raise it or set source='gold'"
-            )
-        if term.source == "gold" and not gold:
-            raise ValueError(
-                f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
-                "gives "
-                f"none; set mix.gold above 0"
-            )
-
-
-def _check_teacher(config: ConfigDict, terms) -> None:
-    named = models_named(terms)
-    unknown = named - {"teacher", "reference"}
-    if unknown:
-        raise ValueError(
-            f"a term names the model {sorted(unknown)[0]!r}; known: teacher, reference"
-        )
-    if "teacher" in named and not config.teacher.path:
-        raise ValueError(
-            "a term compares with the teacher, but teacher.path is empty; name a model"
-        )
-    own = config.data.teacher_template_kwargs
-    other_context = own and own != config.data.student_template_kwargs
-    same = config.teacher.path == config.student.path
-    if "teacher" in named and same and not other_context:
-        raise ValueError(
-            f"teacher.path and student.path are both {config.student.path!r}: with the "
-            f"same weights and no other context the divergence is identically zero; "
-            f"name another teacher"
-        )

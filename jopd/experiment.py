@@ -2,33 +2,26 @@
 
 import dataclasses
 import functools
-import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import transformers
 
 from jopd import (
     collect,
     data,
     evaluate,
-    rewards,
+    inputs,
     rollout,
     sampling,
     sharding,
-    sources,
     statistics,
     step,
-    vocabulary,
+    validation,
 )
 from jopd import config as configs
 from jopd.models import decoder, hf
 from jopd.objective import Term
-
-ASSETS = Path(__file__).parent / "assets"
-DEMO = "demo:"
 
 
 class Experiment(NamedTuple):
@@ -52,145 +45,6 @@ class Experiment(NamedTuple):
     stop_ids: tuple[int, ...]
     generator: str
     notes: list[str]
-
-
-def model_path(path: str) -> str:
-    """``demo:student`` and ``demo:teacher`` are the bundled pair; else ``path``."""
-    if path.startswith(DEMO):
-        return str(ASSETS / path.removeprefix(DEMO))
-    return os.path.expanduser(path)
-
-
-def load_tokenizer(path: str):
-    """The tokenizer beside a model.
-
-    Raises:
-      ValueError: there is none; names the directory.
-    """
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(" :")
-        raise ValueError(
-            f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json "
-            "and "
-            f"tokenizer_config.json beside the weights"
-        ) from error
-
-
-def has_tokenizer(path: str) -> bool:
-    """Whether a local model directory carries its own tokenizer."""
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    return not os.path.isdir(path) or any(Path(path, n).exists() for n in names)
-
-
-def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Dataset]:
-    """Training prompts and held-out prompts, tokenised under one role's template."""
-    c = config.data
-    read = functools.partial(
-        sources.read,
-        prompt_column=c.prompt_column,
-        answer_column=c.answer_column,
-        solution_column=c.solution_column,
-        answer_after=c.answer_after,
-        separator=c.separator,
-        seed=config.seed,
-        levels=tuple(c.levels),
-    )
-    document = c.path.removesuffix(".gz").endswith(".txt")
-    encode = functools.partial(
-        data.encode,
-        tokenizer=tokenizer,
-        max_prompt_tokens=c.max_prompt_tokens,
-        max_response_tokens=config.rollout.max_new_tokens,
-        chat_template=c.chat_template,
-        template_kwargs=template_kwargs.to_dict(),
-        system=c.system or None,
-        add_bos=c.add_bos,
-        on_long_prompt=c.on_long_prompt,
-        on_long_solution="truncate" if document else "drop",
-        prefix_tokens=c.prefix_tokens if document else 0,
-    )
-    if c.path.startswith("task:"):
-        train = read(c.path, split="train", count=c.size or 20_000)
-        held = read(c.eval_path or c.path, split="validation", count=c.eval_rows)
-    elif c.eval_path:
-        train = read(c.path, split=c.split, limit=c.size or None)
-        held = read(c.eval_path, split=c.split, limit=c.eval_rows)
-    else:
-        rows = read(c.path, split=c.split, limit=c.size or None)
-        keep = max(len(rows) - c.eval_rows, len(rows) // 2)
-        train, held = rows[:keep], rows[keep:]
-        if not train or not held:
-            raise ValueError(
-                f"{c.path} has {len(rows)} rows: too few to hold any out for "
-                "evaluation; "
-                f"give data.eval_path"
-            )
-    return encode(train), encode(held)
-
-
-def read_own_prompts(config, tokenizer, student: tuple) -> dict[str, tuple]:
-    """Training and held-out prompts of roles whose template arguments differ.
-
-    Raises:
-      ValueError: the length limit kept other rows than it did for the student.
-    """
-    c = config.data
-    theirs, ours = c.teacher_template_kwargs, c.student_template_kwargs
-    if not config.teacher.path or not theirs or theirs == ours:
-        return {}
-    own = read_data(config, tokenizer, c.teacher_template_kwargs)
-    for ours, theirs in zip(student, own):
-        if ours.ids != theirs.ids:
-            raise ValueError(
-                f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows "
-                "under "
-                f"the student's template and {len(theirs)} under the teacher's; raise "
-                f"data.max_prompt_tokens={c.max_prompt_tokens}"
-            )
-    return {"teacher": own}
-
-
-def auto_buckets(longest: int, step: int) -> tuple[int, ...]:
-    """Half of the longest and the longest, rounded up: few shapes, little padding."""
-    full = -(-longest // step) * step
-    half = -(-full // (2 * step)) * step
-    return (half, full) if full > 4 * step else (full,)
-
-
-def pick_prompt_buckets(config, longest: int) -> tuple[int, ...]:
-    """The padded prompt lengths of a config, ascending, or ones that fit the data."""
-    asked = tuple(sorted(config.rollout.prompt_buckets))
-    if asked and asked[-1] < longest:
-        raise ValueError(
-            f"rollout.prompt_buckets={asked}: a prompt has {longest} tokens; add a "
-            f"bucket of at least {longest} or lower data.max_prompt_tokens"
-        )
-    return asked or auto_buckets(longest, 8)
-
-
-def pick_verifier(config, *datasets: data.Dataset):
-    """The verifier of a config; "auto" follows the data, None without answers.
-
-    Raises:
-      ValueError: a row lacks an answer; every row is verified, in training too.
-    """
-    name = config.eval.verifier
-    answers = [answer for dataset in datasets for answer in dataset.answers]
-    lacking = sum(answer is None for answer in answers)
-    if name == "none" or (name == "auto" and lacking == len(answers)):
-        return None
-    if lacking:
-        column = config.data.answer_column or "answer"
-        raise ValueError(
-            f"eval.verifier={name!r} needs answers, and column {column!r} of "
-            f"{config.data.path} gives none in {lacking:,} of {len(answers):,} rows; "
-            f"name the column in data.answer_column or set eval.verifier='none'"
-        )
-    if name == "auto":
-        name = "arithmetic" if config.data.path.startswith("task:") else "math"
-    return rewards.resolve(name)
 
 
 def pick_generator(config, mesh) -> str:
@@ -256,18 +110,6 @@ def make_mix(config) -> collect.Mix:
     )
 
 
-def check_gold(config, mix: collect.Mix, train: data.Dataset) -> None:
-    needed = mix.gold or mix.on_policy_probability < 1
-    if needed and not any(solution is not None for solution in train.solutions):
-        raise ValueError(
-            f"the mix asks for gold rows, but no row of {config.data.path} has a "
-            "solution "
-            f"in column {config.data.solution_column or 'solution'!r} of at most "
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; name the "
-            f"column in data.solution_column, raise the limit, or set mix.gold=0"
-        )
-
-
 def build(config, *, train: bool = True) -> Experiment:
     """Checks the config, then loads data, tokenizers and models, in that order of cost.
 
@@ -275,30 +117,34 @@ def build(config, *, train: bool = True) -> Experiment:
       config: a locked ``ConfigDict``.
       train: False for evaluation only, which needs no terms to be trainable.
     """
-    configs.validate(config, train=train)
+    validation.validate(config, train=train)
     mesh = sharding.make_mesh(**config.mesh)
     mix = make_mix(config)
     if train:
         check_rows(config, mesh, mix)
-    paths = {"student": model_path(config.student.path)}
+    paths = {"student": inputs.model_path(config.student.path)}
     if config.teacher.path:
-        paths["teacher"] = model_path(config.teacher.path)
+        paths["teacher"] = inputs.model_path(config.teacher.path)
     terms = configs.build_terms(config)
     if "reference" in configs.models_named(terms):
-        paths["reference"] = model_path(config.reference.path) or paths["student"]
+        paths["reference"] = (
+            inputs.model_path(config.reference.path) or paths["student"]
+        )
     shapes = {name: hf.load_config(path) for name, path in paths.items()}
-    tokenizer = load_tokenizer(paths["student"])
-    notes = check_tokenizers(tokenizer, paths)
-    columns, note = shared_vocabulary(shapes, tokenizer)
-    train_data, held = read_data(config, tokenizer, config.data.student_template_kwargs)
-    own_prompts = read_own_prompts(config, tokenizer, (train_data, held))
+    tokenizer = inputs.load_tokenizer(paths["student"])
+    notes = inputs.check_tokenizers(tokenizer, paths)
+    columns, note = inputs.shared_vocabulary(shapes, tokenizer)
+    train_data, held = inputs.read_data(
+        config, tokenizer, config.data.student_template_kwargs
+    )
+    own_prompts = inputs.read_own_prompts(config, tokenizer, (train_data, held))
     if train:
-        check_gold(config, mix, train_data)
-    verifier = pick_verifier(config, train_data, held)
+        inputs.check_gold(config, mix, train_data)
+    verifier = inputs.pick_verifier(config, train_data, held)
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
-    prompt_buckets = pick_prompt_buckets(config, longest)
+    prompt_buckets = inputs.pick_prompt_buckets(config, longest)
     total = prompt_buckets[-1] + config.rollout.max_new_tokens
-    check_positions(shapes, total, own_prompts, config.rollout.max_new_tokens)
+    inputs.check_positions(shapes, total, own_prompts, config.rollout.max_new_tokens)
     models, loaded = {}, {}
     for name, path in paths.items():
         section = config[name] if name in ("student", "teacher") else config.student
@@ -330,8 +176,8 @@ def build(config, *, train: bool = True) -> Experiment:
         verifier=verifier,
         mix=mix,
         prompt_buckets=prompt_buckets,
-        length_buckets=auto_buckets(total, 8),
-        stop_ids=stop_ids(config, tokenizer),
+        length_buckets=inputs.auto_buckets(total, 8),
+        stop_ids=inputs.stop_ids(config, tokenizer),
         generator=pick_generator(config, mesh),
         notes=notes + note,
     )
@@ -343,49 +189,6 @@ def _with(shape: decoder.DecoderConfig, **changes) -> decoder.DecoderConfig:
 
 def _cast(params, dtype: str):
     return jax.tree.map(lambda x: x.astype(dtype), params)
-
-
-def stop_ids(config, tokenizer) -> tuple[int, ...]:
-    """End of sequence and the config's own stop ids; none with ``ignore_eos``."""
-    if config.rollout.ignore_eos:
-        return tuple(config.rollout.stop_ids)
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return tuple(sorted({*eos, *config.rollout.stop_ids}))
-
-
-def check_tokenizers(tokenizer, paths: dict[str, str]) -> list[str]:
-    """Every other model's tokenizer against the student's; returns warnings."""
-    notes = []
-    for name, path in paths.items():
-        if name != "student" and path != paths["student"] and has_tokenizer(path):
-            notes += vocabulary.compare_tokenizers(tokenizer, load_tokenizer(path))
-    return notes
-
-
-def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
-    """Columns of logits kept in every model, and a note where that cuts one."""
-    widths = {name: shape.vocab_size for name, shape in shapes.items()}
-    shared = vocabulary.shared_vocab(widths["student"], min(widths.values()), tokenizer)
-    cut = [f"{name} {width:,}" for name, width in widths.items() if width != shared]
-    if not cut:
-        return shared, []
-    return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
-
-
-def check_positions(shapes, total: int, own_prompts, max_new_tokens: int) -> None:
-    """Every model must have a position for every token that it may read."""
-    for name, shape in shapes.items():
-        needed = total
-        if name in own_prompts:
-            longest = max(len(p) for part in own_prompts[name] for p in part.prompts)
-            needed = longest + max_new_tokens
-        if needed > shape.max_positions:
-            raise ValueError(
-                f"prompt and response together take up to {needed} positions, the "
-                f"{name} "
-                f"has {shape.max_positions}; lower rollout.max_new_tokens or "
-                f"data.max_prompt_tokens"
-            )
 
 
 def make_generate(experiment: Experiment, filters: sampling.Filter):
@@ -444,7 +247,7 @@ def make_evaluate(e: Experiment):
     return lambda params: bound(params, kept)
 
 
-def place_rows(experiment: Experiment, own_prompts: dict[str, data.Dataset] = {}):
+def place_rows(experiment: Experiment, own_prompts: dict | None = None):
     """Puts the rows of a batch on the devices that work on them.
 
     ``own_prompts`` are the prompts, by model, of the data set that the rows come from.
@@ -452,7 +255,7 @@ def place_rows(experiment: Experiment, own_prompts: dict[str, data.Dataset] = {}
     rows = sharding.rows(experiment.mesh)
 
     def place(batch):
-        batch = collect.with_prompts(batch, own_prompts)
+        batch = collect.with_prompts(batch, own_prompts or {})
         return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
 
     return place
@@ -481,7 +284,8 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
         for name, count in counts.items()
     ]
     solutions = sum(solution is not None for solution in e.train.solutions)
-    return rows + [
+    return [
+        *rows,
         ("vocabulary", f"{e.shape.vocabulary:,}"),
         (
             "data",

@@ -45,12 +45,12 @@ def sample(
 
     import jax
 
-    from jopd import collect, data, experiment, rollout, sampling, sources
+    from jopd import collect, data, inputs, rollout, sampling, sources
     from jopd.models import decoder, hf
 
-    path = experiment.model_path(path)
+    path = inputs.model_path(path)
     shape = dataclasses.replace(hf.load_config(path), dtype=dtype)
-    tokenizer = experiment.load_tokenizer(path)
+    tokenizer = inputs.load_tokenizer(path)
     examples = sources.examples([{"prompt": prompt} for prompt in prompts])
     dataset = data.encode(
         examples,

@@ -317,9 +317,8 @@ def _chunk_loss(
     for term in terms:
         weight, advantage = rows.weighed[term.name]
         outputs = Outputs(logits, rows.tokens, rows.behavior_logp, advantage)
-        # A term's weight is exactly 0 outside its scope; `where` keeps a garbage or
-        # infinite signal there (a gold token without a behavior log-prob) out of both
-        # the loss and its gradient.
+        # A term's weight is exactly 0 outside its scope, where its signal may be
+        # infinite (a KL against a zero of the other model): 0 times inf is NaN.
         value = jnp.where(weight != 0, weight * term.signal(outputs), 0.0)
         parts[f"loss/{term.name}"] = value
         loss = loss + coefs[term.name] * jnp.sum(value)

@@ -22,6 +22,8 @@ from jopd import sampling
 from jopd.models import decoder
 from jopd.types import STUDENT, Rollout
 
+PLAIN = sampling.Filter()  # temperature 1, nothing cut
+
 
 class Request(NamedTuple):
     """What to continue.
@@ -79,7 +81,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
     vocabulary: int,
-    filters: sampling.Filter = sampling.Filter(),
+    filters: sampling.Filter = PLAIN,
 ) -> Rollout:
     """Samples a continuation of every row.
 

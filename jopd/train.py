@@ -1,7 +1,5 @@
 """The loop: collect, prepare, update, log, evaluate, save; method names unknown."""
 
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +11,16 @@ import numpy as np
 from jopd import (
     collect,
     console,
+    control,
     diagnostics,
     evaluate,
+    inputs,
     metrics,
     report,
     sampling,
     sharding,
     step,
+    validation,
     workdir,
 )
 from jopd import config as configs
@@ -118,49 +119,6 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     return {"check/sampler_gap_mean": average, "check/sampler_gap_max": largest}
 
 
-class Interrupt:
-    """SIGTERM and SIGINT ask the loop to stop after the update in hand."""
-
-    def __init__(self):
-        self.asked = False
-        self._before = {}
-
-    def __enter__(self):
-        # Handlers can only be set in the main thread; a notebook cell runs in it too.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class CompileCounter:
-    """Programs handed to XLA while it is active; those read from the persistent cache
-    count too, since they were needed."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self, name: str, seconds: float, **_):
-        if name == "/jax/core/compile/backend_compile_duration":
-            self.count += 1
-
-    def __enter__(self):
-        jax.monitoring.register_event_duration_secs_listener(self)
-        return self
-
-    def __exit__(self, *_):
-        jax.monitoring.unregister_event_duration_listener(self)
-
-
 def run(config, directory) -> dict:
     """Trains as ``config`` says, leaving everything in ``directory``.
 
@@ -176,13 +134,13 @@ def run(config, directory) -> dict:
     """
     began = time.perf_counter()
     directory = Path(directory)
-    configs.validate(config)
+    validation.validate(config)
     workdir.prepare(directory, config.to_dict())
     if config.compilation_cache:
         workdir.use_compilation_cache()
     with (
-        Interrupt() as interrupt,
-        CompileCounter() as compiled,
+        control.Interrupt() as interrupt,
+        control.CompileCounter() as compiled,
         jax.debug_nans(config.jax_debug_nans),
     ):
         e = experiments.build(config)
@@ -362,7 +320,7 @@ def finish(
             directory / "export",
             e.models["student"].config,
             run.held["train"].params,
-            source=experiments.model_path(c.student.path),
+            source=inputs.model_path(c.student.path),
         )
         left.append(directory / "export")
     left.append(report.write_report(directory))

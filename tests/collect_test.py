@@ -100,7 +100,7 @@ def test_trim_takes_the_smallest_bucket_that_holds_all():
     batch = collect.widen(tiny.batch(0, width=9), 16)
     assert batch.mask_BT.shape == batch.rollout.tokens_BT.shape == (6, 16)
     assert not np.any(batch.mask_BT[:, 9:])
-    for buckets, width in [((4, 9, 16), 9), ((4, 10, 16), 10), ((16,), 16)]:
+    for buckets, width in [((4, 9, 16), 9), ((4, 10, 16), 10), ((8, 16), 16)]:
         cut = collect.trim(batch, buckets)
         assert cut.mask_BT.shape == cut.rollout.source_BT.shape == (6, width)
         assert_equal(cut.rollout.length_B, batch.rollout.length_B)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs
 
-from jopd import config, train, workdir
+from jopd import config, train, validation, workdir
 
 FILES = sorted((runs.ROOT / "configs").glob("*.py"))
 
@@ -21,7 +21,7 @@ def file(request):
 
 def test_it_builds_validates_locks_and_can_be_written(file, models):
     built = runs.config(models, file.stem)
-    config.validate(built)
+    validation.validate(built)
     assert built.is_locked
     written = json.dumps(built.to_dict())
     flat = workdir.flatten(json.loads(written))

@@ -14,7 +14,7 @@ import pytest
 import runs
 from safetensors.numpy import load_file, save_file
 
-from jopd import commandline, config, tasks, train, workdir
+from jopd import commandline, config, control, tasks, train, workdir
 
 TASK = {"prompt": "1+2=", "solution": "1+2=3;#3", "answer": "3"}
 
@@ -306,7 +306,7 @@ def test_bad_input(name, models, tmp_path):
         if coef is not None:
             built.loss.opd.coef = coef
     with (
-        train.CompileCounter() as compiled,
+        control.CompileCounter() as compiled,
         pytest.raises((ValueError, FileNotFoundError)) as caught,
     ):
         train.run(built, tmp_path / "run")
@@ -324,7 +324,7 @@ def test_bad_input(name, models, tmp_path):
 
 
 def refused(models, directory, **changes) -> str:
-    with train.CompileCounter() as compiled, pytest.raises(ValueError) as caught:
+    with control.CompileCounter() as compiled, pytest.raises(ValueError) as caught:
         train.run(runs.config(models, **changes), directory)
     assert compiled.count == 0
     print(caught.value)

@@ -38,7 +38,7 @@ LAYERS = (
         "report",
         "report_page",
     },
-    {"config", "experiment", "train"},
+    {"config", "validation", "inputs", "experiment", "control", "train"},
     {"main", "generate"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -370,6 +370,44 @@ def test_a_term_without_tokens_is_zero(case, normalizer):
         jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), got["grads"])
 
 
+def test_a_signal_may_be_infinite_outside_its_weight(case):
+    """A gold token's signal is read, but nothing multiplies it."""
+
+    def signal(outputs):
+        # Gold tokens are those without a behavior log-prob.
+        return signals.nll(outputs) + jnp.where(outputs.behavior_logp == 0, np.inf, 0)
+
+    batch, hidden, heads = case
+    gold_BT = batch.rollout.source_BT == SOURCES["gold"]
+    behavior_BT = jnp.where(gold_BT, 0, batch.rollout.behavior_logp_BT)
+    rollout = batch.rollout._replace(behavior_logp_BT=behavior_BT)
+    batch = batch._replace(rollout=rollout)
+    got = run(batch, hidden, heads, {"t": 1.0}, terms=(Term("t", signal),))
+    want = run(batch, hidden, heads, {"t": 1.0}, terms=(Term("t", signals.nll),))
+    assert np.isfinite(got["loss"])
+    for key in ("loss", "grads"):
+        jax.tree.map(np.testing.assert_array_equal, got[key], want[key])
+
+
+def test_a_scaled_loss_has_a_scaled_gradient(case):
+    batch, hidden, heads = case
+    terms = (Term("nll", signals.nll, source="any"),)
+    got = run(batch, hidden, heads, {"nll": 1.0}, terms=terms)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def scaled(hidden_BTD, head_VD):
+        loss, _ = objective.objective(
+            hidden_BTD, head_VD, {}, {}, batch, got["weighed"], {"nll": 1.0},
+            terms=terms, chunk_tokens=7, **CALL,
+        )  # fmt: skip
+        return -3.0 * loss
+
+    grads = scaled(hidden["student"], heads["student"])
+    for a, b in zip(grads, got["grads"]):
+        close(a, -3.0 * np.asarray(b))
+
+
 def test_halves_add_up_to_the_whole(case):
     """Weights are normalised over the whole batch, so parts of it simply sum."""
     batch, hidden, heads = case

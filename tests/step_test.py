@@ -313,6 +313,43 @@ def test_split_rows_keeps_each_devices_rows_on_it():
     )
 
 
+def test_a_model_may_read_a_prompt_of_its_own():
+    """Its hidden states are those of its prompt and the student's response."""
+    _, frozen, batch = fresh()
+    rollout, rng = batch.rollout, np.random.default_rng(0)
+    rows, width = batch.mask_BT.shape
+    own_B = rng.integers(1, 6, rows)
+    own_BP = rng.integers(0, tiny.VOCABULARY, (rows, 5))
+    tokens_BT = np.zeros((rows, 5 + width), np.int32)
+    lengths = zip(np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B))
+    spans = [(b, own_B[b], start, end) for b, (start, end) in enumerate(lengths)]
+    for b, own, start, end in spans:
+        response = rollout.tokens_BT[b, start:end]
+        tokens_BT[b, : own + end - start] = [*own_BP[b, :own], *response]
+    shift_B = jnp.asarray(own_B) - rollout.prompt_length_B
+    direct = batch._replace(
+        rollout=rollout._replace(
+            tokens_BT=jnp.asarray(tokens_BT), length_B=rollout.length_B + shift_B
+        )
+    )
+    prompts = {"teacher": (jnp.asarray(own_BP), jnp.asarray(own_B))}
+    forward = jax.jit(
+        functools.partial(step.hidden_states, decoder.Decoder(TEACHER)),
+        static_argnames="name",
+    )
+    params = frozen["teacher"]
+    got = forward(params, batch._replace(prompts=prompts), name="teacher")
+    want = forward(params, direct)
+    assert got.shape == (rows, width, TEACHER.width)
+    assert {int(np.sign(shift)) for shift in shift_B} == {-1, 0, 1}
+    for b, own, start, end in spans:
+        # From the row that predicts the first response token to the last one.
+        mine = got[b, start - 1 : end]
+        same(mine, want[b, own - 1 : own - 1 + len(mine)], 1e-5)
+    plain = forward(params, batch._replace(prompts=prompts))
+    same(plain, forward(params, batch), 0)
+
+
 def test_facts_for_evaluation_are_those_of_the_update(whole):
     state, frozen, batch = fresh()
     found = step.make_facts(models(), SHAPE)(state.params, frozen, batch)

@@ -19,7 +19,7 @@ import runs
 import transformers
 from safetensors.numpy import load_file
 
-from jopd import optimizer, signals, train, workdir
+from jopd import control, optimizer, signals, train, workdir
 from jopd.models import hf
 
 # Replay buffer, gold rows and the reference model, over two row widths.
@@ -54,7 +54,7 @@ def counted(config, directory):
     """
     seen, before = [], [0]
 
-    with pytest.MonkeyPatch.context() as patch, train.CompileCounter() as compiled:
+    with pytest.MonkeyPatch.context() as patch, control.CompileCounter() as compiled:
         describe, save = train.describe, train.save
 
         def spy_of_save(*arguments):
@@ -84,7 +84,7 @@ def finished(models, tmp_path_factory):
 
 
 def test_every_file_of_the_contract_is_there(finished):
-    directory, config, summary, _ = finished
+    directory, config, _, _ = finished
     names = {path.name for path in directory.iterdir()}
     assert names == {
         "config.json",
@@ -393,7 +393,7 @@ def test_broken_parameters_are_not_saved(models, monkeypatch, tmp_path):
 
 def test_an_interrupt_gives_the_handlers_back():
     before = signal.getsignal(signal.SIGTERM)
-    with train.Interrupt() as interrupt:
+    with control.Interrupt() as interrupt:
         assert not interrupt.asked
         signal.raise_signal(signal.SIGTERM)
         assert interrupt.asked
@@ -401,7 +401,7 @@ def test_an_interrupt_gives_the_handlers_back():
 
 
 def test_a_second_ctrl_c_is_not_swallowed():
-    with train.Interrupt() as interrupt:
+    with control.Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.asked
         with pytest.raises(KeyboardInterrupt):

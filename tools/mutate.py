@@ -564,8 +564,20 @@ MUTATIONS = [
         (
             "hidden_states",
             "padding attended to",
-            "valid_BT = positions_BT < batch.rollout.length_B[:, None]",
+            "valid_BT = positions_BT < length_B[:, None]",
             "valid_BT = positions_BT < tokens_BT.shape[1]",
+        ),
+        (
+            "hidden_states",
+            "states of another prompt left where they were",
+            "[None] + shift_B[:, None]",
+            "[None] + 0 * shift_B[:, None]",
+        ),
+        (
+            "under_prompt",
+            "response moved the wrong way",
+            "before_BT = jnp.clip(places - shift_B[:, None],",
+            "before_BT = jnp.clip(places + shift_B[:, None],",
         ),
         (
             "split_rows",
