@@ -149,7 +149,10 @@ def run(config, directory) -> dict:
         for note in e.notes:
             console.warn(note)
         run = open_run(e, directory)
-        reached = loop(e, run, began, interrupt)
+        try:
+            reached = loop(e, run, began, interrupt)
+        finally:
+            run.saver.wait()  # what is being written may be the last good checkpoint
         if reached < config.steps:
             console.say(f"stopped at step {reached}; the same command continues")
             return {"interrupted": reached}
@@ -267,7 +270,6 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
     reached = int(held["train"].step)
     if reached not in run.saver.steps():
         save(run, reached)
-    run.saver.wait()
     return reached
 
 

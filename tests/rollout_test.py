@@ -12,7 +12,8 @@ from jopd import rollout, sampling, sharding
 from jopd.models import decoder
 from jopd.types import STUDENT, TEACHER
 
-CONFIG = tiny.config(kv_heads=2, qk_norm=True)
+# A window makes the positions in the cache count, not only their order.
+CONFIG = tiny.config(qk_norm=True, sliding_window=4, sliding_layers=(True, False))
 MODEL = decoder.Decoder(CONFIG)
 P, NEW = 5, 8
 STOP = (3, 11)

@@ -40,7 +40,7 @@ def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
         "kv_heads": 1,
         "head_dim": 8,
         "ffn": 24,
-        "max_positions": 64,
+        "max_positions": 128,
         "tied": True,
     }
     shape = decoder.DecoderConfig(**(plain | changes))

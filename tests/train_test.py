@@ -28,7 +28,7 @@ EVERYTHING = {
     "mix__gold": 0.25,
     "mix__replay": 0.25,
     "checkpoint__every_steps": 2,
-    "rollout__max_new_tokens": 30,
+    "rollout__max_new_tokens": 72,
     "log__check_sampler_every_steps": 5,
     "log__samples_every_steps": 2,
     "eval__every_steps": 4,
