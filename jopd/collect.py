@@ -113,19 +113,19 @@ def responses(tokenizer, rollout: Rollout) -> list[str]:
 
 
 def widen(batch: Batch, width: int) -> Batch:
-    """Pads every ``[B, T]`` array on the right to ``width``."""
+    """Pads every ``[B, T]`` array on the right to ``width``; on the host."""
 
     def pad(array):
         if array.ndim < 2:
             return array
-        return jnp.pad(array, ((0, 0), (0, width - array.shape[1])))
+        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
 
     return jax.tree.map(pad, batch)
 
 
 def trim(batch: Batch, buckets: tuple[int, ...]) -> Batch:
     """Cuts every ``[B, T]`` array to the smallest bucket that holds the longest row."""
-    longest = int(jnp.max(batch.rollout.length_B))
+    longest = int(np.max(batch.rollout.length_B))
     width = min(bucket for bucket in buckets if bucket >= longest)
     return jax.tree.map(lambda x: x[:, :width] if x.ndim > 1 else x, batch)
 
@@ -158,10 +158,8 @@ def with_prompts(batch: Batch, own: dict[str, data.Dataset]) -> Batch:
 
 
 def stack(batches: list[Batch]) -> Batch:
-    """Joins batches along rows."""
-    return jax.tree.map(
-        lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *batches
-    )
+    """Joins batches along rows; on the host."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(batches))
 
 
 def empty_buffer(mix: Mix, width: int) -> replay.Buffer | None:
@@ -206,17 +204,20 @@ def make_collect(
     length_buckets: tuple[int, ...],
     max_new_tokens: int,
     place: Callable[[Batch], Batch],
-    replicate: Callable[[replay.Buffer], replay.Buffer] = lambda kept: kept,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
-    ``place`` puts a finished batch on the devices, ``replicate`` the buffer. All
-    randomness is a function of ``seed`` and ``step``, so a resumed run collects what
-    the uninterrupted one would.
+    ``place`` puts a finished batch on the devices. Until then rows are on the host and
+    the buffer is on one device: mixing is a few small arrays, and one operation after
+    the other over several devices would cost more than the copy (and can hang virtual
+    ones). All randomness is a function of ``seed`` and ``step``, so a resumed run
+    collects what the uninterrupted one would.
     """
     width = length_buckets[-1]
     prompts = mix.fresh // mix.group_size
     golden = functools.partial(gold_batch, dataset, width=width)
+    add, tick = jax.jit(replay.add), jax.jit(replay.tick)
+    sample = jax.jit(replay.sample, static_argnums=2, static_argnames="max_age")
 
     def fresh_rows(params, ids, key) -> Batch:
         asked = ask(
@@ -226,9 +227,9 @@ def make_collect(
             buckets=prompt_buckets,
             limit=max_new_tokens,
         )
-        rolled = generate(params, asked, key)
+        rolled = jax.device_get(generate(params, asked, key))
         group_B = np.repeat(ids, mix.group_size).astype(np.int32)
-        batch = widen(batch_of(rolled._replace(group_B=jnp.asarray(group_B))), width)
+        batch = widen(batch_of(rolled._replace(group_B=group_B)), width)
         if verifier is None:
             return batch
         answers = [dataset.answers[i] for i in group_B]
@@ -262,7 +263,7 @@ def make_collect(
             drawn = mix.replayed + mix.fresh * reused
             if drawn:
                 parts.append(
-                    replay.sample(
+                    sample(
                         buffer,
                         jax.random.fold_in(key, 1),
                         drawn,
@@ -272,8 +273,7 @@ def make_collect(
             if mix.gold:
                 parts.append(golden(ids, count=mix.gold))
         if buffer is not None:
-            buffer = buffer if fresh is None else replay.add(buffer, fresh)
-            buffer = replicate(replay.tick(buffer))
+            buffer = tick(buffer if fresh is None else add(buffer, fresh))
         batch = place(trim(stack(parts), length_buckets))
         return buffer, Collected(batch, fresh, time.perf_counter() - started)
 

@@ -223,12 +223,13 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
     )
     factors = tuple(
-        bind(resolve(key, weights, f"weight of {where}"), dict(value), where)
+        build_scored({"function": key, **value}, f"weight of {where}")
         for key, value in spec.get("weights", {}).items()
     )
     advantage = spec.get("advantage") or None
     if advantage:
-        advantage = resolve(advantage, weights, f"advantage of {where}")
+        given = {"function": advantage} if isinstance(advantage, str) else advantage
+        advantage = build_scored(given, f"advantage of {where}")
     term = objective.Term(
         name=name,
         signal=signal,
@@ -240,6 +241,13 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
+
+
+def build_scored(given: dict, where: str):
+    """A function of scores from ``dict(function=name, **arguments)``."""
+    arguments = dict(given)
+    function = resolve(arguments.pop("function"), weights, where)
+    return bind(function, arguments, where)
 
 
 def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:

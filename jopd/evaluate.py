@@ -50,7 +50,8 @@ def roll(
         asked = collect.ask(
             dataset, np.resize(part, rows), copies=1, buckets=buckets, limit=limit
         )
-        rolled = generate(params, asked._replace(row_B=asked.row_B + start), key)
+        asked = asked._replace(row_B=asked.row_B + start)
+        rolled = jax.device_get(generate(params, asked, key))
         batch = collect.batch_of(rolled._replace(group_B=np.resize(part, rows)))
         per_token = {name: np.asarray(value) for name, value in facts(batch).items()}
         batch = jax.tree.map(np.asarray, batch)

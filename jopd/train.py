@@ -62,7 +62,6 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
             length_buckets=e.length_buckets,
             max_new_tokens=c.rollout.max_new_tokens,
             place=place,
-            replicate=lambda kept: jax.device_put(kept, sharding.replicated(e.mesh)),
         ),
         prepare=step.make_prepare(
             models, e.terms, e.shape, accumulate=c.optimizer.accumulate
@@ -184,7 +183,7 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
         # Placed, so that a restored buffer lies where an uninterrupted run has it.
         "buffer": jax.device_put(
             collect.empty_buffer(e.mix, e.length_buckets[-1]),
-            sharding.replicated(e.mesh),
+            e.mesh.devices.flat[0],
         ),
     }
     record = {"tokens_sampled": 0, "wall_seconds": 0.0}

@@ -37,9 +37,14 @@ def test_it_says_what_it_is_where_from_and_how_to_run(file):
     assert first.endswith(".") and len(first) > 20
 
 
+# Rows of every source that two devices can share, whatever the shares of a config.
+SPLITS = {"rollout__prompts_per_step": 4, "rollout__group_size": 2}
+
+
 def test_it_trains(file, models, tmp_path):
     summary = train.run(
-        runs.config(models, file.stem, eval__verifier="none"), tmp_path / "run"
+        runs.config(models, file.stem, **SPLITS, eval__verifier="none"),
+        tmp_path / "run",
     )
     rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]

@@ -404,7 +404,8 @@ def padded(models, tmp_path_factory):
 # A file of more bytes than this cannot be written, as on a disk that is full.
 LIMITED = (
     "import os, resource, sys; n = int(sys.argv[1]);"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); os.execv(sys.argv[2], sys.argv[2:])"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); os.execv(sys.argv[2], "
+    "sys.argv[2:])"
 )
 
 

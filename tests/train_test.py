@@ -22,13 +22,16 @@ from safetensors.numpy import load_file
 from jopd import control, optimizer, signals, train, workdir
 from jopd.models import hf
 
-# Replay buffer, gold rows and the reference model, over two row widths.
+# Replay buffer, gold rows and the reference model. Rollouts end soon, so that a row is
+# wide only where a gold solution is of the higher level.
 EVERYTHING = {
+    "data__levels": (2, 2, 2, 7),
+    "rollout__stop_ids": (2, 3, 4, 5, 6, 7),
     "mix__student": 0.5,
     "mix__gold": 0.25,
     "mix__replay": 0.25,
     "checkpoint__every_steps": 2,
-    "rollout__max_new_tokens": 72,
+    "rollout__max_new_tokens": 64,
     "log__check_sampler_every_steps": 5,
     "log__samples_every_steps": 2,
     "eval__every_steps": 4,
