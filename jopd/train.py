@@ -104,7 +104,10 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     fresh = experiments.place_rows(e)(got.fresh)
     logp_BT = stages.replay_logp(state.params, fresh)
     gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
-    gap_BT = jnp.where(fresh.mask_BT, gap_BT, 0.0)
+    # A token at the edge of top-p or min-p may fall outside when it is recomputed.
+    cut = e.config.rollout.top_p < 1 or e.config.rollout.min_p > 0
+    compared_BT = fresh.mask_BT & (jnp.isfinite(logp_BT) | (not cut))
+    gap_BT = jnp.where(compared_BT, gap_BT, 0.0)
     largest = float(jnp.max(gap_BT))
     average = float(jnp.sum(gap_BT) / jnp.maximum(jnp.sum(fresh.mask_BT), 1))
     tolerance = e.config.log.sampler_tolerance

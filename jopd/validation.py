@@ -127,6 +127,12 @@ def _check_mix(config: ConfigDict, terms) -> None:
         )
     if mix.student + mix.gold == 0:
         raise ValueError("mix.student and mix.gold are both 0: no rows to train on")
+    if mix.on_policy_probability < 1 and mix.updates_per_rollout > 1:
+        raise ValueError(
+            f"mix.updates_per_rollout={mix.updates_per_rollout} reuses rollouts that "
+            f"mix.on_policy_probability={mix.on_policy_probability} may not have made; "
+            f"set one of them to 1"
+        )
     if mix.replay and not mix.student:
         raise ValueError("mix.replay needs student rollouts; mix.student is 0")
     sampled = mix.student > 0 and mix.on_policy_probability > 0

@@ -53,8 +53,8 @@ def test_it_trains(file, models, tmp_path):
     assert sum(row["optim/grad_norm"] for row in rows) > 0
     assert summary["config_name"] == file.stem
     built = runs.config(models, file.stem)
-    for name in built.loss:
-        assert sum(row[f"tokens/{name}"] for row in rows) > 0, name
+    for term in config.build_terms(built):
+        assert sum(row[f"tokens/{term.name}"] for row in rows) > 0, term.name
 
 
 def test_names_are_those_of_the_files():
