@@ -19,16 +19,16 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "stories"
-    c.steps = 1600
-    c.optimizer.learning_rate = 4e-3
+    c.steps = 900
+    c.optimizer.learning_rate = 3e-3
     c.data.size = 0  # the whole file
     c.data.eval_rows = 64
     c.data.prefix_tokens = 16
-    c.rollout.prompts_per_step, c.rollout.group_size = 16, 1
+    c.rollout.prompts_per_step, c.rollout.group_size = 32, 1
     c.rollout.max_new_tokens = 128
     c.rollout.ignore_eos = True
     c.mix.student, c.mix.gold = 0.8, 0.2
     c.loss.opd = dict(signal="reverse_kl")
     c.loss.reference = dict(signal="reverse_kl", other="reference", coef=0.0)
-    c.loss.gold = dict(signal="nll", source="gold", coef=0.02)
+    c.loss.gold = dict(signal="nll", source="gold", coef=0.1)
     return c
