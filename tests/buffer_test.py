@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from scipy import stats
 
+import tiny
 from jopd import buffer as replay
 
 

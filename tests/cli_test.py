@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 import runs
 
 OPD = f"--config={runs.ROOT / 'configs' / 'opd.py'}"

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from jopd import collect, rollout
 from jopd import data as datasets
 from jopd.models import decoder

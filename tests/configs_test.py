@@ -7,8 +7,8 @@ import tokenize
 
 import numpy as np
 import pytest
-import runs
 
+import runs
 from jopd import config, train, validation, workdir
 
 FILES = sorted((runs.ROOT / "configs").glob("*.py"))

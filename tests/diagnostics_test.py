@@ -5,8 +5,8 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from jopd import diagnostics, statistics
 from jopd.types import GOLD, STUDENT
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
 from safetensors.numpy import load_file, save_file
 
+import runs
 from jopd import commandline, config, control, tasks, train, workdir
 
 TASK = {"prompt": "1+2=", "solution": "1+2=3;#3", "answer": "3"}

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from scipy.special import log_softmax
 
+import runs
 from jopd import evaluate, experiment
 from jopd.models import decoder, hf
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import runs
 import tiny
-
 from jopd import config, objective
 from jopd.types import SOURCES
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from jopd import divergences, objective, signals, weights
 from jopd.objective import Term
 from jopd.types import SOURCES, Batch, Outputs, Rollout, Scores

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from jopd import rollout, sampling, sharding
 from jopd.models import decoder
 from jopd.types import STUDENT, TEACHER

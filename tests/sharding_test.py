@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.sharding import PartitionSpec as P
 
+import tiny
 from jopd import optimizer, sharding
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
+import tiny
 from jopd import objective, optimizer, sampling, sharding, signals, step, weights
 from jopd.models import decoder
 from jopd.objective import Term

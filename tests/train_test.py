@@ -15,10 +15,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 import transformers
 from safetensors.numpy import load_file
 
+import runs
 from jopd import control, optimizer, signals, train, workdir
 from jopd.models import hf
 
