@@ -19,8 +19,8 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "stories"
-    c.steps = 900
-    c.optimizer.learning_rate = 3e-3
+    c.steps = 1150
+    c.optimizer.name, c.optimizer.learning_rate = "muon", 8e-3
     c.data.size = 0  # the whole file
     c.data.eval_rows = 64
     c.data.prefix_tokens = 16

@@ -100,7 +100,7 @@ def base_config() -> ConfigDict:
     # The numbers suit the bundled pair; billions of parameters want 1e-6 to 1e-5.
     c.optimizer = ConfigDict(
         {
-            "name": "adamw",  # adamw | adam | sgd | lion | adafactor
+            "name": "adamw",  # adamw | adam | muon | sgd | lion | adafactor
             "learning_rate": 2e-3,
             "schedule": "cosine",  # constant | linear | cosine
             "warmup_steps": 50,

@@ -167,7 +167,7 @@ def _render(example, *, tokenizer, templated, template_kwargs, system) -> str:
 
 
 def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
-    rows = _tokenise(tokenizer, texts, add_special_tokens=not templated, verbose=False)
+    rows = _tokenise(tokenizer, texts, add_special_tokens=not templated)
     # Some tokenizers end every text with EOS, but here a response follows the prompt.
     if not templated and tokenizer(texts[0])["input_ids"][-1] == tokenizer.eos_token_id:
         rows = [row[:-1] for row in rows]
@@ -183,6 +183,7 @@ def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
 
 def _tokenise(tokenizer, texts: list[str], **options) -> list[list[int]]:
     """Token rows; a text with characters that a tokenizer lacks is named."""
+    options["verbose"] = False  # texts longer than a model are cut here, not there
     try:
         return tokenizer(texts, **options)["input_ids"]
     except Exception as error:  # the class that tokenizers raises

@@ -36,9 +36,10 @@ def mean(values_BT, mask_BT) -> float | None:
 def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float | None]:
     """Means of token facts over student tokens (gold tokens if there are none).
 
-    The advantage is log teacher(y) - log student(y), split by whether the token ends an
-    n-gram that already occurred in its response (StableOPD, arXiv:2604.08527, figure 4;
-    the paper does not say how it classes a single token, this rule is ours).
+    ``log_ratio/*`` is log teacher(y) - log student(y), which is the advantage of
+    StableOPD and of plain on-policy distillation, split by whether the token ends an
+    n-gram that already occurred in its response (arXiv:2604.08527, figure 4; the paper
+    does not say how it classes a single token, this rule is ours).
     """
     parts = {name: np.asarray(value) for name, value in parts.items()}
     mask_BT = np.asarray(batch.mask_BT)
@@ -54,18 +55,18 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
     if "logp/student" in parts and gold_BT.any():
         found["gold/nll"] = -mean(parts["logp/student"], gold_BT)
     if "logp/teacher" in parts and counted_BT.any():
-        advantage_BT = parts["logp/teacher"] - parts["logp/student"]
+        log_ratio_BT = parts["logp/teacher"] - parts["logp/student"]
         repeated_BT = np.asarray(
             statistics.repeated_tokens(
                 np.asarray(batch.rollout.tokens_BT), counted_BT, n=ngram
             )
         )
         found |= {
-            "advantage/mean": mean(advantage_BT, counted_BT),
-            "advantage/repeated": mean(advantage_BT, counted_BT & repeated_BT),
-            "advantage/other": mean(advantage_BT, counted_BT & ~repeated_BT),
-            "advantage/repeated_share": mean(repeated_BT, counted_BT),
-            "advantage/min": float(advantage_BT[counted_BT].min())
+            "log_ratio/mean": mean(log_ratio_BT, counted_BT),
+            "log_ratio/repeated": mean(log_ratio_BT, counted_BT & repeated_BT),
+            "log_ratio/other": mean(log_ratio_BT, counted_BT & ~repeated_BT),
+            "length/repeated_token_share": mean(repeated_BT, counted_BT),
+            "log_ratio/min": float(log_ratio_BT[counted_BT].min())
             if counted_BT.any()
             else None,
         }

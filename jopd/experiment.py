@@ -66,13 +66,11 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
     if mix.rows % parts:
         raise ValueError(
             f"an update has {mix.rows} rows ({mix.fresh} fresh, {mix.replayed} "
-            "replayed, "
-            f"{mix.gold} gold), which is not divisible by {parts} = {shards} data "
-            "devices "
-            f"x optimizer.accumulate={config.optimizer.accumulate}; change "
+            f"replayed, {mix.gold} gold), which is not divisible by {parts} = "
+            f"{shards} data devices x "
+            f"optimizer.accumulate={config.optimizer.accumulate}; change "
             "rollout.prompts_per_step, rollout.group_size or the shares in mix to "
-            "give "
-            f"{mix.rows + -mix.rows % parts} rows"
+            f"give {mix.rows + -mix.rows % parts} rows"
         )
     if mix.buffered and 0 < mix.capacity < mix.least_capacity:
         raise ValueError(
@@ -82,9 +80,8 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
         )
     if mix.fresh % devices:
         raise ValueError(
-            f"{mix.fresh} rollouts per update are not divisible by {devices} devices; "
-            "use "
-            f"rollout.prompts_per_step * rollout.group_size = "
+            f"{mix.fresh} rollouts per update are not divisible by {devices} "
+            "devices; use rollout.prompts_per_step * rollout.group_size = "
             f"{mix.fresh + -mix.fresh % devices}"
         )
 

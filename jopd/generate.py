@@ -62,8 +62,8 @@ def sample(
     longest = max(len(prompt) for prompt in dataset.prompts)
     if longest + max_new_tokens > shape.max_positions:
         raise ValueError(
-            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed "
-            f"the {shape.max_positions} positions of {path}; use at most "
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} "
+            f"exceed the {shape.max_positions} positions of {path}; use at most "
             f"--max_new_tokens={max(shape.max_positions - longest, 0)} or a shorter "
             "prompt"
         )

@@ -31,8 +31,7 @@ def load_tokenizer(path: str):
         reason = str(error).splitlines()[0].rstrip(" :")
         raise ValueError(
             f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json "
-            "and "
-            f"tokenizer_config.json beside the weights"
+            "and tokenizer_config.json beside the weights"
         ) from error
 
 
@@ -103,9 +102,8 @@ def read_own_prompts(config, tokenizer, student: tuple) -> dict[str, tuple]:
         if ours.ids != theirs.ids:
             raise ValueError(
                 f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows "
-                "under "
-                f"the student's template and {len(theirs)} under the teacher's; raise "
-                f"data.max_prompt_tokens={c.max_prompt_tokens}"
+                f"under the student's template and {len(theirs)} under the "
+                f"teacher's; raise data.max_prompt_tokens={c.max_prompt_tokens}"
             )
     return {"teacher": own}
 
@@ -156,10 +154,10 @@ def check_gold(config, mix: collect.Mix, train: data.Dataset) -> None:
     if needed and not any(solution is not None for solution in train.solutions):
         raise ValueError(
             f"the mix asks for gold rows, but no row of {config.data.path} has a "
-            "solution "
-            f"in column {config.data.solution_column or 'solution'!r} of at most "
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; name the "
-            f"column in data.solution_column, raise the limit, or set mix.gold=0"
+            f"solution in column {config.data.solution_column or 'solution'!r} of at "
+            f"most rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; "
+            "name the column in data.solution_column, raise the limit, or set "
+            "mix.gold=0"
         )
 
 
@@ -200,7 +198,6 @@ def check_positions(shapes, total: int, own_prompts, max_new_tokens: int) -> Non
         if needed > shape.max_positions:
             raise ValueError(
                 f"prompt and response together take up to {needed} positions, the "
-                f"{name} "
-                f"has {shape.max_positions}; lower rollout.max_new_tokens or "
-                f"data.max_prompt_tokens"
+                f"{name} has {shape.max_positions}; lower rollout.max_new_tokens or "
+                "data.max_prompt_tokens"
             )

@@ -93,12 +93,45 @@ def weigh(terms: tuple[Term, ...], scores: Scores) -> dict[str, Weighed]:
     )
 
 
-def _weigh_one(term: Term, scores: Scores) -> Weighed:
-    inside_BT = scope(term, scores)
-    weight_BT = jnp.ones(inside_BT.shape, jnp.float32)
+def product_of_weights(term: Term, scores: Scores) -> jax.Array:
+    """f32[B, T]: w of a term before its normaliser; 0 outside its scope."""
+    weight_BT = jnp.ones(scores.mask.shape, jnp.float32)
     for function in term.weights:
         weight_BT = weight_BT * function(scores)
-    weight_BT = jnp.where(inside_BT, weight_BT, 0.0)
+    return jnp.where(scope(term, scores), weight_BT, 0.0)
+
+
+def term_metrics(
+    terms: tuple[Term, ...], scores: Scores, weighed: dict[str, Weighed]
+) -> dict[str, jax.Array]:
+    """What is logged of every term: its tokens, its mean weight, its advantages.
+
+    Means and extremes are over the tokens in the term's scope; ``weight/<term>`` of a
+    0/1 weight is the share of tokens that it keeps.
+    """
+    found = {}
+    for term in terms:
+        inside_BT = scope(term, scores)
+        tokens = jnp.sum(inside_BT)
+        found[f"tokens/{term.name}"] = tokens
+        if term.weights:
+            total = jnp.sum(product_of_weights(term, scores))
+            found[f"weight/{term.name}"] = total / jnp.maximum(tokens, 1)
+        advantage_BT = weighed[term.name].advantage_BT
+        if advantage_BT is not None:
+            some = tokens > 0
+            mean = jnp.sum(advantage_BT) / jnp.maximum(tokens, 1)
+            low = jnp.min(jnp.where(inside_BT, advantage_BT, jnp.inf))
+            high = jnp.max(jnp.where(inside_BT, advantage_BT, -jnp.inf))
+            found[f"advantage/{term.name}"] = mean
+            found[f"advantage/{term.name}_min"] = jnp.where(some, low, 0.0)
+            found[f"advantage/{term.name}_max"] = jnp.where(some, high, 0.0)
+    return found
+
+
+def _weigh_one(term: Term, scores: Scores) -> Weighed:
+    inside_BT = scope(term, scores)
+    weight_BT = product_of_weights(term, scores)
     if term.normalizer == "sequences":
         tokens_B = jnp.sum(inside_BT, axis=1, keepdims=True)
         rows = jnp.sum(tokens_B > 0)

@@ -1,9 +1,10 @@
 """Optax chains from plain values."""
 
+import jax
 import optax
 
 SCHEDULES = ("constant", "linear", "cosine")
-OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "adafactor")
+OPTIMIZERS = ("adamw", "adam", "muon", "sgd", "lion", "adafactor")
 
 
 def schedule(
@@ -41,12 +42,33 @@ def build(
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """Gradient clipping by global norm (0 is off) and then the named optimizer."""
+    """Gradient clipping by global norm (0 is off) and then the named optimizer.
+
+    ``muon`` orthogonalises the momentum (``b1``) of the layers' matrices, scaled to the
+    size of Adam's updates (Liu et al., arXiv:2502.16982), so that one learning rate
+    serves both; embedding, head, norms and biases go to AdamW with ``b1`` and ``b2``.
+
+    Raises:
+      ValueError: unknown name; the known ones are listed.
+    """
     chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name == "adamw":
         chain.append(optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
     elif name == "adam":
         chain.append(optax.adam(learning_rate, b1, b2, eps))
+    elif name == "muon":
+        chain.append(
+            optax.contrib.muon(
+                learning_rate,
+                beta=b1,
+                weight_decay=weight_decay,
+                adam_b1=b1,
+                adam_b2=b2,
+                adam_weight_decay=weight_decay,
+                muon_weight_dimension_numbers=_stacked_matrices,
+                consistent_rms=0.2,
+            )
+        )
     elif name == "sgd":
         chain.append(optax.sgd(learning_rate))
     elif name == "lion":
@@ -56,3 +78,9 @@ def build(
     else:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
     return optax.chain(*chain)
+
+
+def _stacked_matrices(params):
+    """Which parameters muon takes: ``[N, in, out]``, each of the N layers by itself."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(lambda leaf: matrix if leaf.ndim == 3 else None, params)

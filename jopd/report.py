@@ -65,21 +65,29 @@ CHARTS = (
         (("entropy/student", "student"), ("entropy/teacher", "teacher")),
     ),
     Chart(
-        "Advantage by kind of token",
+        "Log-ratio teacher to student by kind of token",
         "nats",
         (
-            ("advantage/repeated", "repeated tokens"),
-            ("advantage/other", "other tokens"),
-            ("advantage/mean", "all"),
+            ("log_ratio/repeated", "repeated tokens"),
+            ("log_ratio/other", "other tokens"),
+            ("log_ratio/mean", "all"),
         ),
     ),
-    Chart("Share of repeated tokens", "%", (("advantage/repeated_share", "share"),)),
+    Chart("Share of repeated tokens", "%", (("length/repeated_token_share", "share"),)),
+    Chart("Advantage", "", (("advantage/*", "*"),)),
     Chart("Gradient norm", "before clipping", (("optim/grad_norm", "norm"),)),
     Chart("Learning rate", "", (("optim/learning_rate", "learning rate"),)),
     Chart("Mean weight of a token", "", (("weight/*", "*"),)),
     Chart("Tokens per term", "tokens", (("tokens/*", "*"),)),
     Chart("Coefficients", "", (("coef/*", "*"),)),
-    Chart("Speed", "tokens/s", (("speed/tokens_per_second", "tokens/s"),)),
+    Chart(
+        "Speed",
+        "tokens/s",
+        (
+            ("speed/tokens_per_second", "trained"),
+            ("speed/sampled_per_second", "sampled"),
+        ),
+    ),
     Chart("Time per step", "s", (("speed/seconds_*", "*"),)),
 )
 _INK = "#010203"  # stands for the text colour of the page; replaced in _svg

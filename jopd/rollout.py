@@ -238,7 +238,7 @@ def data_parallel(function: Callable, devices: int) -> Callable:
       devices: how many local devices; the number of rows must be a multiple of it.
 
     Parameters should carry a replicated sharding over those devices
-    (``sharding.replicate``); other placements work but are copied anew at every call.
+    (``sharding.replicated``); other placements work but are copied anew at every call.
     """
     mapped = jax.pmap(
         function, in_axes=(None, 0, None), devices=jax.local_devices()[:devices]
@@ -248,9 +248,8 @@ def data_parallel(function: Callable, devices: int) -> Callable:
         rows = len(asked.length_B)
         if rows % devices:
             raise ValueError(
-                f"{rows} rollout rows are not divisible by {devices} devices; "
-                f"use {rows - rows % devices or devices} or {rows + -rows % devices} "
-                "rows"
+                f"{rows} rollout rows are not divisible by {devices} devices; use "
+                f"{rows - rows % devices or devices} or {rows + -rows % devices} rows"
             )
         split = jax.tree.map(
             lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked

@@ -22,8 +22,8 @@ from jopd.objective import (
     in_chunks,
     logits_of,
     objective,
-    scope,
     scores,
+    term_metrics,
     weigh,
 )
 from jopd.types import Batch
@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
 
     hidden: dict[str, jax.Array]
     weighed: dict[str, Weighed]
-    counts: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
 
 
 class Shape(NamedTuple):
@@ -135,9 +135,9 @@ def make_prepare(
         hidden = {name: forward(name, everyone[name], batch) for name in models}
         heads = {name: decoder.head(everyone[name]) for name in models}
         read = scores(batch, facts(hidden, heads, batch, **shape._asdict()))
-        counts = {f"tokens/{t.name}": jnp.sum(scope(t, read)) for t in terms}
         hidden.pop("student")
-        return Prepared(hidden, weigh(terms, read), counts)
+        weighed = weigh(terms, read)
+        return Prepared(hidden, weighed, term_metrics(terms, read, weighed))
 
     return prepare
 
@@ -177,7 +177,7 @@ def make_update(
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
         grad = jax.value_and_grad(loss_of, has_aux=True)
-        rows = (batch, prepared._replace(counts={}))
+        rows = (batch, prepared._replace(metrics={}))
 
         def micro(total, rows):
             value, grads = grad(state.params, frozen, coefs, rows)
@@ -195,7 +195,7 @@ def make_update(
         metrics = {"loss": loss, "optim/grad_norm": optax.tree.norm(grads)}
         for term in terms:
             metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
-            metrics[f"tokens/{term.name}"] = prepared.counts[f"tokens/{term.name}"]
+        metrics |= prepared.metrics
         return TrainState(state.step + 1, params, opt_state), metrics, parts
 
     return update

@@ -243,7 +243,8 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             logged |= {name: float(value) for name, value in numbers.items()}
             stop_if_unfinite(logged, at + 1)
             record.setdefault("seconds_to_first_step", time.perf_counter() - began)
-            record["tokens_sampled"] += tokens_in(got.fresh)
+            sampled = 0 if got.fresh is None else tokens_in(got.fresh)
+            record["tokens_sampled"] += sampled
 
             due = (at + 1) % c.log.every_steps == 0 or at + 1 == c.steps
             if due:
@@ -252,7 +253,8 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
                 logged |= describe(e, got, parts)
                 seconds = time.perf_counter() - clock
                 logged["speed/seconds_step"] = seconds
-                logged["speed/tokens_per_second"] = tokens_in(got.fresh) / seconds
+                logged["speed/tokens_per_second"] = tokens_in(got.batch) / seconds
+                logged["speed/sampled_per_second"] = sampled / seconds
             progress.update(at + 1, logged)
             record["wall_seconds"] = spent + time.perf_counter() - began
             evaluated = None
@@ -385,8 +387,9 @@ def describe(e: experiments.Experiment, got: collect.Collected, parts: dict) -> 
     return found
 
 
-def tokens_in(fresh) -> int:
-    return 0 if fresh is None else int(jnp.sum(fresh.mask_BT))
+def tokens_in(batch) -> int:
+    """Response tokens of a batch: those that an update trains on."""
+    return int(jnp.sum(batch.mask_BT))
 
 
 def stop_if_unfinite(logged: dict, at: int) -> None:
@@ -394,6 +397,5 @@ def stop_if_unfinite(logged: dict, at: int) -> None:
     if name is not None:
         raise FloatingPointError(
             f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints "
-            "are "
-            f"kept. Lower optimizer.learning_rate, or look at the last good metrics"
+            "are kept. Lower optimizer.learning_rate, or look at the last good metrics"
         )

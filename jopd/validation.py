@@ -94,9 +94,9 @@ def _check_ranges(config: ConfigDict) -> None:
         if spec.signal == "jsd" and beta is not None and not 0 < beta < 1:
             raise ValueError(
                 f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; "
-                "use "
-                f"a value inside (0, 1), or signal="
-                f"{'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the limit"
+                "use a value inside (0, 1), or "
+                f"signal={'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the "
+                "limit"
             )
 
 
@@ -146,8 +146,7 @@ def _check_mix(config: ConfigDict, terms) -> None:
         if term.source == "gold" and not gold:
             raise ValueError(
                 f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
-                "gives "
-                f"none; set mix.gold above 0"
+                "gives none; set mix.gold above 0"
             )
 
 

@@ -50,8 +50,7 @@ def prepare(workdir: Path, config: dict) -> None:
     except OSError as error:
         raise ValueError(
             f"workdir {workdir} cannot be written ({error.strerror}); choose another "
-            "with "
-            f"--workdir=DIR"
+            "with --workdir=DIR"
         ) from error
     path = workdir / "config.json"
     if path.exists():

@@ -46,11 +46,11 @@ def test_token_metrics_are_means_over_student_tokens(batch, parts):
     loops = [gap_BT[b, t] for b, t in own if repeated_BT[b, t]]
     others = [gap_BT[b, t] for b, t in own if not repeated_BT[b, t]]
     assert loops and others
-    assert got["advantage/mean"] == pytest.approx(np.mean(loops + others))
-    assert got["advantage/min"] == pytest.approx(min(loops + others))
-    assert got["advantage/repeated"] == pytest.approx(np.mean(loops))
-    assert got["advantage/other"] == pytest.approx(np.mean(others))
-    assert got["advantage/repeated_share"] == pytest.approx(len(loops) / len(own))
+    assert got["log_ratio/mean"] == pytest.approx(np.mean(loops + others))
+    assert got["log_ratio/min"] == pytest.approx(min(loops + others))
+    assert got["log_ratio/repeated"] == pytest.approx(np.mean(loops))
+    assert got["log_ratio/other"] == pytest.approx(np.mean(others))
+    assert got["length/repeated_token_share"] == pytest.approx(len(loops) / len(own))
     behavior_BT = np.asarray(batch.rollout.behavior_logp_BT)
     ratios = [np.exp(parts["logp/student"][b, t] - behavior_BT[b, t]) for b, t in own]
     assert got["ratio/mean"] == pytest.approx(np.mean(ratios), rel=1e-5)

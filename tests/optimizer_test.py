@@ -46,6 +46,24 @@ def test_every_optimizer_descends(name):
     assert np.all(first_update(transform, grads) * grads < 0)
 
 
+def test_muon_orthogonalises_each_layer_by_itself():
+    transform = optimizer.build(
+        "muon", optax.constant_schedule(0.1), b1=0.0, clip_norm=0.0
+    )
+    rng = np.random.default_rng(0)
+    grads = {"w": jnp.asarray(rng.normal(size=(3, 6, 4)), jnp.float32)}
+    grads["w"] = grads["w"].at[1].multiply(100.0)
+    params = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = transform.update(grads, transform.init(params), params)
+    for grad, update in zip(np.asarray(grads["w"]), np.asarray(updates["w"])):
+        left, _, right = np.linalg.svd(grad, full_matrices=False)
+        direction = update / (-0.1 * 0.2 * np.sqrt(6))
+        np.testing.assert_allclose(direction, left @ right, atol=0.35)
+        # Five Newton-Schulz steps leave singular values near 1, whatever they were.
+        sizes = np.linalg.svd(direction, compute_uv=False)
+        assert sizes.min() > 0.6 and sizes.max() < 1.3
+
+
 def test_adamw_is_its_formula():
     transform = optimizer.build(
         "adamw", optax.constant_schedule(0.1), b1=0.5, b2=0.75, eps=0.25,
