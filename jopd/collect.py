@@ -274,7 +274,12 @@ def make_collect(
                 parts.append(golden(ids, count=mix.gold))
         if buffer is not None:
             buffer = tick(buffer if fresh is None else add(buffer, fresh))
-        batch = place(trim(stack(parts), length_buckets))
+        batch = trim(stack(parts), length_buckets)
+        coins = np.random.default_rng([seed, step, 2])
+        batch = batch._replace(
+            uniform_BT=coins.random(batch.mask_BT.shape, dtype=np.float32)
+        )
+        batch = place(batch)
         return buffer, Collected(batch, fresh, time.perf_counter() - started)
 
     return collect

@@ -168,14 +168,18 @@ def token_facts(
         facts[f"entropy/{name}"] = divergences.entropy(rows)
     for name, rows in logits.items():
         if name != "student":
-            suffix = "" if name == "teacher" else f"_{name}"
-            facts[f"kl/reverse{suffix}"] = divergences.reverse_kl(
+            facts[kl_name("reverse", name)] = divergences.reverse_kl(
                 logits["student"], rows
             )
-            facts[f"kl/forward{suffix}"] = divergences.forward_kl(
+            facts[kl_name("forward", name)] = divergences.forward_kl(
                 logits["student"], rows
             )
     return facts
+
+
+def kl_name(direction: str, name: str) -> str:
+    """Key of a KL between the student and another model among the token facts."""
+    return f"kl/{direction}" if name == "teacher" else f"kl/{direction}_{name}"
 
 
 def in_chunks(function, arrays, *, chunk_tokens: int, shards: int = 1):
@@ -260,6 +264,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
     """
     rollout = batch.rollout
     names = [key.removeprefix("logp/") for key in per_token if key.startswith("logp/")]
+    others = [name for name in names if name != "student"]
     return Scores(
         mask=batch.mask_BT,
         source=rollout.source_BT,
@@ -267,10 +272,13 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
         - rollout.prompt_length_B[:, None],
         logp={name: per_token[f"logp/{name}"] for name in names},
         entropy={name: per_token[f"entropy/{name}"] for name in names},
+        reverse_kl={name: per_token[kl_name("reverse", name)] for name in others},
+        forward_kl={name: per_token[kl_name("forward", name)] for name in others},
         behavior_logp=rollout.behavior_logp_BT,
         reward=batch.reward_B,
         group=rollout.group_B,
         age=rollout.age_B,
+        uniform=batch.uniform_BT,
     )
 
 

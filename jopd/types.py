@@ -58,6 +58,8 @@ class Batch(NamedTuple):
       prompt_id_B: i32, row of the data set the prompt came from.
       prompts: name -> (i32[B, P], i32[B] lengths) for models that read another prompt
         than the student before the same response (another template, say).
+      uniform_BT: f32 in [0, 1), one fresh draw per token and update for weights that
+        toss a coin; None where nothing is trained.
     """
 
     rollout: Rollout
@@ -65,6 +67,7 @@ class Batch(NamedTuple):
     reward_B: jax.Array
     prompt_id_B: jax.Array
     prompts: dict[str, tuple[jax.Array, jax.Array]] = {}  # never changed in place
+    uniform_BT: jax.Array | None = None
 
 
 class Scores(NamedTuple):
@@ -76,10 +79,13 @@ class Scores(NamedTuple):
       position: i32[B, T], index within the response; 0 is its first token.
       logp: name -> f32[B, T], log-probability of the token under that model.
       entropy: name -> f32[B, T], entropy in nats of the distribution it came from.
+      reverse_kl: name -> f32[B, T], full-vocabulary KL(student || name) in nats.
+      forward_kl: name -> f32[B, T], full-vocabulary KL(name || student) in nats.
       behavior_logp: f32[B, T].
       reward: f32[B].
       group: i32[B].
       age: i32[B].
+      uniform: f32[B, T] in [0, 1), a fresh draw per token, see ``Batch``.
     """
 
     mask: jax.Array
@@ -87,10 +93,13 @@ class Scores(NamedTuple):
     position: jax.Array
     logp: dict[str, jax.Array]
     entropy: dict[str, jax.Array]
+    reverse_kl: dict[str, jax.Array]
+    forward_kl: dict[str, jax.Array]
     behavior_logp: jax.Array
     reward: jax.Array
     group: jax.Array
     age: jax.Array
+    uniform: jax.Array | None = None
 
 
 class Outputs(NamedTuple):

@@ -184,11 +184,13 @@ def test_every_step_has_a_random_stream_of_its_own():
 
     mix = collect.Mix(4, 0, 0, 2)
     run = collector(mix, generate=noting)
-    for step in (0, 1, 0):
-        run(None, step)
+    coins = [np.asarray(run(None, step)[1].batch.uniform_BT) for step in (0, 1, 0)]
     collector(mix, generate=noting, seed=6)(None, 0)
     assert keys[0] == keys[2]
     assert keys[0] != keys[1] and keys[0] != keys[3]
+    np.testing.assert_array_equal(coins[0], coins[2])
+    assert coins[0].min() >= 0 and coins[0].max() < 1
+    assert not np.isin(coins[0], coins[1]).any()
 
 
 def test_rewards_are_of_each_rows_own_response():

@@ -635,6 +635,12 @@ def test_scores_are_those_of_the_batch(case):
         np.testing.assert_allclose(
             scores.entropy["teacher"][b, t], -(np.exp(log_p) * log_p).sum(), rtol=1e-5
         )
+        own = hidden["student"][b, t - 1] @ heads["student"][:V].T / TEMPERATURE
+        gap = log_p - np.asarray(jax.nn.log_softmax(own))
+        np.testing.assert_allclose(
+            scores.forward_kl["teacher"][b, t], (np.exp(log_p) * gap).sum(), rtol=1e-4
+        )
+        assert scores.uniform[b, t] == batch.uniform_BT[b, t]
 
 
 def test_facts_name_the_kls_by_direction():

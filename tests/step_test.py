@@ -148,6 +148,8 @@ GOLDEN = {
     "tokens/gold": 4,
     "tokens/kl": 31,
     "tokens/opd": 26,
+    "weight/kl": 0.8387097,
+    "weight/opd": 0.8385769,
     "logp/student": -3.500755,
     "logp/teacher": -3.215846,
     "entropy/student": 2.453688,

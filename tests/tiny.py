@@ -61,4 +61,11 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         age_B=jnp.asarray(rng.integers(0, 4, rows), jnp.int32),
     )
     reward_B = jnp.asarray(rng.integers(0, 2, rows), jnp.float32)
-    return Batch(rollout, jnp.asarray(mask_BT), reward_B, rollout.group_B)
+    uniform_BT = jnp.asarray(rng.uniform(size=(rows, width)), jnp.float32)
+    return Batch(
+        rollout,
+        jnp.asarray(mask_BT),
+        reward_B,
+        rollout.group_B,
+        uniform_BT=uniform_BT,
+    )

@@ -12,6 +12,8 @@ RNG = np.random.default_rng(0)
 SHAPE = (3, 5)
 LOGP = {name: -RNG.uniform(0, 4, SHAPE) for name in ("student", "teacher", "reference")}
 ENTROPY = {name: RNG.uniform(0, 3, SHAPE) for name in LOGP}
+KL = {name: RNG.uniform(0, 3, SHAPE) for name in ("teacher", "reference")}
+UNIFORM = RNG.uniform(0, 1, SHAPE)
 BEHAVIOR = -RNG.uniform(0, 4, SHAPE)
 POSITION = np.arange(5)[None] - np.asarray([[1], [2], [3]])
 AGE = np.asarray([0, 1, 4])
@@ -23,10 +25,13 @@ SCORES = jax.tree.map(
         position=POSITION,
         logp=LOGP,
         entropy=ENTROPY,
+        reverse_kl=KL,
+        forward_kl=KL,
         behavior_logp=BEHAVIOR,
         reward=np.asarray([1.0, 0.0, 0.5]),
         group=np.asarray([0, 0, 1]),
         age=AGE,
+        uniform=UNIFORM,
     ),
 )
 RATIO = np.exp(LOGP["student"] - BEHAVIOR)
