@@ -9,7 +9,7 @@ import inspect
 
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, signals, weights
+from jopd import objective, optimizer, signals, teachers, weights
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")
@@ -31,9 +31,19 @@ def base_config() -> ConfigDict:
             "remat": True,  # recompute layers in the backward pass; saves memory
         }
     )
-    c.teacher = ConfigDict({"path": "demo:teacher", "dtype": "float32"})
-    # A frozen copy of the student as it is before the first update; loaded only if a
-    # term names "reference".
+    c.teacher = ConfigDict(
+        {
+            "weights": "path",  # path, or of the student: initial live ema snapshot
+            "path": "demo:teacher",
+            "dtype": "float32",
+            "rate": 0.05,  # ema: the student's share at every update
+            "every_steps": 10,  # snapshot: updates between two copies
+            "context": "",  # template of its prompt: {question} {answer} {solution}
+        }
+    )
+    # Further teachers by name, each with the keys of ``teacher``; terms name them by
+    # ``other`` or ``of``. ``reference``, the initial student, is always there.
+    c.teachers = ConfigDict()
     c.reference = ConfigDict({"path": ""})  # empty: the initial student
 
     c.data = ConfigDict(
@@ -54,7 +64,8 @@ def base_config() -> ConfigDict:
             "chat_template": "auto",  # auto | always | never
             "student_template_kwargs": ConfigDict(),  # e.g. enable_thinking=False
             "teacher_template_kwargs": ConfigDict(),  # empty: the student's; else the
-            # teacher reads its own rendering of each prompt
+            # teachers read their own rendering of each prompt
+            "max_context_tokens": 0,  # of a teacher's context; 0: prompt + response
             "system": "",  # system prompt for chat templates
             "add_bos": "auto",  # auto | always | never
             "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
@@ -155,6 +166,7 @@ def base_config() -> ConfigDict:
     c.lock()
     for free in (
         c.loss,
+        c.teachers,
         c.data.student_template_kwargs,
         c.data.teacher_template_kwargs,
     ):
@@ -299,6 +311,27 @@ def build_optimizer(config: ConfigDict):
         clip_norm=c.clip_norm,
     )
     return learning_rate, transform
+
+
+def teachers_of(config: ConfigDict) -> dict[str, teachers.Teacher]:
+    """Every model that terms may name, checked only where one does."""
+    known = {"teacher": config.teacher, **config.teachers}
+    found = {}
+    for name, spec in known.items():
+        unknown = sorted(set(spec) - set(teachers.Teacher._fields))
+        if unknown or name in ("student", "reference"):
+            raise ValueError(
+                f"teachers.{name} cannot be: the name is taken"
+                if not unknown
+                else f"teachers.{name} has no key {unknown[0]!r}; known: "
+                f"{', '.join(teachers.Teacher._fields)}"
+            )
+        found[name] = teachers.Teacher(**spec.to_dict())
+    path = config.reference.path
+    found["reference"] = teachers.Teacher(
+        weights="path" if path else "initial", path=path
+    )
+    return found
 
 
 def models_named(terms: tuple[objective.Term, ...]) -> set[str]:

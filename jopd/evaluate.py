@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
         config.student.path = flags.FLAGS.model
         e = experiment.build(config, train=False)
         console.startup(experiment.summary_rows(e))
-        found, _ = experiment.make_evaluate(e)(e.params)
+        found, _ = experiment.make_evaluate(e)(e.params, e.frozen)
     except (ValueError, ImportError, OSError) as error:
         console.error(error)
         sys.exit(1)

@@ -17,6 +17,7 @@ from jopd import (
     sharding,
     statistics,
     step,
+    teachers,
     validation,
 )
 from jopd import config as configs
@@ -25,7 +26,11 @@ from jopd.objective import Term
 
 
 class Experiment(NamedTuple):
-    """Models, data and static facts of one run; functions are bound, arrays placed."""
+    """Models, data and static facts of one run; functions are bound, arrays placed.
+
+    ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
+    those that have some of their own and keep them.
+    """
 
     config: Any
     mesh: jax.sharding.Mesh
@@ -33,6 +38,7 @@ class Experiment(NamedTuple):
     models: dict[str, decoder.Decoder]
     params: Any
     frozen: dict[str, Any]
+    teachers: dict[str, teachers.Teacher]
     tokenizer: Any
     train: data.Dataset
     held: data.Dataset
@@ -119,22 +125,21 @@ def build(config, *, train: bool = True) -> Experiment:
     mix = make_mix(config)
     if train:
         check_rows(config, mesh, mix)
-    paths = {"student": inputs.model_path(config.student.path)}
-    if config.teacher.path:
-        paths["teacher"] = inputs.model_path(config.teacher.path)
     terms = configs.build_terms(config)
-    if "reference" in configs.models_named(terms):
-        paths["reference"] = (
-            inputs.model_path(config.reference.path) or paths["student"]
-        )
+    known = used_teachers(config, terms)
+    paths = {"student": inputs.model_path(config.student.path)}
+    for name, teacher in known.items():
+        own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
+        paths[name] = own or paths["student"]
     shapes = {name: hf.load_config(path) for name, path in paths.items()}
     tokenizer = inputs.load_tokenizer(paths["student"])
     notes = inputs.check_tokenizers(tokenizer, paths)
     columns, note = inputs.shared_vocabulary(shapes, tokenizer)
-    train_data, held = inputs.read_data(
-        config, tokenizer, config.data.student_template_kwargs
+    examples = inputs.read_examples(config)
+    train_data, held = inputs.student_data(config, tokenizer, examples)
+    own_prompts = inputs.own_prompts(
+        config, tokenizer, known, examples, (train_data, held)
     )
-    own_prompts = inputs.read_own_prompts(config, tokenizer, (train_data, held))
     if train:
         inputs.check_gold(config, mix, train_data)
     verifier = inputs.pick_verifier(config, train_data, held)
@@ -144,13 +149,16 @@ def build(config, *, train: bool = True) -> Experiment:
     inputs.check_positions(shapes, total, own_prompts, config.rollout.max_new_tokens)
     models, loaded = {}, {}
     for name, path in paths.items():
-        section = config[name] if name in ("student", "teacher") else config.student
-        shape, params = hf.load(path, dtype="float32")
-        models[name] = decoder.Decoder(
-            _with(shape, dtype=section.dtype, remat=section.get("remat", False))
+        itself = name == "student"
+        dtype = config.student.dtype if itself else known[name].dtype
+        shape = dataclasses.replace(
+            hf.load_config(path), dtype=dtype, remat=itself and config.student.remat
         )
-        params = _cast(params, "float32" if name == "student" else section.dtype)
-        loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
+        models[name] = decoder.Decoder(shape)
+        if itself or known[name].weights in ("path", "initial"):
+            _, params = hf.load(path, dtype="float32")
+            params = _cast(params, "float32" if itself else dtype)
+            loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
     return Experiment(
         config=config,
         mesh=mesh,
@@ -165,6 +173,7 @@ def build(config, *, train: bool = True) -> Experiment:
         models=models,
         params=loaded.pop("student"),
         frozen=loaded,
+        teachers=known,
         tokenizer=tokenizer,
         train=train_data,
         held=held,
@@ -180,8 +189,13 @@ def build(config, *, train: bool = True) -> Experiment:
     )
 
 
-def _with(shape: decoder.DecoderConfig, **changes) -> decoder.DecoderConfig:
-    return dataclasses.replace(shape, **changes)
+def used_teachers(config, terms) -> dict[str, teachers.Teacher]:
+    """Models that the terms name, and the teacher wherever there is one to compare."""
+    known = configs.teachers_of(config)
+    names = configs.models_named(terms)
+    if config.teacher.path or config.teacher.weights != "path":
+        names = names | {"teacher"}
+    return {name: known[name] for name in known if name in names}
 
 
 def _cast(params, dtype: str):
@@ -218,9 +232,14 @@ def evaluation_rows(e: Experiment) -> int:
 
 
 def make_evaluate(e: Experiment):
-    """``params -> (numbers, samples)`` with the settings of ``config.eval``."""
+    """``(params, frozen) -> (numbers, samples)`` as ``config.eval`` says.
+
+    Divergences are those to ``teacher``; other models only serve terms.
+    """
     c = e.config
-    models = {name: e.models[name] for name in e.models if name != "reference"}
+    models = {
+        name: e.models[name] for name in ("student", "teacher") if name in e.models
+    }
     sampled = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
     bound = functools.partial(
         evaluate.evaluate,
@@ -237,11 +256,20 @@ def make_evaluate(e: Experiment):
         buckets=e.prompt_buckets[-1:],
         limit=c.rollout.max_new_tokens,
         seed=c.seed,
-        place=place_rows(e, {name: held for name, (_, held) in e.own_prompts.items()}),
+        place=place_rows(
+            e,
+            {name: held for name, (_, held) in e.own_prompts.items() if name in models},
+        ),
         save_samples=c.eval.save_samples,
     )
-    kept = {name: params for name, params in e.frozen.items() if name in models}
-    return lambda params: bound(params, kept)
+
+    def run(params, frozen):
+        return bound(
+            params,
+            {name: frozen.get(name, params) for name in models if name != "student"},
+        )
+
+    return run
 
 
 def place_rows(experiment: Experiment, own_prompts: dict | None = None):
@@ -274,12 +302,13 @@ def repetition_test(experiment: Experiment):
 def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
     """What the start-up table shows."""
     e = experiment
-    counts = {"student": decoder.count(e.params)}
-    counts |= {name: decoder.count(params) for name, params in e.frozen.items()}
-    rows = [
-        (name, f"{count:,} parameters, {_describe(e.models[name].config)}")
-        for name, count in counts.items()
-    ]
+    rows = [("student", f"{_size(e.params)}, {_describe(e.models['student'].config)}")]
+    for name, teacher in e.teachers.items():
+        params = e.frozen.get(name, e.params)
+        about = f"{_size(params)}, {_describe(e.models[name].config)}"
+        if teacher.weights != "path":
+            about += f", weights: {teacher.weights} student"
+        rows.append((name, about + (", own context" if teacher.context else "")))
     solutions = sum(solution is not None for solution in e.train.solutions)
     return [
         *rows,
@@ -308,6 +337,10 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
             f"{len(e.length_buckets)} row widths",
         ),
     ]
+
+
+def _size(params) -> str:
+    return f"{decoder.count(params):,} parameters"
 
 
 def _describe(shape: decoder.DecoderConfig) -> str:

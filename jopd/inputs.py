@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from jopd import collect, data, rewards, sources, vocabulary
+from jopd import collect, data, rewards, sources, teachers, vocabulary
 
 ASSETS = Path(__file__).parent / "assets"
 DEMO = "demo:"
@@ -41,8 +41,8 @@ def has_tokenizer(path: str) -> bool:
     return not os.path.isdir(path) or any(Path(path, n).exists() for n in names)
 
 
-def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Dataset]:
-    """Training prompts and held-out prompts, tokenised under one role's template."""
+def read_examples(config) -> tuple[list[sources.Example], list[sources.Example]]:
+    """Training rows and held-out rows."""
     c = config.data
     read = functools.partial(
         sources.read,
@@ -53,20 +53,6 @@ def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Da
         separator=c.separator,
         seed=config.seed,
         levels=tuple(c.levels),
-    )
-    document = c.path.removesuffix(".gz").endswith(".txt")
-    encode = functools.partial(
-        data.encode,
-        tokenizer=tokenizer,
-        max_prompt_tokens=c.max_prompt_tokens,
-        max_response_tokens=config.rollout.max_new_tokens,
-        chat_template=c.chat_template,
-        template_kwargs=template_kwargs.to_dict(),
-        system=c.system or None,
-        add_bos=c.add_bos,
-        on_long_prompt=c.on_long_prompt,
-        on_long_solution="truncate" if document else "drop",
-        prefix_tokens=c.prefix_tokens if document else 0,
     )
     if c.path.startswith("task:"):
         train = read(c.path, split="train", count=c.size or 20_000)
@@ -81,31 +67,90 @@ def read_data(config, tokenizer, template_kwargs) -> tuple[data.Dataset, data.Da
         if not train or not held:
             raise ValueError(
                 f"{c.path} has {len(rows)} rows: too few to hold any out for "
-                "evaluation; "
-                f"give data.eval_path"
+                "evaluation; give data.eval_path"
             )
-    return encode(train), encode(held)
+    return train, held
 
 
-def read_own_prompts(config, tokenizer, student: tuple) -> dict[str, tuple]:
-    """Training and held-out prompts of roles whose template arguments differ.
+def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> data.Dataset:
+    """Rows tokenised under one role's template, prompts of at most ``limit`` tokens."""
+    c = config.data
+    document = c.path.removesuffix(".gz").endswith(".txt")
+    return data.encode(
+        examples,
+        tokenizer=tokenizer,
+        max_prompt_tokens=limit,
+        max_response_tokens=config.rollout.max_new_tokens,
+        chat_template=c.chat_template,
+        template_kwargs=template_kwargs.to_dict(),
+        system=c.system or None,
+        add_bos=c.add_bos,
+        on_long_prompt=c.on_long_prompt,
+        on_long_solution="truncate" if document else "drop",
+        prefix_tokens=c.prefix_tokens if document else 0,
+    )
+
+
+def student_data(config, tokenizer, examples) -> tuple[data.Dataset, data.Dataset]:
+    """Training and held-out rows as the student reads them."""
+    c = config.data
+    train, held = (
+        encode(
+            config,
+            tokenizer,
+            part,
+            c.student_template_kwargs,
+            limit=c.max_prompt_tokens,
+        )
+        for part in examples
+    )
+    return train, held
+
+
+def own_prompts(
+    config, tokenizer, known: dict[str, teachers.Teacher], examples, student: tuple
+) -> dict[str, tuple[data.Dataset, data.Dataset]]:
+    """Training and held-out rows of the teachers that read other prompts.
 
     Raises:
-      ValueError: the length limit kept other rows than it did for the student.
+      ValueError: a context lacks its field, or the length limit kept other rows than
+        it did for the student.
     """
     c = config.data
-    theirs, ours = c.teacher_template_kwargs, c.student_template_kwargs
-    if not config.teacher.path or not theirs or theirs == ours:
-        return {}
-    own = read_data(config, tokenizer, c.teacher_template_kwargs)
-    for ours, theirs in zip(student, own):
-        if ours.ids != theirs.ids:
-            raise ValueError(
-                f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows "
-                f"under the student's template and {len(theirs)} under the "
-                f"teacher's; raise data.max_prompt_tokens={c.max_prompt_tokens}"
-            )
-    return {"teacher": own}
+    kwargs = c.teacher_template_kwargs or c.student_template_kwargs
+    longest = (
+        c.max_context_tokens or c.max_prompt_tokens + config.rollout.max_new_tokens
+    )
+    found = {}
+    for name, teacher in known.items():
+        if not teacher.context and (
+            name == "reference" or kwargs == c.student_template_kwargs
+        ):
+            continue
+        limit = longest if teacher.context else c.max_prompt_tokens
+        parts = []
+        for rows, ours in zip(examples, student, strict=True):
+            if teacher.context:
+                rows = teachers.in_context(name, teacher.context, rows)
+            theirs = encode(config, tokenizer, rows, kwargs, limit=limit)
+            _check_same_rows(name, limit, c, ours, theirs)
+            parts.append(theirs)
+        found[name] = tuple(parts)
+    return found
+
+
+def _check_same_rows(name: str, limit: int, c, ours, theirs) -> None:
+    if ours.ids != theirs.ids:
+        key = (
+            "max_prompt_tokens"
+            if limit == c.max_prompt_tokens
+            else "max_context_tokens"
+        )
+        raise ValueError(
+            f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows as the "
+            f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
+            f"have {limit} tokens; raise data.{key}"
+        )
 
 
 def auto_buckets(longest: int, step: int) -> tuple[int, ...]:
@@ -188,12 +233,12 @@ def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
 
 
-def check_positions(shapes, total: int, own_prompts, max_new_tokens: int) -> None:
+def check_positions(shapes, total: int, own: dict, max_new_tokens: int) -> None:
     """Every model must have a position for every token that it may read."""
     for name, shape in shapes.items():
         needed = total
-        if name in own_prompts:
-            longest = max(len(p) for part in own_prompts[name] for p in part.prompts)
+        if name in own:
+            longest = max(len(p) for part in own[name] for p in part.prompts)
             needed = longest + max_new_tokens
         if needed > shape.max_positions:
             raise ValueError(

@@ -120,7 +120,8 @@ def make_prepare(
 ):
     """``(params, frozen, batch) -> Prepared``: score, then weigh.
 
-    ``models`` holds "student" and every frozen model that a term names.
+    ``models`` holds "student" and every model that a term names; those without
+    parameters in ``frozen`` are the student itself in another context.
     """
 
     def forward(name, params, batch):
@@ -131,7 +132,7 @@ def make_prepare(
 
     @jax.jit
     def prepare(params, frozen, batch: Batch) -> Prepared:
-        everyone = frozen | {"student": params}
+        everyone = {name: frozen.get(name, params) for name in models}
         hidden = {name: forward(name, everyone[name], batch) for name in models}
         heads = {name: decoder.head(everyone[name]) for name in models}
         read = scores(batch, facts(hidden, heads, batch, **shape._asdict()))
@@ -160,7 +161,10 @@ def make_update(
 
     def loss_of(params, frozen, coefs, rows):
         batch, prepared = rows
-        heads = {name: decoder.head(frozen[name]) for name in prepared.hidden}
+        itself = jax.lax.stop_gradient(params)
+        heads = {
+            name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden
+        }
         return objective(
             hidden_states(student, params, batch),
             decoder.head(params),
@@ -206,7 +210,7 @@ def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
 
     @jax.jit
     def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
-        everyone = frozen | {"student": params}
+        everyone = {name: frozen.get(name, params) for name in models}
         hidden = {
             name: hidden_states(model, everyone[name], batch, name)
             for name, model in models.items()

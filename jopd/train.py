@@ -20,6 +20,7 @@ from jopd import (
     sampling,
     sharding,
     step,
+    teachers,
     validation,
     workdir,
 )
@@ -46,8 +47,7 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
         c.rollout.temperature, c.rollout.top_k, c.rollout.top_p, c.rollout.min_p
     )
     generate = experiments.make_generate(e, filters)
-    scored = configs.models_named(e.terms) | ({"teacher"} & set(e.frozen))
-    models = {name: e.models[name] for name in ("student", *sorted(scored))}
+    models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
     place = experiments.place_rows(e, own_prompts)
     return Stages(
@@ -164,8 +164,9 @@ def run(config, directory) -> dict:
 class Run(NamedTuple):
     """What the loop holds on to; ``held`` and ``record`` change from step to step.
 
-    ``held`` is what a checkpoint stores: train state and replay buffer. ``record`` is
-    what travels with it as JSON: numbers that a resumed run could not know.
+    ``held`` is what a checkpoint stores: train state, replay buffer and the teachers
+    that move. ``record`` is what travels with it as JSON: numbers that a resumed run
+    could not know.
     """
 
     directory: Path
@@ -188,6 +189,7 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
             collect.empty_buffer(e.mix, e.length_buckets[-1]),
             e.mesh.devices.flat[0],
         ),
+        "teachers": teachers.start(e.teachers, e.params),
     }
     record = {"tokens_sampled": 0, "wall_seconds": 0.0}
     saver = Checkpointer(
@@ -236,9 +238,13 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
                 logged |= check_sampler(e, stages, state, got, at)
 
             coefs = configs.coefficients(c, at)
-            prepared = stages.prepare(state.params, e.frozen, got.batch)
+            frozen = e.frozen | held["teachers"]
+            prepared = stages.prepare(state.params, frozen, got.batch)
             held["train"], numbers, parts = stages.update(
-                state, e.frozen, got.batch, prepared, coefs
+                state, frozen, got.batch, prepared, coefs
+            )
+            held["teachers"] = teachers.move(
+                e.teachers, held["teachers"], held["train"].params, at + 1
             )
             logged |= {name: float(value) for name, value in numbers.items()}
             stop_if_unfinite(logged, at + 1)
@@ -336,7 +342,8 @@ def finish(
 
 def measure(e, run: Run, at: int, phase: str) -> dict:
     """Evaluates the student as it is and keeps a few of its rollouts."""
-    found, samples = run.stages.evaluate(run.held["train"].params)
+    frozen = e.frozen | run.held["teachers"]
+    found, samples = run.stages.evaluate(run.held["train"].params, frozen)
     workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
     return found
 
@@ -389,7 +396,7 @@ def describe(e: experiments.Experiment, got: collect.Collected, parts: dict) -> 
 
 def tokens_in(batch) -> int:
     """Response tokens of a batch: those that an update trains on."""
-    return int(jnp.sum(batch.mask_BT))
+    return int(np.asarray(batch.mask_BT).sum())
 
 
 def stop_if_unfinite(logged: dict, at: int) -> None:

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, rewards
-from jopd.config import MODELS, build_terms, models_named, one_of
+from jopd import objective, optimizer, rewards, teachers
+from jopd.config import MODELS, build_terms, models_named, one_of, teachers_of
 
 
 def _at_least(config: ConfigDict, key: str, low) -> None:
@@ -41,7 +41,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     _check_ranges(config)
     _check_mix(config, terms)
     if train:
-        _check_teacher(config, terms)
+        _check_teachers(config, terms)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -150,23 +150,22 @@ def _check_mix(config: ConfigDict, terms) -> None:
             )
 
 
-def _check_teacher(config: ConfigDict, terms) -> None:
-    named = models_named(terms)
-    unknown = named - {"teacher", "reference"}
-    if unknown:
-        raise ValueError(
-            f"a term names the model {sorted(unknown)[0]!r}; known: teacher, reference"
-        )
-    if "teacher" in named and not config.teacher.path:
-        raise ValueError(
-            "a term compares with the teacher, but teacher.path is empty; name a model"
-        )
+def _check_teachers(config: ConfigDict, terms) -> None:
+    known = teachers_of(config)
     own = config.data.teacher_template_kwargs
-    other_context = own and own != config.data.student_template_kwargs
-    same = config.teacher.path == config.student.path
-    if "teacher" in named and same and not other_context:
-        raise ValueError(
-            f"teacher.path and student.path are both {config.student.path!r}: with the "
-            f"same weights and no other context the divergence is identically zero; "
-            f"name another teacher"
-        )
+    other_rendering = own and own != config.data.student_template_kwargs
+    for name in sorted(models_named(terms)):
+        if name not in known:
+            raise ValueError(
+                f"a term names the model {name!r}; known: {', '.join(sorted(known))} "
+                "(add it to config.teachers)"
+            )
+        teacher = known[name]
+        teachers.check(name, teacher)
+        same = teacher.weights == "path" and teacher.path == config.student.path
+        if same and not other_rendering and not teacher.context:
+            raise ValueError(
+                f"{name}.path and student.path are both {config.student.path!r}: with "
+                "the same weights and no other context the divergence is identically "
+                "zero; name another teacher or give it a context"
+            )

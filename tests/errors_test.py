@@ -153,7 +153,7 @@ CASES = {
     ),
     "unknown model": (
         with_term(signal="reverse_kl", other="mentor"),
-        ("'mentor'", "known: teacher, reference"),
+        ("'mentor'", "known: reference, teacher", "config.teachers"),
     ),
     "unknown coefficient schedule": (
         with_term(signal="nll", coef={"schedule": "zigzag", "value": 1.0}),
@@ -202,7 +202,7 @@ CASES = {
     ),
     "no teacher": (
         {"teacher__path": ""},
-        ("compares with the teacher, but teacher.path is empty",),
+        ("a term compares with 'teacher', but teacher.path is empty", "initial, live"),
     ),
     "teacher is the student": (
         same_teacher,

@@ -39,7 +39,7 @@ def measured(config):
                 yield rolled
 
         patch.setattr(evaluate, "roll", spy)
-        found, samples = experiment.make_evaluate(e)(e.params)
+        found, samples = experiment.make_evaluate(e)(e.params, e.frozen)
     return e, found, samples, {kind: rows_of(groups) for kind, groups in seen.items()}
 
 
@@ -197,7 +197,7 @@ def test_a_model_can_be_evaluated_against_itself(models):
     path = str(models / "teacher")
     config = runs.config(models, **CHANGES | {"student__path": path})
     e = experiment.build(config, train=False)
-    found, _ = experiment.make_evaluate(e)(e.params)
+    found, _ = experiment.make_evaluate(e)(e.params, e.frozen)
     assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="identically zero"):
         experiment.build(config)

@@ -21,6 +21,7 @@ LAYERS = (
         "tasks",
         "sources",
         "data",
+        "teachers",
         "vocabulary",
         "rewards",
         "optimizer",
