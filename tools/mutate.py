@@ -391,6 +391,12 @@ MUTATIONS = [
     *_rows(
         "objective",
         (
+            "term_metrics",
+            "mean weight over all tokens, not the scope",
+            "total / jnp.maximum(tokens, 1)",
+            "total / inside_BT.size",
+        ),
+        (
             "response_mask",
             "first response token left out",
             "(position_T >= prompt_length_B[:, None])",
@@ -427,10 +433,10 @@ MUTATIONS = [
             "weight_BT = function(scores)",
         ),
         (
-            "_weigh_one",
+            "product_of_weights",
             "weight outside the scope",
-            "weight_BT = jnp.where(inside_BT, weight_BT, 0.0)",
-            "weight_BT = jnp.where(scores.mask, weight_BT, 0.0)",
+            "jnp.where(scope(term, scores), weight_BT, 0.0)",
+            "jnp.where(scores.mask, weight_BT, 0.0)",
         ),
         (
             "_weigh_one",
@@ -879,9 +885,15 @@ MUTATIONS = [
         ),
         (
             "make_collect",
+            "one coin for every update",
+            "np.random.default_rng([seed, step, 2])",
+            "np.random.default_rng([seed, 2])",
+        ),
+        (
+            "make_collect",
             "fresh rows enter the buffer without ageing",
-            "replicate(replay.tick(buffer))",
-            "replicate(buffer)",
+            "tick(buffer if fresh is None else add(buffer, fresh))",
+            "buffer if fresh is None else add(buffer, fresh)",
         ),
     ),
     *_rows(
@@ -923,6 +935,12 @@ MUTATIONS = [
     *_rows(
         "optimizer",
         (
+            "build",
+            "muon takes the embedding too",
+            "leaf.ndim == 3",
+            "leaf.ndim >= 2",
+        ),
+        (
             "schedule",
             "warm-up not taken off",
             "rest = max(steps - warmup_steps, 1)",
@@ -934,6 +952,103 @@ MUTATIONS = [
             "optax.adamw(learning_rate, b1, b2, eps,",
             "optax.adamw(learning_rate, b2, b1, eps,",
         ),
+    ),
+    *_rows(
+        "teachers",
+        (
+            "blend",
+            "rate of the wrong side",
+            "lambda t, s: t + rate * (s - t)",
+            "lambda t, s: s + rate * (t - s)",
+        ),
+        (
+            "start",
+            "the student's buffers are shared, not copied",
+            "        name: jax.tree.map(jnp.copy, params)\n",
+            "        name: params\n",
+        ),
+        (
+            "move",
+            "a snapshot every step",
+            "        elif step % teacher.every_steps == 0:\n",
+            "        else:\n",
+        ),
+        (
+            "in_context",
+            "the whole chat replaced",
+            '    return [*prompt[:-1], {**prompt[-1], "content": text}]\n',
+            '    return [{**prompt[-1], "content": text}]\n',
+        ),
+    ),
+    *_rows(
+        "tasks",
+        (
+            "make",
+            "splits overlap",
+            "if question in rows or split_of(question) != split:",
+            "if question in rows:",
+        ),
+        (
+            "verify",
+            "anything may follow the answer",
+            "_RESPONSE.fullmatch(response)",
+            "_RESPONSE.match(response)",
+        ),
+    ),
+    *_rows(
+        "data",
+        (
+            "order",
+            "every epoch in the same order",
+            "np.random.default_rng([seed, epoch])",
+            "np.random.default_rng([seed])",
+        ),
+        (
+            "encode",
+            "a solution of exactly the limit dropped",
+            "len(gold) <= max_response",
+            "len(gold) < max_response",
+        ),
+    ),
+    *_rows(
+        "statistics",
+        (
+            "pass_at_k",
+            "draws with replacement",
+            "math.comb(n - right, k)",
+            "math.comb(n - right, 1) ** k",
+        ),
+        (
+            "repeated_tokens",
+            "n-grams of all rows mixed",
+            "np.concatenate([rows[:, None], grams], axis=1)",
+            "grams",
+        ),
+    ),
+    *_rows(
+        "rewards",
+        (
+            "math",
+            "alarms asked for off the main thread",
+            "if threading.current_thread() is threading.main_thread():",
+            "if True:",
+        ),
+    ),
+    Mutation(
+        "shared_vocab",
+        "the wider head kept",
+        "vocabulary.py",
+        "shared = min(student_rows, teacher_rows)",
+        "shared = max(student_rows, teacher_rows)",
+        "data_test.py",
+    ),
+    Mutation(
+        "documents",
+        "other line breaks split documents",
+        "sources.py",
+        'source).split("\\n"), 1)',
+        "source).splitlines(), 1)",
+        "data_test.py",
     ),
 ]
 
