@@ -7,8 +7,9 @@ buffer, a prompt without a solution) is there with an all-False mask.
 """
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jopd import buffer as replay
 from jopd import data, rewards
 from jopd.objective import response_mask
 from jopd.rollout import Request
-from jopd.types import STUDENT, Batch, Rollout
+from jopd.types import STUDENT, TEACHER, Batch, Rollout
 
 
 class Mix(NamedTuple):
@@ -86,22 +87,41 @@ def batch_of(rollout: Rollout, reward_B=None, prompt_id_B=None) -> Batch:
 
 
 def ask(
-    dataset: data.Dataset, ids: np.ndarray, *, copies: int, buckets, limit: int
+    dataset: data.Dataset,
+    ids: np.ndarray,
+    *,
+    copies: int,
+    buckets,
+    limit: int,
+    prefixes: Sequence[np.ndarray] | None = None,
 ) -> Request:
-    """A request for ``copies`` rows of each prompt, those of a prompt side by side."""
-    ids = np.repeat(ids, copies)
-    tokens_BP, length_B = data.pad_prompts(
-        [dataset.prompts[i] for i in ids], buckets=buckets
-    )
-    rows = len(ids)
+    """A request for ``copies`` rows of each prompt, those of a prompt side by side.
+
+    ``prefixes`` are response tokens, one array for each of ``ids``, from which its rows
+    go on; ``limit`` counts them too.
+    """
+    prompts = [dataset.prompts[i] for i in ids for _ in range(copies)]
+    given = prompts
+    if prefixes is not None:
+        heads = [prefix for prefix in prefixes for _ in range(copies)]
+        given = [np.concatenate(pair) for pair in zip(prompts, heads, strict=True)]
+    tokens_BP, length_B = data.pad_prompts(given, buckets=buckets)
+    prompt_length_B = np.asarray([len(prompt) for prompt in prompts], np.int32)
+    rows = len(prompts)
+    behind_BP = np.arange(tokens_BP.shape[1]) >= prompt_length_B[:, None]
     return Request(
         tokens_BP=tokens_BP,
         length_B=length_B,
-        prompt_length_B=length_B,
-        limit_B=np.full(rows, limit, np.int32),
+        prompt_length_B=prompt_length_B,
+        limit_B=(limit - (length_B - prompt_length_B)).astype(np.int32),
         row_B=np.arange(rows, dtype=np.int32),
-        prefix_source_BP=np.full(tokens_BP.shape, STUDENT, np.int32),
+        prefix_source_BP=np.where(behind_BP, TEACHER, STUDENT).astype(np.int32),
     )
+
+
+def first_part(responses: Sequence[np.ndarray], share: float) -> list[np.ndarray]:
+    """The first ``floor(share * length)`` tokens of each response (TrOPD's prefix)."""
+    return [response[: math.floor(share * len(response))] for response in responses]
 
 
 def responses(tokenizer, rollout: Rollout) -> list[str]:
@@ -112,13 +132,14 @@ def responses(tokenizer, rollout: Rollout) -> list[str]:
     return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
-def widen(batch: Batch, width: int) -> Batch:
-    """Pads every ``[B, T]`` array on the right to ``width``; on the host."""
+def fit(batch: Batch, width: int) -> Batch:
+    """Pads or cuts every ``[B, T]`` array on the right to ``width``; on the host."""
 
     def pad(array):
         if array.ndim < 2:
             return array
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+        kept = array[:, :width]
+        return np.pad(kept, ((0, 0), (0, width - kept.shape[1])))
 
     return jax.tree.map(pad, batch)
 
@@ -204,14 +225,16 @@ def make_collect(
     length_buckets: tuple[int, ...],
     max_new_tokens: int,
     place: Callable[[Batch], Batch],
+    prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
-    ``place`` puts a finished batch on the devices. Until then rows are on the host and
-    the buffer is on one device: mixing is a few small arrays, and one operation after
-    the other over several devices would cost more than the copy (and can hang virtual
-    ones). All randomness is a function of ``seed`` and ``step``, so a resumed run
-    collects what the uninterrupted one would.
+    ``prefix`` gives the response tokens from which the rollouts of some prompts start
+    at a step. ``place`` puts a finished batch on the devices. Until then rows are on
+    the host and the buffer is on one device: mixing is a few small arrays, and one
+    operation after the other over several devices would cost more than the copy (and
+    can hang virtual ones). All randomness is a function of ``seed`` and ``step``, so a
+    resumed run collects what the uninterrupted one would.
     """
     width = length_buckets[-1]
     prompts = mix.fresh // mix.group_size
@@ -219,17 +242,18 @@ def make_collect(
     add, tick = jax.jit(replay.add), jax.jit(replay.tick)
     sample = jax.jit(replay.sample, static_argnums=2, static_argnames="max_age")
 
-    def fresh_rows(params, ids, key) -> Batch:
+    def fresh_rows(params, ids, step: int, key) -> Batch:
         asked = ask(
             dataset,
             ids,
             copies=mix.group_size,
             buckets=prompt_buckets,
             limit=max_new_tokens,
+            prefixes=None if prefix is None else prefix(ids, step),
         )
         rolled = jax.device_get(generate(params, asked, key))
         group_B = np.repeat(ids, mix.group_size).astype(np.int32)
-        batch = widen(batch_of(rolled._replace(group_B=group_B)), width)
+        batch = fit(batch_of(rolled._replace(group_B=group_B)), width)
         if verifier is None:
             return batch
         answers = [dataset.answers[i] for i in group_B]
@@ -258,7 +282,8 @@ def make_collect(
         else:
             reused = step % mix.updates_per_rollout != 0
             if not reused:
-                fresh = fresh_rows(params, ids[:prompts], jax.random.fold_in(key, 0))
+                stream = jax.random.fold_in(key, 0)
+                fresh = fresh_rows(params, ids[:prompts], step, stream)
                 parts.append(fresh)
             drawn = mix.replayed + mix.fresh * reused
             if drawn:

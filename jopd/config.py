@@ -84,6 +84,17 @@ def base_config() -> ConfigDict:
             "ignore_eos": False,  # always write max_new_tokens (base language models)
             "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
             "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
+            # Rollouts may start from the first part of a response that someone else
+            # wrote; its tokens have the source "teacher".
+            "prefix": ConfigDict(
+                {
+                    "source": "",  # "": none | gold (solutions) | name of a teacher
+                    "schedule": "cosine",  # constant | linear | cosine
+                    "share": 1.0,  # of that response, at the first update
+                    "end": 0.0,  # at the last
+                    "steps": 0,  # updates from share to end; 0: the whole run
+                }
+            ),
         }
     )
     # Shares of an update's rows by source. student and gold are counted relative to the

@@ -6,17 +6,21 @@ Host side, numpy. The names are those of ``metrics.jsonl``.
 import numpy as np
 
 from jopd import statistics
-from jopd.types import GOLD, STUDENT, Batch
+from jopd.types import GOLD, STUDENT, TEACHER, Batch
 
 
 def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, float]:
     """Length, truncation and repetition of fresh rollouts; reward where one was given.
 
+    Lengths are of responses; ``length/prefix`` is what of them a teacher had written.
+
     ``repetition`` is a bound ``statistics.repetition``: text -> bool.
     """
     rollout = batch.rollout
     lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
+    given_BT = np.asarray(batch.mask_BT) & (np.asarray(rollout.source_BT) == TEACHER)
     return {
+        "length/prefix": float(given_BT.sum(axis=1).mean()),
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "length/truncation_rate": float(1.0 - np.asarray(rollout.finished_B).mean()),

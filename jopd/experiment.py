@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopd import (
     collect,
     data,
     evaluate,
     inputs,
+    optimizer,
     rollout,
     sampling,
     sharding,
@@ -23,6 +25,8 @@ from jopd import (
 from jopd import config as configs
 from jopd.models import decoder, hf
 from jopd.objective import Term
+
+PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
 
 
 class Experiment(NamedTuple):
@@ -47,6 +51,7 @@ class Experiment(NamedTuple):
     verifier: Any
     mix: collect.Mix
     prompt_buckets: tuple[int, ...]
+    given_buckets: tuple[int, ...]
     length_buckets: tuple[int, ...]
     stop_ids: tuple[int, ...]
     generator: str
@@ -83,6 +88,12 @@ def check_rows(config, mesh, mix: collect.Mix) -> None:
             f"mix.capacity={mix.capacity} rows is too small for {mix.fresh} fresh and "
             f"{mix.replayed} replayed rows per update; use at least "
             f"{mix.least_capacity}, or 0 to have it chosen"
+        )
+    written = config.rollout.prefix.source not in ("", "gold")
+    if written and config.rollout.prompts_per_step % devices:
+        raise ValueError(
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} prefixes are "
+            f"not divisible by {devices} devices"
         )
     if mix.fresh % devices:
         raise ValueError(
@@ -182,6 +193,11 @@ def build(config, *, train: bool = True) -> Experiment:
         verifier=verifier,
         mix=mix,
         prompt_buckets=prompt_buckets,
+        given_buckets=(
+            inputs.auto_buckets(total, 8)
+            if config.rollout.prefix.source
+            else prompt_buckets
+        ),
         length_buckets=inputs.auto_buckets(total, 8),
         stop_ids=inputs.stop_ids(config, tokenizer),
         generator=pick_generator(config, mesh),
@@ -192,7 +208,7 @@ def build(config, *, train: bool = True) -> Experiment:
 def used_teachers(config, terms) -> dict[str, teachers.Teacher]:
     """Models that the terms name, and the teacher wherever there is one to compare."""
     known = configs.teachers_of(config)
-    names = configs.models_named(terms)
+    names = configs.models_named(terms) | {config.rollout.prefix.source}
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}
     return {name: known[name] for name in known if name in names}
@@ -202,11 +218,13 @@ def _cast(params, dtype: str):
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def make_generate(experiment: Experiment, filters: sampling.Filter):
-    """``(params, request, key) -> Rollout`` on the run's devices."""
+def make_generate(
+    experiment: Experiment, filters: sampling.Filter, name: str = "student"
+):
+    """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     bound = functools.partial(
         rollout.generate,
-        model=experiment.models["student"],
+        model=experiment.models[name],
         max_new_tokens=experiment.config.rollout.max_new_tokens,
         stop_ids=experiment.stop_ids,
         vocabulary=experiment.shape.vocabulary,
@@ -221,6 +239,62 @@ def make_generate(experiment: Experiment, filters: sampling.Filter):
     mapped = rollout.data_parallel(bound, experiment.mesh.devices.size)
     whole = sharding.replicated(experiment.mesh)
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+
+
+def make_prefix(e: Experiment):
+    """``(ids, step) -> response tokens`` that rollouts start from, or None.
+
+    A teacher's response to a prompt is drawn once for all: it depends on the seed and
+    the prompt, not on the step.
+    """
+    c = e.config.rollout
+    if not c.prefix.source:
+        return None
+    share = optimizer.schedule(
+        c.prefix.schedule,
+        c.prefix.share,
+        steps=c.prefix.steps or e.config.steps,
+        end=c.prefix.end,
+    )
+    nothing = np.zeros(0, np.int32)
+    written = _make_written(e)
+
+    def prefix(ids, step: int) -> list[np.ndarray]:
+        part = float(share(step))
+        if part <= 0:
+            return [nothing] * len(ids)
+        responses = written(ids)
+        return collect.first_part(
+            [nothing if r is None else r for r in responses], part
+        )
+
+    return prefix
+
+
+def _make_written(e: Experiment):
+    """``ids -> responses`` of the data set, or of a teacher in the run."""
+    name = e.config.rollout.prefix.source
+    if name == "gold":
+        return lambda ids: [e.train.solutions[i] for i in ids]
+    generate = make_generate(e, train_filters(e.config), name)
+    dataset = e.own_prompts[name][0] if name in e.own_prompts else e.train
+    longest = max(len(prompt) for prompt in dataset.prompts)
+    key = jax.random.fold_in(jax.random.key(e.config.seed), PREFIX_STREAM)
+    limit = e.config.rollout.max_new_tokens
+
+    def written(ids) -> list[np.ndarray]:
+        asked = collect.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
+        asked = asked._replace(row_B=np.asarray(ids, np.int32))
+        rolled = jax.device_get(generate(e.frozen[name], asked, key))
+        spans = zip(rolled.tokens_BT, rolled.prompt_length_B, rolled.length_B)
+        return [row[start:end] for row, start, end in spans]
+
+    return written
+
+
+def train_filters(config) -> sampling.Filter:
+    c = config.rollout
+    return sampling.Filter(c.temperature, c.top_k, c.top_p, c.min_p)
 
 
 def evaluation_rows(e: Experiment) -> int:

@@ -17,7 +17,6 @@ from jopd import (
     inputs,
     metrics,
     report,
-    sampling,
     sharding,
     step,
     teachers,
@@ -28,6 +27,7 @@ from jopd import config as configs
 from jopd import experiment as experiments
 from jopd.checkpoint import Checkpointer
 from jopd.models import hf
+from jopd.types import STUDENT
 
 
 class Stages(NamedTuple):
@@ -43,9 +43,7 @@ class Stages(NamedTuple):
 def build_stages(e: experiments.Experiment, transform) -> Stages:
     """Binds every stage to an experiment; nothing compiles before its first call."""
     c = e.config
-    filters = sampling.Filter(
-        c.rollout.temperature, c.rollout.top_k, c.rollout.top_p, c.rollout.min_p
-    )
+    filters = experiments.train_filters(c)
     generate = experiments.make_generate(e, filters)
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
@@ -58,10 +56,11 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
             verifier=e.verifier,
             mix=e.mix,
             seed=c.seed,
-            prompt_buckets=e.prompt_buckets,
+            prompt_buckets=e.given_buckets,
             length_buckets=e.length_buckets,
             max_new_tokens=c.rollout.max_new_tokens,
             place=place,
+            prefix=experiments.make_prefix(e),
         ),
         prepare=step.make_prepare(
             models, e.terms, e.shape, accumulate=c.optimizer.accumulate
@@ -106,10 +105,11 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
     # A token at the edge of top-p or min-p may fall outside when it is recomputed.
     cut = e.config.rollout.top_p < 1 or e.config.rollout.min_p > 0
-    compared_BT = fresh.mask_BT & (jnp.isfinite(logp_BT) | (not cut))
+    drawn_BT = fresh.mask_BT & (fresh.rollout.source_BT == STUDENT)
+    compared_BT = drawn_BT & (jnp.isfinite(logp_BT) | (not cut))
     gap_BT = jnp.where(compared_BT, gap_BT, 0.0)
     largest = float(jnp.max(gap_BT))
-    average = float(jnp.sum(gap_BT) / jnp.maximum(jnp.sum(fresh.mask_BT), 1))
+    average = float(jnp.sum(gap_BT) / jnp.maximum(jnp.sum(drawn_BT), 1))
     tolerance = e.config.log.sampler_tolerance
     wrong = average > tolerance or largest > 100 * tolerance
     if wrong and e.config.student.dtype == "float32":
@@ -249,7 +249,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             logged |= {name: float(value) for name, value in numbers.items()}
             stop_if_unfinite(logged, at + 1)
             record.setdefault("seconds_to_first_step", time.perf_counter() - began)
-            sampled = 0 if got.fresh is None else tokens_in(got.fresh)
+            sampled = 0 if got.fresh is None else tokens_in(got.fresh, STUDENT)
             record["tokens_sampled"] += sampled
 
             due = (at + 1) % c.log.every_steps == 0 or at + 1 == c.steps
@@ -394,9 +394,12 @@ def describe(e: experiments.Experiment, got: collect.Collected, parts: dict) -> 
     return found
 
 
-def tokens_in(batch) -> int:
-    """Response tokens of a batch: those that an update trains on."""
-    return int(np.asarray(batch.mask_BT).sum())
+def tokens_in(batch, source: int | None = None) -> int:
+    """Response tokens of a batch, of one source or of all."""
+    counted_BT = np.asarray(batch.mask_BT)
+    if source is not None:
+        counted_BT = counted_BT & (np.asarray(batch.rollout.source_BT) == source)
+    return int(counted_BT.sum())
 
 
 def stop_if_unfinite(logged: dict, at: int) -> None:

@@ -40,6 +40,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         rewards.resolve(config.eval.verifier)
     _check_ranges(config)
     _check_mix(config, terms)
+    _check_prefix(config)
     if train:
         _check_teachers(config, terms)
 
@@ -138,6 +139,11 @@ def _check_mix(config: ConfigDict, terms) -> None:
     sampled = mix.student > 0 and mix.on_policy_probability > 0
     gold = mix.gold > 0 or mix.on_policy_probability < 1
     for term in terms:
+        if term.source == "teacher" and not (sampled and config.rollout.prefix.source):
+            raise ValueError(
+                f"loss.{term.name} speaks of teacher tokens, but no rollout starts "
+                "from any; set rollout.prefix.source to 'gold' or a teacher's name"
+            )
         if term.source == "student" and not sampled:
             raise ValueError(
                 f"loss.{term.name} speaks of student tokens, but mix.student="
@@ -148,6 +154,21 @@ def _check_mix(config: ConfigDict, terms) -> None:
                 f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
                 "gives none; set mix.gold above 0"
             )
+
+
+def _check_prefix(config: ConfigDict) -> None:
+    prefix = config.rollout.prefix
+    if not prefix.source:
+        return
+    one_of("rollout.prefix.schedule", prefix.schedule, optimizer.SCHEDULES)
+    for key in ("share", "end"):
+        if not 0 <= prefix[key] <= 1:
+            raise ValueError(f"rollout.prefix.{key}={prefix[key]} must be in [0, 1]")
+    known = teachers_of(config)
+    able = ["gold", *(name for name in known if known[name].weights == "path")]
+    one_of("rollout.prefix.source", prefix.source, able)
+    if prefix.source != "gold":
+        teachers.check(prefix.source, known[prefix.source])
 
 
 def _check_teachers(config: ConfigDict, terms) -> None:

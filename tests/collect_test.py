@@ -11,7 +11,7 @@ import tiny
 from jopd import collect, rollout
 from jopd import data as datasets
 from jopd.models import decoder
-from jopd.types import GOLD, STUDENT
+from jopd.types import GOLD, STUDENT, TEACHER
 
 PROMPTS, NEW = 12, 6
 SETTINGS = {
@@ -97,14 +97,14 @@ def test_rows_of_mix(shares, want):
 
 
 def test_trim_takes_the_smallest_bucket_that_holds_all():
-    batch = collect.widen(tiny.batch(0, width=9), 16)
+    batch = collect.fit(tiny.batch(0, width=9), 16)
     assert batch.mask_BT.shape == batch.rollout.tokens_BT.shape == (6, 16)
     assert not np.any(batch.mask_BT[:, 9:])
     for buckets, width in [((4, 9, 16), 9), ((4, 10, 16), 10), ((8, 16), 16)]:
         cut = collect.trim(batch, buckets)
         assert cut.mask_BT.shape == cut.rollout.source_BT.shape == (6, width)
         assert_equal(cut.rollout.length_B, batch.rollout.length_B)
-        assert_equal(collect.widen(cut, 16), batch)
+        assert_equal(collect.fit(cut, 16), batch)
 
 
 def test_gold_rows_pass_over_prompts_without_a_solution():
@@ -172,6 +172,51 @@ def test_fresh_rows_are_groups_of_the_steps_prompts():
     assert_equal(again.batch, got.batch)
     _, later = run(None, 4)
     assert ids(later.batch) != ids(got.batch)
+
+
+@pytest.mark.parametrize("share, kept", [(0.0, 0), (0.49, 1), (0.5, 2), (1.0, 4)])
+def test_first_part_is_rounded_down(share, kept):
+    responses = [np.arange(4), np.arange(0)]
+    first, nothing = collect.first_part(responses, share)
+    assert first.tolist() == list(range(kept)) and len(nothing) == 0
+
+
+def test_rollouts_go_on_from_a_prefix():
+    """Its tokens are given, count towards the limit, and were not drawn."""
+    given = {3: [4, 5], 4: [], 5: [6, 7, 8, 9, 10]}
+    asked = []
+
+    def prefix(ids, step):
+        asked.append((ids.tolist(), step))
+        return [np.asarray(given[3 + i], np.int32) for i in range(len(ids))]
+
+    mix = collect.Mix(fresh=6, replayed=0, gold=0, group_size=2)
+    changes = {"prompt_buckets": (10,), "prefix": prefix}
+    _, got = collector(mix, **changes)(None, 3)
+    rolled = jax.tree.map(np.asarray, got.fresh.rollout)
+    prompts = datasets.order(3, prompts_per_step=3, size=PROMPTS, seed=5)
+    assert asked == [(prompts.tolist(), 3)]
+    data = dataset()
+    for row in range(6):
+        prompt, head = data.prompts[prompts[row // 2]], given[3 + row // 2]
+        start, end = rolled.prompt_length_B[row], rolled.length_B[row]
+        first = start + len(head)
+        assert rolled.tokens_BT[row, :first].tolist() == [*prompt, *head]
+        assert np.all(rolled.source_BT[row, start:first] == TEACHER)
+        assert np.all(rolled.source_BT[row, first:end] == STUDENT)
+        assert np.all(rolled.behavior_logp_BT[row, :first] == 0)
+        assert np.all(rolled.behavior_logp_BT[row, first:end] < 0)
+        assert first < end <= start + NEW
+        assert np.flatnonzero(got.fresh.mask_BT[row]).tolist() == [*range(start, end)]
+
+
+def test_a_prefix_that_is_a_whole_response_is_left_alone():
+    prefix = lambda ids, step: [np.asarray([4, 5, 1], np.int32)] * len(ids)
+    mix = collect.Mix(fresh=4, replayed=0, gold=0, group_size=2)
+    _, got = collector(mix, prompt_buckets=(10,), prefix=prefix)(None, 0)
+    rolled = got.fresh.rollout
+    assert np.all(rolled.length_B == rolled.prompt_length_B + 3)
+    assert np.all(rolled.finished_B)
 
 
 def test_every_step_has_a_random_stream_of_its_own():

@@ -441,3 +441,55 @@ def test_no_warning_of_jax_is_hidden():
         warnings.simplefilter("always")
         assert workdir.versions()["jax"]
     assert not caught
+
+
+def test_rollouts_from_teacher_prefixes(models, tmp_path):
+    """The prefix shrinks to nothing, is guided by its own term and never sampled."""
+    changes = {"steps": 4, "rollout__prefix__source": "teacher"}
+    config = runs.config(models, "opd", **changes)
+    with config.unlocked():
+        config.loss.guide = {"signal": "nll", "source": "teacher", "coef": 0.1}
+    summary = train.run(config, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    given = [row["length/prefix"] for row in rows]
+    # Cosine over four updates: 1, 0.85, 0.5, 0.15 of responses of different lengths.
+    assert given[0] > given[2] > given[3] > 0
+    assert given[-1] < 0.2 * given[0]
+    assert rows[0]["tokens/guide"] == round(given[0] * 4)
+    assert rows[0]["loss/guide"] > 0
+    # The first step's prefix is the teacher's whole response: where that was ended,
+    # nothing is left to draw.
+    drawn = [row["length/mean"] - row["length/prefix"] for row in rows]
+    assert summary["tokens_sampled"] == round(sum(drawn) * 4)
+    assert "check/sampler_gap_mean" in rows[0]
+
+
+@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot"])
+def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
+    """Two runs of two and four updates are one of four, moving teachers included."""
+
+    def run(directory, steps):
+        changes = {"steps": steps, "optimizer__schedule": "constant"}
+        config = runs.config(models, "opd", **changes)
+        with config.unlocked():
+            config.teachers.self = {"weights": kind, "context": "{answer};{question}"}
+            if kind == "snapshot":
+                config.teachers.self["every_steps"] = 3
+            config.loss.opd = {"signal": "forward_kl", "other": "self"}
+        return train.run(config, directory)
+
+    run(tmp_path / "whole", 4)
+    rows = runs.rows(tmp_path / "whole" / "metrics.jsonl")
+    assert all(row["loss/opd"] > 1e-3 for row in rows)
+    assert rows[0]["kl/forward_self"] == pytest.approx(rows[0]["loss/opd"], rel=1e-4)
+    run(tmp_path / "cut", 2)
+    shutil.copytree(tmp_path / "cut", tmp_path / "resumed")
+    settings = json.loads((tmp_path / "resumed" / "config.json").read_text())
+    settings["steps"] = 4
+    (tmp_path / "resumed" / "config.json").write_text(json.dumps(settings))
+    run(tmp_path / "resumed", 4)
+    want, got = (
+        load_file(tmp_path / name / "export" / "model.safetensors")
+        for name in ("whole", "resumed")
+    )
+    assert all(np.array_equal(want[key], got[key]) for key in want)
