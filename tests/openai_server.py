@@ -8,12 +8,42 @@ log: what it replied and the request. ``--canned`` needs no model.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def server(log, *words: str, port: int = 0):
+    """A server process; yields its port and the process, kills it at the end."""
+    command = [sys.executable, __file__]
+    process = subprocess.Popen(
+        [*command, f"--log={log}", f"--port={port}", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    try:
+        words = process.stdout.readline().split()
+        assert words[:1] == ["listening"], "the server did not start"
+        yield int(words[1]), process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def url_of(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v1"
 
 
 def writer(path: str):

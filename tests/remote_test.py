@@ -1,13 +1,9 @@
 """Text-only teachers behind HTTP, against real server processes."""
 
-import contextlib
 import functools
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,39 +13,16 @@ import pytest
 import runs
 from jopd import remote
 from jopd.remote import Prefix
+from openai_server import server, url_of
 
 PREFIXES = [Prefix(f"{i}+2=", f"{i}+2={i + 2};") for i in range(1, 9)]
 SEEDS = [100 * i for i in range(8)]
-
-
-@contextlib.contextmanager
-def server(log, *words: str, port: int = 0):
-    """A server process; yields its port and the process, kills it at the end."""
-    command = [sys.executable, str(runs.ROOT / "tests" / "openai_server.py")]
-    process = subprocess.Popen(
-        [*command, f"--log={log}", f"--port={port}", *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(runs.ROOT), *sys.path])},
-    )
-    try:
-        words = process.stdout.readline().split()
-        assert words[:1] == ["listening"], "the server did not start"
-        yield int(words[1]), process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Backoff that a test can wait for."""
     monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.05)
-
-
-def url_of(port: int) -> str:
-    return f"http://127.0.0.1:{port}/v1"
 
 
 def connect(port: int, **changes) -> remote.Client:
@@ -237,9 +210,9 @@ def test_another_model_a_wrong_key_and_no_list(tmp_path, monkeypatch):
         monkeypatch.setenv("TINY_KEY", "secret")
         monkeypatch.setenv("WRONG_KEY", "guess")
         assert ask(connect(port, key_env="TINY_KEY"), PREFIXES[:1]) == [["x", "x"]]
-        with pytest.raises(ValueError, match="'huge' is not on .*; it serves tiny"):
+        with pytest.raises(ValueError, match=r"'huge' is not on .*; it serves tiny"):
             remote.connect(url_of(port), "huge", key_env="TINY_KEY")
-        with pytest.raises(ValueError, match="answers 401.*check the key"):
+        with pytest.raises(ValueError, match=r"answers 401.*check the key"):
             connect(port, key_env="WRONG_KEY")
         with pytest.raises(ValueError, match="'NO_KEY': no such environment variable"):
             connect(port, key_env="NO_KEY")

@@ -391,6 +391,12 @@ MUTATIONS = [
     *_rows(
         "objective",
         (
+            "rows normaliser",
+            "divides by all rows",
+            "jnp.maximum(jnp.sum(jnp.any(inside_BT, axis=1)), 1)",
+            "inside_BT.shape[0]",
+        ),
+        (
             "response_mask",
             "first response token left out",
             "(position_T >= prompt_length_B[:, None])",
@@ -918,6 +924,150 @@ MUTATIONS = [
             "gradient norm not watched",
             ' or name == "optim/grad_norm"',
             "",
+        ),
+    ),
+    *_rows(
+        "methods/omniopd",
+        (
+            "peaks",
+            "chunks may touch half-way",
+            "all(abs(t - other) >= chunk for other in accepted)",
+            "all(abs(t - other) >= chunk - 1 for other in accepted)",
+        ),
+        (
+            "peaks",
+            "ties go to the smaller t",
+            "key=lambda t: (-entropy_T[t], -t)",
+            "key=lambda t: (-entropy_T[t], t)",
+        ),
+        (
+            "peaks",
+            "a chunk may run past its response",
+            "last = inside[-1] + 1 - chunk",
+            "last = inside[-1]",
+        ),
+        (
+            "chunk_rate",
+            "prior from the sum, not the mean, of log-probs",
+            "/ jnp.maximum(length_BT, 1.0)\n    similarity_BT",
+            "\n    similarity_BT",
+        ),
+        (
+            "chunk_rate",
+            "prior not in the denominator",
+            "/ (samples + alpha)",
+            "/ samples",
+        ),
+        (
+            "chunk_rate",
+            "baseline subtracted outside of chunks too",
+            "return jnp.where(inside_BT, rate_BT - centre, 0.0)",
+            "return jnp.where(inside_BT, rate_BT, 0.0) - centre",
+        ),
+        (
+            "chunk_rate",
+            "a row's own chunks among the others",
+            "rest_B1 = jnp.sum(rate_B1) - rate_B1",
+            "rest_B1 = jnp.sum(rate_B1)",
+        ),
+        (
+            "unaudited",
+            "the first chunk of a row anchored",
+            '_audited(scores, "chunk") < 0)',
+            '_audited(scores, "chunk") < 1)',
+        ),
+    ),
+    *_rows(
+        "similarity",
+        (
+            "ned",
+            "by the sum of the lengths",
+            "Levenshtein.normalized_similarity(a[:MAX_CHARACTERS], b[:MAX_CHARACTERS])",
+            "1 - Levenshtein.distance(a, b) / max(len(a) + len(b), 1)",
+        ),
+        (
+            "rouge1",
+            "words as a set",
+            "Counter(_WORD.findall(text[:MAX_CHARACTERS].lower()))",
+            "Counter(set(_WORD.findall(text[:MAX_CHARACTERS].lower())))",
+        ),
+        (
+            "resolve",
+            "values above 1 let through",
+            "~((values >= 0) & (values <= 1))",
+            "~(values >= 0)",
+        ),
+    ),
+    *_rows(
+        "remote",
+        (
+            "Client",
+            "fewer texts taken for all",
+            "if len(found) < n or not",
+            "if not",
+        ),
+        (
+            "Client",
+            "a cache that forgets the seed",
+            "whole = json.dumps([s.url, s.api, body], sort_keys=True)",
+            'whole = json.dumps([s.url, s.api, body | {"seed": 0}], sort_keys=True)',
+        ),
+        (
+            "Client",
+            "replies never kept",
+            "    if kept is not None:\n        _write(",
+            "    if kept is None:\n        _write(",
+        ),
+        (
+            "Client",
+            "Retry-After not heeded",
+            'wait = _asked_wait(reply.headers.get("Retry-After"), wait)',
+            "pass",
+        ),
+        (
+            "without_restated",
+            "a repeated prefix kept",
+            "            return text[len(prefix) - start :]\n",
+            "            return text\n",
+        ),
+    ),
+    *_rows(
+        "audit",
+        (
+            "prefix_of",
+            "the teacher sees a token of the chunk",
+            "rollout.tokens_BT[b, rollout.prompt_length_B[b] : t],",
+            "rollout.tokens_BT[b, rollout.prompt_length_B[b] : t + 1],",
+        ),
+        (
+            "make_annotate",
+            "gold tokens audited",
+            "& (rollout.source_BT == STUDENT)",
+            "",
+        ),
+        (
+            "make_annotate",
+            "a dropped chunk audited with count 0",
+            "if found is not None]",
+            "if found is not None or True]",
+        ),
+        (
+            "make_annotate",
+            "the mean in the place of the sum",
+            "= values.sum()",
+            "= values.mean()",
+        ),
+        (
+            "seed_of",
+            "the same continuations at every place",
+            "[seed, step, row, anchor]",
+            "[seed, step, row]",
+        ),
+        (
+            "local_teacher",
+            "samples of a prefix in the wrong place",
+            "texts[i][seed - seeds[i]]",
+            "texts[i][(seed - seeds[i] + 1) % n]",
         ),
     ),
     *_rows(
