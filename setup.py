@@ -25,6 +25,8 @@ setup(
         "safetensors>=0.8",
         "jinja2>=3.1",
         "math-verify>=0.9",
+        "rapidfuzz>=3.9",
+        "httpx2>=2.0",
         "rich>=13",
         "matplotlib>=3.10",
         "numpy>=2.0",

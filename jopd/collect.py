@@ -22,6 +22,9 @@ from jopd.objective import response_mask
 from jopd.rollout import Request
 from jopd.types import STUDENT, TEACHER, Batch, Rollout
 
+# ``(params, batch, step) -> (batch, facts)``: adds ``Batch.extra`` on the host.
+Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
+
 
 class Mix(NamedTuple):
     """Rows of one update by where they come from, and how rollouts are reused."""
@@ -51,11 +54,15 @@ class Mix(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """The batch of one update, and the fresh rollouts as sampled (or None)."""
+    """The batch of one update, and the fresh rollouts as sampled (or None).
+
+    ``facts`` are numbers about the annotation of the batch, to be logged.
+    """
 
     batch: Batch
     fresh: Batch | None
     seconds: float
+    facts: dict[str, float | None] = {}  # never changed in place
 
 
 def rows_of_mix(
@@ -226,15 +233,19 @@ def make_collect(
     max_new_tokens: int,
     place: Callable[[Batch], Batch],
     prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
+    annotate: Annotate | None = None,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
     ``prefix`` gives the response tokens from which the rollouts of some prompts start
-    at a step. ``place`` puts a finished batch on the devices. Until then rows are on
-    the host and the buffer is on one device: mixing is a few small arrays, and one
-    operation after the other over several devices would cost more than the copy (and
-    can hang virtual ones). All randomness is a function of ``seed`` and ``step``, so a
-    resumed run collects what the uninterrupted one would.
+    at a step. ``annotate`` sees every batch once its rows are mixed and cut to a
+    bucket, and may add facts per token that weights read (``Batch.extra``).
+
+    ``place`` puts a finished batch on the devices. Until then rows are on the host and
+    the buffer is on one device: mixing is a few small arrays, and one operation after
+    the other over several devices would cost more than the copy (and can hang virtual
+    ones). All randomness is a function of ``seed`` and ``step``, so a resumed run
+    collects what the uninterrupted one would.
     """
     width = length_buckets[-1]
     prompts = mix.fresh // mix.group_size
@@ -304,7 +315,11 @@ def make_collect(
         batch = batch._replace(
             uniform_BT=coins.random(batch.mask_BT.shape, dtype=np.float32)
         )
+        facts = {}
+        if annotate is not None:
+            batch, facts = annotate(params, batch, step)
         batch = place(batch)
-        return buffer, Collected(batch, fresh, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return buffer, Collected(batch, fresh, seconds, facts)
 
     return collect

@@ -111,10 +111,39 @@ def base_config() -> ConfigDict:
             "updates_per_rollout": 1,  # reuse each batch of rollouts this often
         }
     )
+    # A teacher that only writes text continues the student's responses at a few
+    # places; terms read how alike it wrote (jopd.methods.omniopd).
+    c.audit = ConfigDict(
+        {
+            "chunks": 0,  # most audited chunks per response; 0: no audit
+            "chunk_tokens": 50,  # tokens per chunk and most tokens of a continuation
+            "samples": 10,  # continuations of each chunk's prefix
+            "temperature": 1.0,  # of the continuations
+            "anchors": "entropy",  # where chunks begin: entropy | random | lowest
+            "similarity": "ned",  # ned | rouge1 | embedding | package.module.function
+            "encoder": "",  # BERT directory for similarity="embedding"
+            "teacher": "local",  # local: the model of teacher.path | http: remote
+            "batch_rows": 512,  # rows that a local teacher writes at one time
+        }
+    )
+    # Any OpenAI-compatible server. Changing the way to it does not change the run.
+    c.remote = ConfigDict(
+        {
+            "url": "",  # with the version, e.g. http://localhost:8000/v1
+            "model": "",  # as the server calls it
+            "api": "completions",  # completions | chat | chat_prefill, see jopd.remote
+            "key_env": "",  # environment variable with the API key; empty: none is sent
+            "concurrency": 8,  # requests under way at one time
+            "timeout_seconds": 60.0,  # of one reply
+            "retries": 5,  # after 429, 5xx, time-outs and broken connections
+            "per_request": 0,  # samples asked at once; 0: all; 1: servers without n
+            "cache_dir": "",  # replies kept on disk; empty: in the user's cache folder
+        }
+    )
     c.loss = ConfigDict()  # name -> dict(signal, weights, source, coef, ...)
     c.objective = ConfigDict(
         {
-            "normalizer": "tokens",  # tokens | sequences | weights; a term may override
+            "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
             "temperature": 1.0,  # of the distributions in the loss, all models alike
             "chunk_tokens": 512,  # tokens whose [*, V] logits exist at one time
         }

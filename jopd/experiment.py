@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import (
+    audit,
     collect,
     data,
     evaluate,
     inputs,
     optimizer,
+    remote,
     rollout,
     sampling,
     sharding,
+    similarity,
     statistics,
     step,
     teachers,
@@ -136,6 +139,8 @@ def build(config, *, train: bool = True) -> Experiment:
     mix = make_mix(config)
     if train:
         check_rows(config, mesh, mix)
+        if config.audit.chunks and config.audit.teacher == "http":
+            inputs.connect(config)  # a server that is down is said before any load
     terms = configs.build_terms(config)
     known = used_teachers(config, terms)
     paths = {"student": inputs.model_path(config.student.path)}
@@ -219,13 +224,17 @@ def _cast(params, dtype: str):
 
 
 def make_generate(
-    experiment: Experiment, filters: sampling.Filter, name: str = "student"
+    experiment: Experiment,
+    filters: sampling.Filter,
+    *,
+    name: str = "student",
+    max_new_tokens: int | None = None,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     bound = functools.partial(
         rollout.generate,
         model=experiment.models[name],
-        max_new_tokens=experiment.config.rollout.max_new_tokens,
+        max_new_tokens=max_new_tokens or experiment.config.rollout.max_new_tokens,
         stop_ids=experiment.stop_ids,
         vocabulary=experiment.shape.vocabulary,
         filters=filters,
@@ -276,7 +285,7 @@ def _make_written(e: Experiment):
     name = e.config.rollout.prefix.source
     if name == "gold":
         return lambda ids: [e.train.solutions[i] for i in ids]
-    generate = make_generate(e, train_filters(e.config), name)
+    generate = make_generate(e, train_filters(e.config), name=name)
     dataset = e.own_prompts[name][0] if name in e.own_prompts else e.train
     longest = max(len(prompt) for prompt in dataset.prompts)
     key = jax.random.fold_in(jax.random.key(e.config.seed), PREFIX_STREAM)
@@ -295,6 +304,55 @@ def _make_written(e: Experiment):
 def train_filters(config) -> sampling.Filter:
     c = config.rollout
     return sampling.Filter(c.temperature, c.top_k, c.top_p, c.min_p)
+
+
+def make_annotate(e: Experiment) -> collect.Annotate | None:
+    """The audit of every update as ``config.audit`` asks for it, or None."""
+    c = e.config.audit
+    if not c.chunks:
+        return None
+    facts = step.make_facts({"student": e.models["student"]}, e.shape)
+    place = place_rows(e)
+    prompts = e.own_prompts["teacher"][0] if "teacher" in e.own_prompts else e.train
+    teacher = make_text_teacher(e, prompts)
+    texts = prompts.texts
+    if c.teacher == "http" and e.config.remote.api != "completions":
+        texts = inputs.untemplated(e.config, e.tokenizer, prompts)
+    return audit.make_annotate(
+        audit.Plan(c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors),
+        entropy=lambda params, batch: facts(params, {}, place(batch))[
+            "entropy/student"
+        ],
+        continue_texts=teacher.continue_texts,
+        counts=teacher.counts,
+        similarity=similarity.resolve(c.similarity, encoder=c.encoder),
+        tokenizer=e.tokenizer,
+        teacher_prompts=prompts.prompts,
+        teacher_texts=texts,
+        seed=e.config.seed,
+    )
+
+
+def make_text_teacher(e: Experiment, prompts: data.Dataset) -> remote.Client:
+    """What continues the student's chunks: a server, or the teacher of this run."""
+    c = e.config.audit
+    if c.teacher == "http":
+        return inputs.connect(e.config)
+    generate = make_generate(
+        e,
+        sampling.Filter(temperature=c.temperature),
+        name="teacher",
+        max_new_tokens=c.chunk_tokens,
+    )
+    longest = max(len(p) for p in prompts.prompts)
+    longest += e.config.rollout.max_new_tokens
+    devices = e.mesh.devices.size
+    return audit.local_teacher(
+        functools.partial(generate, e.frozen["teacher"]),
+        e.tokenizer,
+        widths=inputs.auto_buckets(longest, 8),
+        batch_rows=c.batch_rows + -c.batch_rows % devices,
+    )
 
 
 def evaluation_rows(e: Experiment) -> int:

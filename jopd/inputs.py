@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from jopd import collect, data, rewards, sources, teachers, vocabulary
+from jopd import collect, data, remote, rewards, sources, teachers, vocabulary
 
 ASSETS = Path(__file__).parent / "assets"
 DEMO = "demo:"
@@ -105,6 +105,38 @@ def student_data(config, tokenizer, examples) -> tuple[data.Dataset, data.Datase
         for part in examples
     )
     return train, held
+
+
+def untemplated(config, tokenizer, like: data.Dataset) -> list[str]:
+    """The prompts of ``like`` as plain text, for a server that has its own template."""
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.data.chat_template = "never"
+        plain.data.student_template_kwargs = {}
+    raw, _ = student_data(plain, tokenizer, read_examples(plain))
+    texts = dict(zip(raw.ids, raw.texts))
+    return [texts[name] for name in like.ids]
+
+
+def connect(config) -> remote.Client:
+    """The text-only teacher of ``config.remote``, asked whether it is there.
+
+    Raises:
+      ConnectionError, ValueError: it is not, or not as the config says.
+    """
+    c = config.remote
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return remote.connect(
+        c.url,
+        c.model,
+        api=c.api,
+        key_env=c.key_env,
+        concurrency=c.concurrency,
+        timeout_seconds=c.timeout_seconds,
+        retries=c.retries,
+        per_request=c.per_request,
+        cache_dir=c.cache_dir or os.path.join(base, "jopd", "remote"),
+    )
 
 
 def own_prompts(

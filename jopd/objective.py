@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jopd import divergences
 from jopd.types import SOURCES, Batch, Outputs, Scores
 
-NORMALIZERS = ("tokens", "sequences", "weights")
+NORMALIZERS = ("tokens", "sequences", "rows", "weights")
 
 
 class Term(NamedTuple):
@@ -33,6 +33,7 @@ class Term(NamedTuple):
       source: whose tokens the term speaks of, a key of ``SOURCES`` or "any".
       normalizer: "tokens" divides by the valid tokens of that source in the batch,
         "sequences" averages per row first and then over rows that have such tokens,
+        "rows" sums per row and averages over rows that have such tokens,
         "weights" divides by the sum of w.
     """
 
@@ -136,6 +137,8 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
         tokens_B = jnp.sum(inside_BT, axis=1, keepdims=True)
         rows = jnp.sum(tokens_B > 0)
         weight_BT = weight_BT / jnp.maximum(tokens_B, 1) / jnp.maximum(rows, 1)
+    elif term.normalizer == "rows":
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(jnp.any(inside_BT, axis=1)), 1)
     elif term.normalizer == "weights":
         total = jnp.sum(weight_BT)
         weight_BT = weight_BT / jnp.where(total == 0, 1.0, total)
@@ -279,6 +282,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
         group=rollout.group_B,
         age=rollout.age_B,
         uniform=batch.uniform_BT,
+        extra=batch.extra,
     )
 
 

@@ -61,6 +61,7 @@ def build_stages(e: experiments.Experiment, transform) -> Stages:
             max_new_tokens=c.rollout.max_new_tokens,
             place=place,
             prefix=experiments.make_prefix(e),
+            annotate=experiments.make_annotate(e),
         ),
         prepare=step.make_prepare(
             models, e.terms, e.shape, accumulate=c.optimizer.accumulate
@@ -233,6 +234,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             state = held["train"]
             held["buffer"], got = stages.collect(state.params, held["buffer"], at)
             logged = {"speed/seconds_collect": time.perf_counter() - clock}
+            logged |= got.facts
             every = c.log.check_sampler_every_steps
             if every and at % every == 0 and got.fresh is not None:
                 logged |= check_sampler(e, stages, state, got, at)

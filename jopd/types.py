@@ -60,6 +60,7 @@ class Batch(NamedTuple):
         than the student before the same response (another template, say).
       uniform_BT: f32 in [0, 1), one fresh draw per token and update for weights that
         toss a coin; None where nothing is trained.
+      extra: name -> f32[B, T], facts that an annotation added (see ``collect``).
     """
 
     rollout: Rollout
@@ -68,6 +69,7 @@ class Batch(NamedTuple):
     prompt_id_B: jax.Array
     prompts: dict[str, tuple[jax.Array, jax.Array]] = {}  # never changed in place
     uniform_BT: jax.Array | None = None
+    extra: dict[str, jax.Array] = {}  # never changed in place
 
 
 class Scores(NamedTuple):
@@ -86,6 +88,7 @@ class Scores(NamedTuple):
       group: i32[B].
       age: i32[B].
       uniform: f32[B, T] in [0, 1), a fresh draw per token, see ``Batch``.
+      extra: name -> f32[B, T], see ``Batch``.
     """
 
     mask: jax.Array
@@ -100,6 +103,7 @@ class Scores(NamedTuple):
     group: jax.Array
     age: jax.Array
     uniform: jax.Array | None = None
+    extra: dict[str, jax.Array] = {}  # never changed in place
 
 
 class Outputs(NamedTuple):

@@ -2,8 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, rewards, teachers
+from jopd import objective, optimizer, remote, rewards, similarity, teachers
 from jopd.config import MODELS, build_terms, models_named, one_of, teachers_of
+from jopd.methods import omniopd
 
 
 def _at_least(config: ConfigDict, key: str, low) -> None:
@@ -43,6 +44,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     _check_prefix(config)
     if train:
         _check_teachers(config, terms)
+        _check_audit(config, terms)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -189,4 +191,73 @@ def _check_teachers(config: ConfigDict, terms) -> None:
                 f"{name}.path and student.path are both {config.student.path!r}: with "
                 "the same weights and no other context the divergence is identically "
                 "zero; name another teacher or give it a context"
+            )
+
+
+def _check_audit(config: ConfigDict, terms) -> None:
+    c = config.audit
+    _at_least(config, "audit.chunks", 0)
+    for term in terms:
+        functions = [f for f in (*term.weights, term.advantage) if f is not None]
+        for function in functions:
+            plain = getattr(function, "func", function)
+            if not c.chunks and getattr(plain, "needs_audit", False):
+                raise ValueError(
+                    f"loss.{term.name} uses {plain.__name__}, which reads what a "
+                    "teacher wrote, but audit.chunks=0 asks for nothing; set it above 0"
+                )
+            samples = getattr(function, "keywords", {}).get("samples", c.samples)
+            if plain is omniopd.chunk_rate and samples != c.samples:
+                raise ValueError(
+                    f"loss.{term.name} divides by samples={samples}, but "
+                    f"audit.samples={c.samples} continuations are asked for; make them "
+                    "equal (configs/omniopd.py refers to the latter)"
+                )
+    if not c.chunks:
+        return
+    for key in ("chunk_tokens", "samples", "batch_rows"):
+        _at_least(config, f"audit.{key}", 1)
+    _at_least(config, "audit.temperature", 0)
+    one_of("audit.anchors", c.anchors, omniopd.ORDERS)
+    one_of("audit.teacher", c.teacher, ("local", "http"))
+    if c.chunk_tokens > config.rollout.max_new_tokens:
+        raise ValueError(
+            f"audit.chunk_tokens={c.chunk_tokens} is longer than any response "
+            f"(rollout.max_new_tokens={config.rollout.max_new_tokens}): no chunk would "
+            "ever be audited; lower it"
+        )
+    if c.similarity != "embedding":
+        similarity.resolve(c.similarity)
+    elif not c.encoder:
+        similarity.resolve(c.similarity)  # says what is missing
+    if c.teacher == "http":
+        _check_remote(config, terms)
+    elif not config.teacher.path:
+        raise ValueError(
+            "audit.teacher='local' continues with the model of teacher.path, which is "
+            "empty; name a model, or set audit.teacher='http'"
+        )
+
+
+def _check_remote(config: ConfigDict, terms) -> None:
+    c = config.remote
+    for key in ("url", "model"):
+        if not c[key]:
+            raise ValueError(
+                f"audit.teacher='http' needs remote.{key}, which is empty; "
+                "e.g. --config.remote.url=http://localhost:8000/v1 "
+                "--config.remote.model=NAME"
+            )
+    one_of("remote.api", c.api, remote.APIS)
+    _at_least(config, "remote.concurrency", 1)
+    _at_least(config, "remote.retries", 0)
+    _at_least(config, "remote.per_request", 0)
+    if c.timeout_seconds <= 0:
+        raise ValueError(f"remote.timeout_seconds={c.timeout_seconds} must be above 0")
+    for term in terms:
+        if "teacher" in models_named((term,)):
+            raise ValueError(
+                f"loss.{term.name} compares with the teacher's log-probabilities, but "
+                f"audit.teacher='http' is a text-only teacher, which has none; drop "
+                "the term or use audit.teacher='local'"
             )

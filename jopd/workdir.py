@@ -13,6 +13,11 @@ from jopd import metrics
 # Keys that may differ when a run is continued: they change how long it goes on or what
 # it writes, not what an update does.
 FREE_TO_CHANGE = ("steps", "resume", "log", "checkpoint", "export", "compilation_cache")
+# Of the way to a teacher, not of the teacher.
+FREE_KEYS = tuple(
+    f"remote.{key}"
+    for key in ("url", "key_env", "concurrency", "timeout_seconds", "retries")
+)
 PACKAGES = ("jopd", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -78,7 +83,7 @@ def _check_same(workdir: Path, before: dict, now: dict) -> None:
         flatten(json.loads(json.dumps(config, default=str))) for config in (before, now)
     )
     for key in sorted(old.keys() | new.keys()):
-        if key.split(".")[0] in FREE_TO_CHANGE:
+        if key in FREE_KEYS or key.split(".")[0] in FREE_TO_CHANGE:
             continue
         if old.get(key) != new.get(key):
             raise ValueError(

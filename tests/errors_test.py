@@ -280,7 +280,10 @@ CASES = {
     "unknown optimizer": ({"optimizer__name": "adamax"}, ("'adamax'", "adamw")),
     "unknown schedule": ({"optimizer__schedule": "steps"}, ("'steps'", "cosine")),
     "unknown precision": ({"student__dtype": "float16"}, ("'float16'", "bfloat16")),
-    "unknown normaliser": ({"objective__normalizer": "rows"}, ("'rows'", "sequences")),
+    "unknown normaliser": (
+        {"objective__normalizer": "pages"},
+        ("'pages'", "rows"),
+    ),
     "unknown generator": ({"rollout__parallel": "vmap"}, ("'vmap'", "pmap")),
     "no steps": ({"steps": 0}, ("steps=0 must be at least 1",)),
     "no rows": ({"mix__student": 0.0}, ("mix.student and mix.gold are both 0",)),

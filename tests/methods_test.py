@@ -154,6 +154,7 @@ def test_padding_columns_change_nothing(case):
             behavior_logp_BT=wide(rollout.behavior_logp_BT),
             source_BT=wide(rollout.source_BT),
         ),
+        extra=jax.tree.map(wide, batch.extra),
     )
     wider = {
         key: jnp.pad(value, ((0, 0), (0, 4), (0, 0)), constant_values=7.0)

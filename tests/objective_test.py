@@ -36,7 +36,7 @@ TERMS = (
     *(
         Term(name, signal, source="any", normalizer=normalizer)
         for (name, signal), normalizer in zip(
-            SIGNALS.items(), objective.NORMALIZERS * 4, strict=True
+            SIGNALS.items(), objective.NORMALIZERS * 3, strict=True
         )
     ),
     Term(
@@ -125,7 +125,8 @@ def plain_weight(term: Term, batch: Batch, logp: dict) -> tuple[np.ndarray, np.n
     else:
         rows = [b for b in range(len(mask_BT)) if inside_BT[b].any()]
         for b in rows:
-            weight_BT[b] /= inside_BT[b].sum() * len(rows)
+            summed = term.normalizer == "rows"
+            weight_BT[b] /= (1 if summed else inside_BT[b].sum()) * len(rows)
     return weight_BT, advantage_BT
 
 
@@ -349,6 +350,7 @@ def test_normalizers(normalizer):
             "sequences": raw_BT
             / np.maximum(tokens_B, 1)[:, None]
             / (tokens_B > 0).sum(),
+            "rows": raw_BT / (tokens_B > 0).sum(),
         }[normalizer]
         got_BT, advantage_BT = weighed[term.name]
         np.testing.assert_allclose(got_BT, want_BT, rtol=1e-6)

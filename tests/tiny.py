@@ -38,6 +38,15 @@ def params(shape: decoder.DecoderConfig, seed: int, scale: float = 0.3):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def audit(mask_BT) -> dict:
+    """Facts as an audit leaves them: the first two tokens of a row are its chunk."""
+    first_BT = mask_BT & (np.cumsum(mask_BT, axis=1) <= 2)
+    return {
+        "chunk": jnp.asarray(np.where(first_BT, 0, -1), jnp.float32),
+        "similarity": jnp.asarray(np.where(first_BT, 1.5, 0), jnp.float32),
+    }
+
+
 def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY):
     """Rows of mixed lengths and sources; one has no response, one is full."""
     rng = np.random.default_rng(seed)
@@ -68,4 +77,5 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         reward_B,
         rollout.group_B,
         uniform_BT=uniform_BT,
+        extra=audit(mask_BT),
     )

@@ -1,0 +1,37 @@
+"""OmniOPD (arXiv:2606.01476): a teacher that only writes text judges chunks.
+
+    python -m jopd.main --config=configs/omniopd.py
+    python -m jopd.main --config=configs/omniopd.py --config.audit.teacher=http \\
+        --config.remote.url=http://localhost:8000/v1 --config.remote.model=NAME \\
+        --config.teacher.path=
+
+    L = - sum_c pihat_c sum_{t in c} log student(y_t)
+        + beta * sum_{t in no chunk} KL(reference || student)_t,   mean over sequences
+    pihat_c = stop_gradient((k_c + alpha * pibar_c) / (N + alpha))
+
+k_c is the summed similarity of the chunk and N continuations of its prefix by the
+teacher, pibar_c the student's mean probability of its tokens. The paper's 10 chunks of
+50 tokens and 10 samples are cut to the bundled task's short responses. Similarity,
+alpha and beta as published code has them; what is inferred: docs/methods/omniopd.md
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "omniopd"
+    c.audit.chunks, c.audit.chunk_tokens, c.audit.samples = 3, 6, 8
+    # A reference, so that --config.audit.samples changes both.
+    rate = dict(
+        function="omniopd.chunk_rate", alpha=1.0, samples=c.audit.get_ref("samples")
+    )
+    c.loss.chunks = dict(signal="nll", weights=dict(rate=rate), normalizer="rows")
+    c.loss.anchor = dict(
+        signal="forward_kl",
+        other="reference",
+        weights=dict(unaudited=dict(function="omniopd.unaudited")),
+        coef=0.1,
+        normalizer="rows",
+    )
+    return c
