@@ -194,14 +194,14 @@ def main(argv: list[str]) -> None:
     """Evaluates ``--model`` under the data, teacher and settings of ``--config``."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    from jopd import console, experiment
+    from jopd import console, experiment, stages
 
     try:
         config = flags.FLAGS.config
         config.student.path = flags.FLAGS.model
         e = experiment.build(config, train=False)
         console.startup(experiment.summary_rows(e))
-        found, _ = experiment.make_evaluate(e)(e.params, e.frozen)
+        found, _ = stages.make_evaluate(e)(e.params, e.frozen)
     except (ValueError, ImportError, OSError) as error:
         console.error(error)
         sys.exit(1)

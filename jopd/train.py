@@ -27,56 +27,8 @@ from jopd import config as configs
 from jopd import experiment as experiments
 from jopd.checkpoint import Checkpointer
 from jopd.models import hf
+from jopd.stages import Stages, build_stages, place_rows, repetition_test
 from jopd.types import STUDENT
-
-
-class Stages(NamedTuple):
-    """The compiled functions of a run."""
-
-    collect: Any
-    prepare: Any
-    update: Any
-    replay_logp: Any
-    evaluate: Any
-
-
-def build_stages(e: experiments.Experiment, transform) -> Stages:
-    """Binds every stage to an experiment; nothing compiles before its first call."""
-    c = e.config
-    filters = experiments.train_filters(c)
-    generate = experiments.make_generate(e, filters)
-    models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
-    own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
-    place = experiments.place_rows(e, own_prompts)
-    return Stages(
-        collect=collect.make_collect(
-            generate=generate,
-            dataset=e.train,
-            tokenizer=e.tokenizer,
-            verifier=e.verifier,
-            mix=e.mix,
-            seed=c.seed,
-            prompt_buckets=e.given_buckets,
-            length_buckets=e.length_buckets,
-            max_new_tokens=c.rollout.max_new_tokens,
-            place=place,
-            prefix=experiments.make_prefix(e),
-            annotate=experiments.make_annotate(e),
-        ),
-        prepare=step.make_prepare(
-            models, e.terms, e.shape, accumulate=c.optimizer.accumulate
-        ),
-        update=step.make_update(
-            models["student"],
-            e.terms,
-            transform,
-            e.shape,
-            accumulate=c.optimizer.accumulate,
-            with_facts=c.log.token_facts,
-        ),
-        replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
-        evaluate=experiments.make_evaluate(e),
-    )
 
 
 def first_state(e: experiments.Experiment, transform) -> step.TrainState:
@@ -101,7 +53,7 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     Raises:
       FloatingPointError: above ``log.sampler_tolerance`` in float32.
     """
-    fresh = experiments.place_rows(e)(got.fresh)
+    fresh = place_rows(e)(got.fresh)
     logp_BT = stages.replay_logp(state.params, fresh)
     gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
     # A token at the edge of top-p or min-p may fall outside when it is recomputed.
@@ -390,9 +342,7 @@ def describe(e: experiments.Experiment, got: collect.Collected, parts: dict) -> 
     found = diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
     if got.fresh is not None:
         texts = collect.responses(e.tokenizer, got.fresh.rollout)
-        found |= diagnostics.rollout_metrics(
-            got.fresh, texts, experiments.repetition_test(e)
-        )
+        found |= diagnostics.rollout_metrics(got.fresh, texts, repetition_test(e))
     return found
 
 

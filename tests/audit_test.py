@@ -21,6 +21,7 @@ from jopd import (
 from jopd import data as datasets
 from jopd.remote import Prefix
 from jopd.rollout import PLAIN
+from jopd.stages import build_stages, make_generate
 from jopd.types import GOLD, STUDENT, Rollout
 from openai_server import server, url_of
 
@@ -239,7 +240,7 @@ def _models(models):
 
 
 def teacher_of(e, rows: int = 8):
-    generate = experiment.make_generate(e, PLAIN, name="teacher", max_new_tokens=6)
+    generate = make_generate(e, PLAIN, name="teacher", max_new_tokens=6)
     return audit.local_teacher(
         functools.partial(generate, e.frozen["teacher"]),
         e.tokenizer,
@@ -271,12 +272,12 @@ def test_a_local_teacher_writes_as_its_model_would():
 
 def test_an_audited_batch_reaches_the_loop():
     e = built()
-    stages = train.build_stages(e, train.configs.build_optimizer(e.config)[1])
-    _, got = stages.collect(e.params, None, 0)
+    built_stages = build_stages(e, train.configs.build_optimizer(e.config)[1])
+    _, got = built_stages.collect(e.params, None, 0)
     assert got.batch.extra["chunk"].shape == got.batch.mask_BT.shape
     assert got.fresh.extra == {}, "a buffer keeps rollouts, not their audits"
     assert got.facts["audit/chunks"] > 0 and got.facts["teacher/completion_tokens"] > 0
-    _, again = stages.collect(e.params, None, 0)
+    _, again = built_stages.collect(e.params, None, 0)
     jax.tree.map(np.testing.assert_array_equal, got.batch, again.batch)
     # The anchors are peaks of the student's entropy.
     facts = experiment.step.make_facts({"student": e.models["student"]}, e.shape)
@@ -324,9 +325,8 @@ def test_a_chat_server_gets_plain_prompts(models):
     config = runs.config(models, "omniopd")
     tokenizer = inputs.load_tokenizer(str(models / "student"))
     tokenizer.chat_template = "{% for m in messages %}+{{ m.content }}={% endfor %}"
-    train_data, _ = inputs.read_data(
-        config, tokenizer, config.data.student_template_kwargs
-    )
+    examples = inputs.read_examples(config)
+    train_data, _ = inputs.student_data(config, tokenizer, examples)
     assert all(text.startswith("+") for text in train_data.texts)
     plain = inputs.untemplated(config, tokenizer, train_data)
     assert [f"+{text}=" for text in plain] == train_data.texts

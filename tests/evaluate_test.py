@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax
 
 import runs
-from jopd import evaluate, experiment
+from jopd import evaluate, experiment, stages
 from jopd.models import decoder, hf
 
 CHANGES = {
@@ -39,7 +39,7 @@ def measured(config):
                 yield rolled
 
         patch.setattr(evaluate, "roll", spy)
-        found, samples = experiment.make_evaluate(e)(e.params, e.frozen)
+        found, samples = stages.make_evaluate(e)(e.params, e.frozen)
     return e, found, samples, {kind: rows_of(groups) for kind, groups in seen.items()}
 
 
@@ -197,7 +197,7 @@ def test_a_model_can_be_evaluated_against_itself(models):
     path = str(models / "teacher")
     config = runs.config(models, **CHANGES | {"student__path": path})
     e = experiment.build(config, train=False)
-    found, _ = experiment.make_evaluate(e)(e.params, e.frozen)
+    found, _ = stages.make_evaluate(e)(e.params, e.frozen)
     assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="identically zero"):
         experiment.build(config)
@@ -207,4 +207,4 @@ def test_a_model_can_be_evaluated_against_itself(models):
 def test_rows_at_a_time_fit_the_devices_and_the_need(models, evaluation, asked, rows):
     changes = CHANGES | {"eval__batch_rows": asked}
     e = evaluation[0]._replace(config=runs.config(models, **changes))
-    assert experiment.evaluation_rows(e) == rows
+    assert stages.evaluation_rows(e) == rows

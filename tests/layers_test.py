@@ -42,7 +42,7 @@ LAYERS = (
         "report",
         "report_page",
     },
-    {"config", "validation", "inputs", "experiment", "control", "train"},
+    {"config", "validation", "inputs", "experiment", "stages", "control", "train"},
     {"main", "generate"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

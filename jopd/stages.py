@@ -1,0 +1,284 @@
+"""The functions of a run, bound to its experiment; nothing compiles before a call."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd import (
+    audit,
+    collect,
+    data,
+    evaluate,
+    inputs,
+    optimizer,
+    remote,
+    rollout,
+    sampling,
+    sharding,
+    similarity,
+    statistics,
+    step,
+)
+from jopd.experiment import Experiment
+
+PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
+
+
+class Stages(NamedTuple):
+    """The compiled functions of a run."""
+
+    collect: Any
+    prepare: Any
+    update: Any
+    replay_logp: Any
+    evaluate: Any
+
+
+def build_stages(e: Experiment, transform) -> Stages:
+    """Binds every stage to an experiment; nothing compiles before its first call."""
+    c = e.config
+    filters = train_filters(c)
+    generate = make_generate(e, filters)
+    models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
+    own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
+    place = place_rows(e, own_prompts)
+    return Stages(
+        collect=collect.make_collect(
+            generate=generate,
+            dataset=e.train,
+            tokenizer=e.tokenizer,
+            verifier=e.verifier,
+            mix=e.mix,
+            seed=c.seed,
+            prompt_buckets=e.given_buckets,
+            length_buckets=e.length_buckets,
+            max_new_tokens=c.rollout.max_new_tokens,
+            place=place,
+            prefix=make_prefix(e),
+            annotate=make_annotate(e),
+        ),
+        prepare=step.make_prepare(
+            models, e.terms, e.shape, accumulate=c.optimizer.accumulate
+        ),
+        update=step.make_update(
+            models["student"],
+            e.terms,
+            transform,
+            e.shape,
+            accumulate=c.optimizer.accumulate,
+            with_facts=c.log.token_facts,
+        ),
+        replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
+        evaluate=make_evaluate(e),
+    )
+
+
+def make_generate(
+    experiment: Experiment,
+    filters: sampling.Filter,
+    *,
+    name: str = "student",
+    max_new_tokens: int | None = None,
+):
+    """``(params, request, key) -> Rollout`` of a model on the run's devices."""
+    bound = functools.partial(
+        rollout.generate,
+        model=experiment.models[name],
+        max_new_tokens=max_new_tokens or experiment.config.rollout.max_new_tokens,
+        stop_ids=experiment.stop_ids,
+        vocabulary=experiment.shape.vocabulary,
+        filters=filters,
+    )
+    if experiment.generator == "jit":
+        compiled = jax.jit(bound)
+        rows = sharding.rows(experiment.mesh)
+        return lambda params, asked, key: compiled(
+            params, jax.device_put(asked, rows), key
+        )
+    mapped = rollout.data_parallel(bound, experiment.mesh.devices.size)
+    whole = sharding.replicated(experiment.mesh)
+    return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+
+
+def make_prefix(e: Experiment):
+    """``(ids, step) -> response tokens`` that rollouts start from, or None.
+
+    A teacher's response to a prompt is drawn once for all: it depends on the seed and
+    the prompt, not on the step.
+    """
+    c = e.config.rollout
+    if not c.prefix.source:
+        return None
+    share = optimizer.schedule(
+        c.prefix.schedule,
+        c.prefix.share,
+        steps=c.prefix.steps or e.config.steps,
+        end=c.prefix.end,
+    )
+    nothing = np.zeros(0, np.int32)
+    written = _make_written(e)
+
+    def prefix(ids, step: int) -> list[np.ndarray]:
+        part = float(share(step))
+        if part <= 0:
+            return [nothing] * len(ids)
+        responses = written(ids)
+        return collect.first_part(
+            [nothing if r is None else r for r in responses], part
+        )
+
+    return prefix
+
+
+def _make_written(e: Experiment):
+    """``ids -> responses`` of the data set, or of a teacher in the run."""
+    name = e.config.rollout.prefix.source
+    if name == "gold":
+        return lambda ids: [e.train.solutions[i] for i in ids]
+    generate = make_generate(e, train_filters(e.config), name=name)
+    dataset = e.own_prompts[name][0] if name in e.own_prompts else e.train
+    longest = max(len(prompt) for prompt in dataset.prompts)
+    key = jax.random.fold_in(jax.random.key(e.config.seed), PREFIX_STREAM)
+    limit = e.config.rollout.max_new_tokens
+
+    def written(ids) -> list[np.ndarray]:
+        asked = collect.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
+        asked = asked._replace(row_B=np.asarray(ids, np.int32))
+        rolled = jax.device_get(generate(e.frozen[name], asked, key))
+        spans = zip(rolled.tokens_BT, rolled.prompt_length_B, rolled.length_B)
+        return [row[start:end] for row, start, end in spans]
+
+    return written
+
+
+def train_filters(config) -> sampling.Filter:
+    c = config.rollout
+    return sampling.Filter(c.temperature, c.top_k, c.top_p, c.min_p)
+
+
+def make_annotate(e: Experiment) -> collect.Annotate | None:
+    """The audit of every update as ``config.audit`` asks for it, or None."""
+    c = e.config.audit
+    if not c.chunks:
+        return None
+    facts = step.make_facts({"student": e.models["student"]}, e.shape)
+    place = place_rows(e)
+    prompts = e.own_prompts["teacher"][0] if "teacher" in e.own_prompts else e.train
+    teacher = make_text_teacher(e, prompts)
+    texts = prompts.texts
+    if c.teacher == "http" and e.config.remote.api != "completions":
+        texts = inputs.untemplated(e.config, e.tokenizer, prompts)
+    return audit.make_annotate(
+        audit.Plan(c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors),
+        entropy=lambda params, batch: facts(params, {}, place(batch))[
+            "entropy/student"
+        ],
+        continue_texts=teacher.continue_texts,
+        counts=teacher.counts,
+        similarity=similarity.resolve(c.similarity, encoder=c.encoder),
+        tokenizer=e.tokenizer,
+        teacher_prompts=prompts.prompts,
+        teacher_texts=texts,
+        seed=e.config.seed,
+    )
+
+
+def make_text_teacher(e: Experiment, prompts: data.Dataset) -> remote.Client:
+    """What continues the student's chunks: a server, or the teacher of this run."""
+    c = e.config.audit
+    if c.teacher == "http":
+        return inputs.connect(e.config)
+    generate = make_generate(
+        e,
+        sampling.Filter(temperature=c.temperature),
+        name="teacher",
+        max_new_tokens=c.chunk_tokens,
+    )
+    longest = max(len(p) for p in prompts.prompts)
+    longest += e.config.rollout.max_new_tokens
+    devices = e.mesh.devices.size
+    return audit.local_teacher(
+        functools.partial(generate, e.frozen["teacher"]),
+        e.tokenizer,
+        widths=inputs.auto_buckets(longest, 8),
+        batch_rows=c.batch_rows + -c.batch_rows % devices,
+    )
+
+
+def evaluation_rows(e: Experiment) -> int:
+    """Rows generated at one time, as many as are needed and divisible by devices."""
+    c, devices = e.config.eval, e.mesh.devices.size
+    asked = c.batch_rows or e.mix.fresh or e.mix.rows
+    rows = min(asked, c.k * min(c.prompts, len(e.held.prompts)))
+    return rows + -rows % devices
+
+
+def make_evaluate(e: Experiment):
+    """``(params, frozen) -> (numbers, samples)`` as ``config.eval`` says.
+
+    Divergences are those to ``teacher``; other models only serve terms.
+    """
+    c = e.config
+    models = {
+        name: e.models[name] for name in ("student", "teacher") if name in e.models
+    }
+    sampled = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
+    bound = functools.partial(
+        evaluate.evaluate,
+        dataset=e.held,
+        tokenizer=e.tokenizer,
+        generate=make_generate(e, sampled),
+        generate_greedy=make_generate(e, sampling.Filter(temperature=0.0)),
+        facts=step.make_facts(models, e.shape),
+        verifier=e.verifier,
+        repetition=repetition_test(e),
+        prompts=c.eval.prompts,
+        k=c.eval.k,
+        batch_rows=evaluation_rows(e),
+        buckets=e.prompt_buckets[-1:],
+        limit=c.rollout.max_new_tokens,
+        seed=c.seed,
+        place=place_rows(
+            e,
+            {name: held for name, (_, held) in e.own_prompts.items() if name in models},
+        ),
+        save_samples=c.eval.save_samples,
+    )
+
+    def run(params, frozen):
+        return bound(
+            params,
+            {name: frozen.get(name, params) for name in models if name != "student"},
+        )
+
+    return run
+
+
+def place_rows(experiment: Experiment, own_prompts: dict | None = None):
+    """Puts the rows of a batch on the devices that work on them.
+
+    ``own_prompts`` are the prompts, by model, of the data set that the rows come from.
+    """
+    rows = sharding.rows(experiment.mesh)
+
+    def place(batch):
+        batch = collect.with_prompts(batch, own_prompts or {})
+        return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
+
+    return place
+
+
+def repetition_test(experiment: Experiment):
+    """``text -> bool`` with the config's thresholds or those scaled to its length."""
+    c = experiment.config.repetition
+    tail, threshold = statistics.repetition_limits(
+        experiment.config.rollout.max_new_tokens
+    )
+    return functools.partial(
+        statistics.repetition,
+        tail=c.tail_chars or tail,
+        threshold=c.threshold or threshold,
+    )
