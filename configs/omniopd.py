@@ -22,7 +22,8 @@ def get_config():
     c = base_config()
     c.name = "omniopd"
     c.audit.chunks, c.audit.chunk_tokens, c.audit.samples = 3, 6, 8
-    # A reference, so that --config.audit.samples changes both.
+    # alpha, coef and the reduction: published code, see docs/methods/omniopd.md.
+    # The reference makes --config.audit.samples change both.
     rate = dict(
         function="omniopd.chunk_rate", alpha=1.0, samples=c.audit.get_ref("samples")
     )

@@ -185,8 +185,8 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             clock = time.perf_counter()
             state = held["train"]
             held["buffer"], got = stages.collect(state.params, held["buffer"], at)
-            logged = {"speed/seconds_collect": time.perf_counter() - clock}
-            logged |= got.facts
+            seconds = time.perf_counter() - clock
+            logged = {"speed/seconds_collect": seconds, **got.facts}
             every = c.log.check_sampler_every_steps
             if every and at % every == 0 and got.fresh is not None:
                 logged |= check_sampler(e, stages, state, got, at)

@@ -69,7 +69,7 @@ def collector(mix: collect.Mix, verifier=None, data=None, **changes):
         tokenizer=Tokenizer(),
         verifier=verifier,
         mix=mix,
-        place=lambda batch: batch,
+        place=changes.pop("place", lambda batch: batch),
         **(SETTINGS | changes),
     )
     return functools.partial(function, params)
@@ -330,3 +330,28 @@ def test_no_buffer_unless_something_reads_it():
     assert collect.empty_buffer(collect.Mix(4, 0, 2, 2), 11) is None
     like = collect.empty_buffer(collect.Mix(4, 2, 0, 2, capacity=5), 11)
     assert like.rows.mask_BT.shape == (5, 11) and jnp.asarray(like.filled_C).sum() == 0
+
+
+def test_an_annotation_sees_the_mixed_batch_before_it_is_placed():
+    order = []
+
+    def annotate(params, batch, step):
+        order.append("annotate")
+        assert params is student()[0] and step == 4
+        assert batch.mask_BT.shape[1] in SETTINGS["length_buckets"]
+        assert isinstance(batch.mask_BT, np.ndarray) and batch.extra == {}
+        assert len(batch.reward_B) == 6, "gold rows, too"
+        extra = {"own": np.asarray(batch.mask_BT, np.float32)}
+        return batch._replace(extra=extra), {"facts/rows": 6.0}
+
+    def place(batch):
+        order.append("place")
+        return batch
+
+    mix = collect.Mix(4, 0, 2, 2)
+    _, got = collector(mix, annotate=annotate, place=place)(None, 4)
+    _, plain = collector(mix)(None, 4)
+    assert order == ["annotate", "place"] and got.facts == {"facts/rows": 6.0}
+    np.testing.assert_array_equal(got.batch.extra["own"], got.batch.mask_BT)
+    assert got.fresh.extra == {} and plain.facts == {} and plain.batch.extra == {}
+    assert_equal(got.batch._replace(extra={}), plain.batch)
