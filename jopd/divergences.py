@@ -192,9 +192,9 @@ def entry_clipped(
     elif direction == "reverse_kl":
         summands = _summands(log_s, log_t)
     elif direction == "jsd":
-        log_m = _log_mixture(log_t, log_s, beta)
-        summands = beta * _summands(log_t, log_m)
-        summands += (1.0 - beta) * _summands(log_s, log_m)
+        mixed = _log_mixture(log_t, log_s, beta)
+        summands = beta * _summands(log_t, mixed)
+        summands += (1.0 - beta) * _summands(log_s, mixed)
     else:
         raise ValueError(
             f"direction={direction!r} is unknown; use forward_kl, reverse_kl or jsd"

@@ -86,7 +86,7 @@ def accepted(
     complement under the same coin: the two masks of one update never overlap. The ratio
     uses the student at scoring time, on fresh rows the one that wrote them.
     """
-    ratio = jnp.exp(scores.logp[other] - scores.logp["student"])
+    ratio = jnp.exp(log_ratio(scores, other=other))
     return ((scores.uniform < ratio) != inverse).astype(jnp.float32)
 
 
