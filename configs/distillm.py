@@ -16,7 +16,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "distillm"
-    # Relative to the fresh rows: one of each, so fewer prompts make 128 rows or less.
+    # 40 fresh rows, and as many replayed and gold ones: 120, near those of the others.
     c.rollout.prompts_per_step = 10
     c.mix.student, c.mix.replay, c.mix.gold = 0.4, 0.4, 0.4  # inferred
     c.loss.skew = dict(signal="skew_forward_kl", alpha=0.1, source="any")

@@ -127,6 +127,11 @@ def policy_gradient(
     logp = divergences.log_prob(outputs.logits["student"], outputs.tokens)
     advantage = outputs.advantage
     if advantage is None:
+        if other is None:
+            raise ValueError(
+                "policy_gradient with other=None has nothing to compare with; name an "
+                "advantage or a model in other"
+            )
         advantage = divergences.log_prob(outputs.logits[other], outputs.tokens) - logp
     return estimators.clipped_surrogate(
         logp,

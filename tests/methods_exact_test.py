@@ -351,3 +351,9 @@ def test_minillm_of_one_token_is_twice_the_reverse_kl(pair):
     function = functools.partial(terms["sequence"].advantage, whiten=False)
     terms["sequence"] = terms["sequence"]._replace(advantage=function)
     close(total(terms, *pair), 2 * exact.reverse_kl_gradient(*pair))
+
+
+def test_a_policy_gradient_without_anything_to_compare_with_says_so():
+    term = terms_of("opd", opd__other=None)["opd"]
+    with pytest.raises(ValueError, match="name an advantage or a model in other"):
+        exact.mean_gradient(term, *STATES[0])
