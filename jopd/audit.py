@@ -24,6 +24,7 @@ from jopd.rollout import Request
 from jopd.similarity import Similarity
 from jopd.types import STUDENT, Batch
 
+FACTS = ("chunk", "similarity")
 # Tokens before a text that are decoded with it: a token alone may be half a character,
 # and some tokenizers drop the space before the first one.
 CONTEXT = 8
@@ -171,7 +172,7 @@ def _extra(plan: Plan, places, texts, rollout, tokenizer, similarity):
         chunk_BT[b, t : t + plan.chunk_tokens] = numbers[b]
         similarity_BT[b, t : t + plan.chunk_tokens] = values.sum()
         numbers[b] += 1
-    return {"chunk": chunk_BT, "similarity": similarity_BT}, alike.mean(axis=1)
+    return dict(zip(FACTS, (chunk_BT, similarity_BT))), alike.mean(axis=1)
 
 
 def _facts(plan: Plan, extra, kept, own_BT, entropy_BT, asked: int) -> dict:

@@ -315,7 +315,8 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
     """Coefficient of every term at an update.
 
     ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
-    a schedule of ``optimizer.schedule``.
+    a schedule of ``optimizer.schedule``; it reaches ``end``, higher or lower, after
+    ``steps`` updates, without ``steps`` at the end of the run.
     """
     found = {}
     for name, spec in config.loss.items():
@@ -385,7 +386,7 @@ def models_named(terms: tuple[objective.Term, ...]) -> set[str]:
             for key in ("other", "of"):
                 if key in parameters:
                     names.add(parameters[key].default)
-    return names - {"student"}
+    return names - {"student", None}
 
 
 def one_of(what: str, value, known) -> None:

@@ -165,6 +165,44 @@ def top_k_reverse_kl(
     return _kl(log_s, log_t)
 
 
+def entry_clipped(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    *,
+    direction: str,
+    clip: float | None,
+    beta: float = 0.5,
+) -> jax.Array:
+    """A divergence whose summands are cut above at ``clip``, one by one.
+
+        sum_v min(c_v, clip),  c_v = T_v (log T_v - log S_v) for "forward_kl",
+        S_v (log S_v - log T_v) for "reverse_kl", beta T_v (log T_v - log M_v)
+        + (1 - beta) S_v (log S_v - log M_v) for "jsd", M = beta T + (1 - beta) S
+
+    f32[..., V], f32[..., V] -> f32[...], nats. A summand above the clip has no
+    gradient: a single token cannot dominate a state (OPSD, arXiv:2601.18734). Not a
+    divergence any more: negative where the positive summands are cut. ``clip=None`` is
+    the whole divergence. Raises ValueError for another direction, or clip <= 0.
+    """
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip} must be above 0; use None to switch it off")
+    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    if direction == "forward_kl":
+        summands = _summands(log_t, log_s)
+    elif direction == "reverse_kl":
+        summands = _summands(log_s, log_t)
+    elif direction == "jsd":
+        mixed = _log_mixture(log_t, log_s, beta)
+        summands = beta * _summands(log_t, mixed)
+        summands += (1.0 - beta) * _summands(log_s, mixed)
+    else:
+        raise ValueError(
+            f"direction={direction!r} is unknown; use forward_kl, reverse_kl or jsd"
+        )
+    kept = summands if clip is None else jnp.minimum(summands, clip)
+    return jnp.sum(kept, axis=-1)
+
+
 def coarsen(logits: jax.Array, indices: jax.Array) -> jax.Array:
     """Logits of the partition {each of ``indices``} + {all other tokens}.
 
@@ -244,11 +282,15 @@ def _check_alpha(alpha: float) -> None:
 
 def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """``sum_v p (log p - log q)``; log_q need not be normalised."""
+    return jnp.sum(_summands(log_p, log_q), axis=-1)
+
+
+def _summands(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p = jnp.exp(log_p)
     present = p > 0.0
     # 0 log 0 = 0. A difference passes no NaN back: one where serves the gradient too.
     gap = jnp.where(present, log_p - log_q, 0.0)
-    return jnp.sum(p * gap, axis=-1)
+    return p * gap
 
 
 def _log_mixture(log_p: jax.Array, log_q: jax.Array, weight: float) -> jax.Array:

@@ -1,16 +1,20 @@
 """Optax chains from plain values."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "step")
 OPTIMIZERS = ("adamw", "adam", "muon", "sgd", "lion", "adafactor")
 
 
 def schedule(
     name: str, peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> optax.Schedule:
-    """Learning rate by update: warm-up, then constant, or linear or cosine to ``end``.
+    """A number by update: warm-up to ``peak``, then on to ``end`` over the rest.
+
+    "constant" stays at the peak, "linear" and "cosine" go to ``end``, up or down, and
+    "step" is the peak before update ``steps`` and ``end`` from it on.
 
     Raises:
       ValueError: unknown name; the known ones are listed.
@@ -21,9 +25,10 @@ def schedule(
     elif name == "linear":
         body = optax.linear_schedule(peak, end, rest)
     elif name == "cosine":
-        body = optax.cosine_decay_schedule(
-            peak, rest, alpha=end / peak if peak else 0.0
-        )
+        decay = optax.cosine_decay_schedule(1.0, rest)
+        body = lambda step: end + (peak - end) * decay(step)
+    elif name == "step":
+        body = lambda step: jnp.where(step < rest, peak, end)
     else:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     if not warmup_steps:

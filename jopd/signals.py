@@ -62,19 +62,35 @@ def total_variation(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
 def top_k_forward_kl(
     outputs: Outputs, *, k: int = 64, tail: bool = True, other: str = "teacher"
 ) -> jax.Array:
-    """Forward KL on the other model's top-k tokens, the rest in one tail bucket."""
-    return divergences.top_k_forward_kl(
-        outputs.logits["student"], outputs.logits[other], k=k, tail=tail
-    )
+    """Forward KL on the other model's top-k tokens, the rest in one tail bucket.
+
+    A k beyond the vocabulary is the whole of it. ``tail=False`` leaves the bucket out;
+    see ``divergences.top_k_forward_kl``.
+    """
+    student, rows = outputs.logits["student"], outputs.logits[other]
+    k = min(k, rows.shape[-1])
+    return divergences.top_k_forward_kl(student, rows, k=k, tail=tail)
 
 
 def top_k_reverse_kl(
     outputs: Outputs, *, k: int = 64, tail: bool = True, other: str = "teacher"
 ) -> jax.Array:
-    """Reverse KL on the other model's top-k tokens, the rest in one tail bucket."""
-    return divergences.top_k_reverse_kl(
-        outputs.logits["student"], outputs.logits[other], k=k, tail=tail
-    )
+    """Reverse KL on the other model's top-k tokens, the rest in one tail bucket.
+
+    A k beyond the vocabulary is the whole of it. ``tail=False`` leaves the bucket out;
+    see ``divergences.top_k_reverse_kl``.
+    """
+    student, rows = outputs.logits["student"], outputs.logits[other]
+    k = min(k, rows.shape[-1])
+    return divergences.top_k_reverse_kl(student, rows, k=k, tail=tail)
+
+
+def k1(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
+    """The log-ratio of the sampled token as a loss: its expected gradient is 0.
+
+    For comparison only; see ``estimators.k1``. As an advantage it is exact.
+    """
+    return estimators.k1(*_sampled(outputs, other))
 
 
 def k2(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
@@ -94,7 +110,7 @@ def k3(outputs: Outputs, *, other: str = "reference") -> jax.Array:
 def policy_gradient(
     outputs: Outputs,
     *,
-    other: str = "teacher",
+    other: str | None = "teacher",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
@@ -105,11 +121,18 @@ def policy_gradient(
     rho = student(y) / behavior(y). Without an ``advantage`` in the term,
     A = stop_gradient(log other(y) - log student(y)) under the current student (vanilla
     on-policy distillation; StableOPD, arXiv:2604.08527). With ``advantage`` the term's
-    own is used, as computed at scoring time. clip_low=1 and clip_high=inf switch
-    clipping off.
+    own is used, as computed at scoring time, and no other model is read: ``other=None``
+    then says so. clip_low=1 and clip_high=inf switch clipping off.
     """
-    logp, log_other = _sampled(outputs, other)
-    advantage = log_other - logp if outputs.advantage is None else outputs.advantage
+    logp = divergences.log_prob(outputs.logits["student"], outputs.tokens)
+    advantage = outputs.advantage
+    if advantage is None:
+        if other is None:
+            raise ValueError(
+                "policy_gradient with other=None has nothing to compare with; name an "
+                "advantage or a model in other"
+            )
+        advantage = divergences.log_prob(outputs.logits[other], outputs.tokens) - logp
     return estimators.clipped_surrogate(
         logp,
         outputs.behavior_logp,

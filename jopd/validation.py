@@ -1,10 +1,13 @@
 """Rejects configs that cannot work, with the reason, before anything is loaded."""
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, remote, rewards, similarity, teachers
+from jopd import audit, objective, optimizer, remote, rewards, similarity, teachers
 from jopd.config import MODELS, build_terms, models_named, one_of, teachers_of
 from jopd.methods import omniopd
+from jopd.types import Scores
 
 
 def _at_least(config: ConfigDict, key: str, low) -> None:
@@ -45,6 +48,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     if train:
         _check_teachers(config, terms)
         _check_audit(config, terms)
+        _check_rewards(config, terms)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -173,6 +177,65 @@ def _check_prefix(config: ConfigDict) -> None:
         teachers.check(prefix.source, known[prefix.source])
 
 
+def _check_rewards(config: ConfigDict, terms) -> None:
+    """Rewards must exist, and groups have something to compare."""
+    for term in terms:
+        read = fields_read(term)
+        if "reward" not in read:
+            continue
+        if config.eval.verifier == "none":
+            raise ValueError(
+                f"loss.{term.name} reads rewards, but eval.verifier='none' gives 0 to "
+                "every row; name a verifier, e.g. 'auto', or remove the term"
+            )
+        if "group" in read and config.rollout.group_size == 1:
+            raise ValueError(
+                f"loss.{term.name} compares a row's reward with its group's, but "
+                "rollout.group_size=1 leaves it alone, with an advantage of 0; use a "
+                "group_size of at least 2"
+            )
+
+
+def fields_read(term: objective.Term) -> set[str]:
+    """Names of the fields of ``Scores`` that a term's weights and advantage read.
+
+    Found by tracing: also for functions that this library does not know.
+    """
+    scores = _abstract_scores(("student", *models_named((term,))))
+    fields = [path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
+    read = set()
+    for function in (*term.weights, term.advantage):
+        if function is not None:
+            jaxpr = jax.make_jaxpr(function)(scores).jaxpr
+            used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
+            used |= {id(var) for var in jaxpr.outvars}
+            leaves = zip(fields, jaxpr.invars, strict=True)
+            read |= {field for field, var in leaves if id(var) in used}
+    return read
+
+
+def _abstract_scores(models: tuple[str, ...]) -> Scores:
+    """Scores of two rows of two tokens: shapes and dtypes only."""
+    token, row = (2, 2), (2,)
+    of = jax.ShapeDtypeStruct
+    named = dict.fromkeys(models, of(token, jnp.float32))
+    return Scores(
+        mask=of(token, jnp.bool_),
+        source=of(token, jnp.int32),
+        position=of(token, jnp.int32),
+        logp=named,
+        entropy=named,
+        reverse_kl=named,
+        forward_kl=named,
+        behavior_logp=of(token, jnp.float32),
+        reward=of(row, jnp.float32),
+        group=of(row, jnp.int32),
+        age=of(row, jnp.int32),
+        uniform=of(token, jnp.float32),
+        extra=dict.fromkeys(audit.FACTS, of(token, jnp.float32)),
+    )
+
+
 def _check_teachers(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
     own = config.data.teacher_template_kwargs
@@ -198,14 +261,13 @@ def _check_audit(config: ConfigDict, terms) -> None:
     c = config.audit
     _at_least(config, "audit.chunks", 0)
     for term in terms:
-        functions = [f for f in (*term.weights, term.advantage) if f is not None]
-        for function in functions:
+        if not c.chunks and "extra" in fields_read(term):
+            raise ValueError(
+                f"loss.{term.name} reads what a text teacher wrote, but audit.chunks=0 "
+                "asks for nothing; set it above 0"
+            )
+        for function in (*term.weights, term.advantage):
             plain = getattr(function, "func", function)
-            if not c.chunks and getattr(plain, "needs_audit", False):
-                raise ValueError(
-                    f"loss.{term.name} uses {plain.__name__}, which reads what a "
-                    "teacher wrote, but audit.chunks=0 asks for nothing; set it above 0"
-                )
             samples = getattr(function, "keywords", {}).get("samples", c.samples)
             if plain is omniopd.chunk_rate and samples != c.samples:
                 raise ValueError(

@@ -548,6 +548,14 @@ def test_templates_and_stop_tokens_that_differ_are_warned_of(shared, qwen3):
     assert "151645" in second and "151643" in second
 
 
+def test_shared_vocab_cuts_padding_only():
+    ours = tasks.build_tokenizer()
+    assert vocabulary.shared_vocab(24, 20, ours) == 20
+    assert vocabulary.shared_vocab(18, 32, ours) == 18
+    with pytest.raises(ValueError, match="17"):
+        vocabulary.shared_vocab(24, 17, ours)
+
+
 def test_shared_vocab_is_the_smaller_head(qwen3):
     assert vocabulary.shared_vocab(151_936, 152_064, qwen3) == 151_936
     assert vocabulary.shared_vocab(152_064, 151_936, qwen3) == 151_936

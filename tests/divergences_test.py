@@ -325,6 +325,63 @@ def test_top_k_refuses_bad_k_and_support():
         divergences.top_k_reverse_kl(s, t, k=3, support="both")
 
 
+# direction -> the summands of its divergence, from probabilities S, T.
+SUMMANDS = {
+    "forward_kl": lambda s, t, beta: special.rel_entr(t, s),
+    "reverse_kl": lambda s, t, beta: special.rel_entr(s, t),
+    "jsd": lambda s, t, beta: (
+        beta * special.rel_entr(t, beta * t + (1 - beta) * s)
+        + (1 - beta) * special.rel_entr(s, beta * t + (1 - beta) * s)
+    ),
+}
+
+
+def entry_clipped(direction, clip, beta=0.3):
+    return lambda s, t: divergences.entry_clipped(
+        s, t, direction=direction, clip=clip, beta=beta
+    )
+
+
+@pytest.mark.parametrize("clip", [0.02, 0.05])
+@pytest.mark.parametrize("direction", SUMMANDS)
+def test_entry_clipped_cuts_each_summand(direction, clip):
+    s, t = rows(4, shape=(5, 11))
+
+    def oracle(s, t):
+        return np.minimum(SUMMANDS[direction](s, t, 0.3), clip).sum(-1)
+
+    function = entry_clipped(direction, clip)
+    expected = oracle(probabilities(s), probabilities(t))
+    np.testing.assert_allclose(function(s, t), expected, rtol=2e-5, atol=2e-6)
+    gradient = jax.grad(total(function))(s, t)
+    expected = numeric_gradient(oracle, s, t)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=3e-6)
+
+
+@pytest.mark.parametrize("direction", SUMMANDS)
+def test_entry_clipped_without_a_clip_is_the_divergence(direction):
+    s, t = rows(5)
+    full = {
+        "forward_kl": divergences.forward_kl,
+        "reverse_kl": divergences.reverse_kl,
+        "jsd": lambda s, t: divergences.jsd(s, t, beta=0.3),
+    }[direction]
+    # One sum in place of the two of a JSD: a rounding apart.
+    unclipped = entry_clipped(direction, None)(s, t)
+    np.testing.assert_allclose(unclipped, full(s, t), rtol=1e-6)
+    cut_s, cut_t = cut(s, [0, 3]), cut(t, [0, 3])
+    gradient = jax.grad(total(entry_clipped(direction, 0.05)))(cut_s, cut_t)
+    assert np.isfinite(gradient).all()
+
+
+def test_entry_clipped_refuses_other_arguments():
+    s, t = rows(6)
+    with pytest.raises(ValueError, match=r"'kl' is unknown; use forward_kl, reverse"):
+        entry_clipped("kl", 0.05)(s, t)
+    with pytest.raises(ValueError, match=r"clip=0.0 must be above 0; use None"):
+        entry_clipped("jsd", 0.0)(s, t)
+
+
 def test_coarsen_gives_the_probabilities_of_the_events():
     s, _ = rows(14)
     indices = jnp.broadcast_to(jnp.asarray([7, 0]), (3, 7, 2))

@@ -111,6 +111,11 @@ def with_term(**spec):
     return lambda models, tmp: {"TERM": spec}
 
 
+def with_group_reward(**changes):
+    spec = dict(signal="policy_gradient", other=None, advantage="group_reward")
+    return lambda models, tmp: {"TERM": spec} | changes
+
+
 def gold(*rows):
     def write(models, tmp):
         return lines(*rows)(models, tmp) | {"mix__student": 0.5, "mix__gold": 0.5}
@@ -162,6 +167,25 @@ CASES = {
     "half a coefficient schedule": (
         with_term(signal="nll", coef={"schedule": "linear", "peak": 1.0}),
         ("loss.planted.coef=", "dict(schedule=..., value=..."),
+    ),
+    "rewards without a verifier": (
+        with_group_reward(eval__verifier="none"),
+        ("loss.planted reads rewards", "eval.verifier='none'", "name a verifier"),
+    ),
+    "a group of one": (
+        with_group_reward(rollout__prompts_per_step=4, rollout__group_size=1),
+        ("loss.planted", "rollout.group_size=1", "a group_size of at least 2"),
+    ),
+    "a share of tokens above 1": (
+        with_term(signal="nll", weights={"entropy_top_share": {"share": 1.5}}),
+        ("0 < share <= 1, got 1.5",),
+    ),
+    "an unknown divergence of an advantage": (
+        with_term(
+            signal="policy_gradient",
+            advantage={"function": "opd_plus.corrected", "divergence": "kl"},
+        ),
+        ("divergence='kl'", "forward_kl, reverse_kl, jsd"),
     ),
     "every coefficient zero": (
         lambda models, tmp: {"COEF": 0.0},

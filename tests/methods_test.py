@@ -26,6 +26,8 @@ def terms_of(method: str):
 CASES = [(method, term.name) for method in METHODS for term in terms_of(method)]
 # Maximum likelihood goes on as long as the student is unsure.
 NO_FIXED_POINT = {"nll"}
+# A verifier does not ask who agrees with whom; OPD+ is at rest in the mean only.
+NO_REST = {"group_reward", "corrected"}
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -36,6 +38,19 @@ def case(request):
 
 def signal_name(term) -> str:
     return getattr(term.signal, "func", term.signal).__name__
+
+
+def advantage_name(term) -> str:
+    return getattr(getattr(term.advantage, "func", term.advantage), "__name__", "")
+
+
+def moves_at_the_teacher(term) -> bool:
+    """Whether a batch still moves a student that is equal to its teacher."""
+    name = signal_name(term)
+    if name == "top_k_forward_kl":
+        # A truncated sum falls as long as the student has mass outside of it.
+        return term.signal.keywords["k"] < V and not term.signal.keywords["tail"]
+    return name in NO_FIXED_POINT or advantage_name(term) in NO_REST
 
 
 def states(seed: int = 0, *, same: bool = False):
@@ -149,6 +164,7 @@ def test_padding_columns_change_nothing(case):
     rollout = batch.rollout
     padded = batch._replace(
         mask_BT=jnp.pad(batch.mask_BT, ((0, 0), (0, 4))),
+        uniform_BT=jnp.pad(batch.uniform_BT, ((0, 0), (0, 4))),
         rollout=rollout._replace(
             tokens_BT=wide(rollout.tokens_BT),
             behavior_logp_BT=wide(rollout.behavior_logp_BT),
@@ -184,11 +200,13 @@ def test_a_student_equal_to_the_teacher_stays(case):
     batch, (hidden, heads) = tiny.batch(), states(same=True)
     loss, grads = value_and_grad(terms, name, batch, hidden, heads)
     largest = max(np.abs(grad).max() for grad in grads)
-    if signal_name(term) in NO_FIXED_POINT:
+    if moves_at_the_teacher(term):
         assert largest > 1e-3
     else:
-        assert largest < 1e-6
-        np.testing.assert_allclose(loss, 0.0, atol=1e-6)
+        # Whitening divides the rounding of a batch of zeros by sqrt(eps) = 1e-4.
+        limit = 1e-3 if advantage_name(term) == "reward_to_go" else 1e-6
+        assert largest < limit
+        np.testing.assert_allclose(loss, 0.0, atol=limit)
 
 
 def test_weights_lie_in_scope_and_never_carry_gradient(case):

@@ -12,9 +12,10 @@ from jopd import optimizer
 
 
 @pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("peak, end", [(0.3, 0.03), (0.3, 0.9), (0.0, 1.0), (1.0, 0.0)])
 @pytest.mark.parametrize("name", optimizer.SCHEDULES)
-def test_schedules(name, warmup):
-    peak, end, steps = 0.3, 0.03, 20
+def test_schedules(name, peak, end, warmup):
+    steps = 20
     schedule = optimizer.schedule(name, peak, steps=steps, warmup_steps=warmup, end=end)
     for at in range(steps + 5):
         share = min(max(at - warmup, 0) / (steps - warmup), 1)
@@ -22,10 +23,11 @@ def test_schedules(name, warmup):
             "constant": peak,
             "linear": peak + share * (end - peak),
             "cosine": end + (peak - end) * (1 + math.cos(math.pi * share)) / 2,
+            "step": peak if at < steps else end,
         }[name]
         if at < warmup:
             want = peak * at / warmup
-        assert float(schedule(at)) == pytest.approx(want, rel=1e-5)
+        assert float(schedule(at)) == pytest.approx(want, rel=1e-5, abs=1e-7)
 
 
 def test_a_schedule_may_be_all_warm_up_or_zero():
@@ -53,6 +55,7 @@ def test_muon_orthogonalises_each_layer_by_itself():
     rng = np.random.default_rng(0)
     grads = {"w": jnp.asarray(rng.normal(size=(3, 6, 4)), jnp.float32)}
     grads["w"] = grads["w"].at[1].multiply(100.0)
+    grads["embed"] = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
     params = jax.tree.map(jnp.zeros_like, grads)
     updates, _ = transform.update(grads, transform.init(params), params)
     for grad, update in zip(np.asarray(grads["w"]), np.asarray(updates["w"])):
@@ -62,6 +65,10 @@ def test_muon_orthogonalises_each_layer_by_itself():
         # Five Newton-Schulz steps leave singular values near 1, whatever they were.
         sizes = np.linalg.svd(direction, compute_uv=False)
         assert sizes.min() > 0.6 and sizes.max() < 1.3
+    # The embedding is Adam's: its first update is the sign of the gradient.
+    np.testing.assert_allclose(
+        updates["embed"], -0.1 * np.sign(grads["embed"]), rtol=1e-3
+    )
 
 
 def test_adamw_is_its_formula():

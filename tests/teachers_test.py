@@ -58,6 +58,7 @@ def test_a_moving_teacher_outlives_the_students_buffers():
     params = tree(1.0)
     held = teachers.start(known, params)
     jax.tree.map(lambda x: x.delete(), params)
+    assert float(held["self"]["a"][0, 0]) == 1.0
     params = tree(2.0)
     held = teachers.move(known, held, params, 1)
     jax.tree.map(lambda x: x.delete(), params)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jopd.models import decoder
 from jopd.objective import response_mask
-from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout
+from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout, Scores
 
 VOCABULARY = 20
 
@@ -69,7 +69,8 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         group_B=jnp.arange(rows, dtype=jnp.int32) // 2,
         age_B=jnp.asarray(rng.integers(0, 4, rows), jnp.int32),
     )
-    reward_B = jnp.asarray(rng.integers(0, 2, rows), jnp.float32)
+    # Both values in a group of two: a reward that is compared has something to say.
+    reward_B = jnp.arange(rows, dtype=jnp.float32) % 2
     uniform_BT = jnp.asarray(rng.uniform(size=(rows, width)), jnp.float32)
     return Batch(
         rollout,
@@ -79,3 +80,25 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         uniform_BT=uniform_BT,
         extra=audit(mask_BT),
     )
+
+
+def scores(mask_BT, **fields) -> Scores:
+    """Scores of a mask, student tokens all of them; arrays as float32 and int32."""
+    rows, width = np.shape(mask_BT)
+    zeros_BT, zeros_B = np.zeros((rows, width)), np.zeros(rows)
+    named = dict.fromkeys(("student", "teacher"), zeros_BT)
+    plain = {
+        "mask": mask_BT,
+        "source": np.full((rows, width), STUDENT),
+        "position": np.cumsum(mask_BT, axis=1) - 1,
+        "logp": named,
+        "entropy": named,
+        "reverse_kl": named,
+        "forward_kl": named,
+        "behavior_logp": zeros_BT,
+        "reward": zeros_B,
+        "group": np.arange(rows),
+        "age": zeros_B.astype(int),
+        "uniform": zeros_BT,
+    }
+    return jax.tree.map(jnp.asarray, Scores(**(plain | fields)))

@@ -114,10 +114,6 @@ def unaudited(scores: Scores) -> jax.Array:
     return (_audited(scores, "chunk") < 0).astype(jnp.float32)
 
 
-# Both read what only an audit adds; ``validation`` asks for one.
-chunk_rate.needs_audit = unaudited.needs_audit = True
-
-
 def _audited(scores: Scores, name: str) -> jax.Array:
     if name not in scores.extra:
         raise ValueError(

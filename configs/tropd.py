@@ -1,0 +1,32 @@
+"""TrOPD (arXiv:2606.01249) without its teacher-written prefixes.
+
+    python -m jopd.main --config=configs/tropd.py
+
+    M ~ Bernoulli(min(1, teacher(y) / student(y)))                a fresh coin per token
+    L = mean [ -M rho (log teacher(y) - log student(y))           term "trust"
+               + (1 - M) sum_{v in top 64} T_v log(T_v / S_v) ]   term "outlier"
+
+Both over all tokens of the student. The outlier term is differentiated directly, as the
+paper writes it; the released code is said to put it through the policy gradient:
+docs/methods/tropd.md has that and the Mask and Clip variants. No clip of rho is found.
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "tropd"
+    c.loss.trust = dict(
+        signal="policy_gradient",
+        clip_low=1.0,  # inferred: no clip
+        clip_high=float("inf"),
+        weights=dict(accepted=dict(inverse=False)),
+    )
+    c.loss.outlier = dict(
+        signal="top_k_forward_kl",
+        k=64,
+        tail=False,  # the formula; the code is said to renormalise on the 64
+        weights=dict(accepted=dict(inverse=True)),
+    )
+    return c

@@ -1,0 +1,30 @@
+"""OPSD, on-policy self-distillation (arXiv:2601.18734)."""
+
+import jax
+
+from jopd import divergences
+from jopd.types import Outputs
+
+
+def clipped(
+    outputs: Outputs,
+    *,
+    direction: str = "forward_kl",
+    clip: float | None = 0.05,
+    beta: float = 0.5,
+    other: str = "teacher",
+) -> jax.Array:
+    """Full-vocabulary divergence with every summand of the vocabulary cut at ``clip``.
+
+    ``direction`` is forward_kl (KL(other || student)), reverse_kl or jsd, whose mixture
+    gives the teacher the share ``beta``; see ``divergences.entry_clipped``. The clip is
+    of the released code's later version, the paper's loss is ``clip=None``. That the
+    cut is from above only, and on each summand before the sum, is inferred.
+    """
+    return divergences.entry_clipped(
+        outputs.logits["student"],
+        outputs.logits[other],
+        direction=direction,
+        clip=clip,
+        beta=beta,
+    )
