@@ -4,7 +4,8 @@
     python tests/openai_server.py --port=0 --log=FILE --canned=" text" --refuse=2
 
 Prints ``listening PORT`` once it answers. Every reply that was sent is a line of the
-log: what it replied and the request. ``--canned`` needs no model.
+log: what it replied and the request. FILE.begun has such a line before it is sent.
+``--canned`` needs no model.
 """
 
 import argparse
@@ -109,9 +110,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         self.wfile.flush()
 
-    def note(self, **fields) -> None:
+    def note(self, ending: str = "", **fields) -> None:
         line = json.dumps({"time": time.time(), **fields})
-        with LOCK, open(self.options.log, "a") as file:
+        with LOCK, open(self.options.log + ending, "a") as file:
             file.write(line + "\n")
 
     def do_GET(self):
@@ -155,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             choices = [{"text": text} for text in texts]
         usage = usage_of(read, texts)
+        # A server that is killed may have sent what it could no longer log as sent.
+        self.note(".begun", status=200, body=body, usage=usage)
         self.send(200, json.dumps({"choices": choices, "usage": usage}))
         self.note(status=200, body=body, usage=usage)
 

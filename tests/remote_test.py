@@ -72,13 +72,19 @@ def test_a_model_behind_http_killed_and_restarted(tmp_path, quick):
             assert len({tuple(row) for row in texts}) > 3, "the model read the prefixes"
             counts, lines = client.counts(), runs.rows(log)
             assert counts["retries"] >= 1 and counts["failures"] == 0
-            # Each of the 8 requests was answered once by the log of the servers ...
-            assert len(answered(log)) == 8 and set(answered(log).values()) == {1}
-            # ... is in the cache once, and is paid once.
+            # By the log of the servers nothing was answered twice; what the first one
+            # had begun to send when it was killed (2 at most) it may not have noted.
+            assert set(answered(log).values()) == {1} and len(answered(log)) >= 6
+            begun = {
+                json.dumps(row["body"], sort_keys=True): row["usage"]
+                for row in runs.rows(log.with_name("log.begun"))
+            }
+            assert len(begun) == 8
+            # Each is in the cache once, and is paid once.
             kept = [json.loads(p.read_text()) for p in cache.rglob("*.json")]
             assert len(kept) == 8
             for name in ("prompt_tokens", "completion_tokens"):
-                assert counts[name] == sum(line["usage"][name] for line in lines)
+                assert counts[name] == sum(usage[name] for usage in begun.values())
                 assert counts[name] == sum(row["usage"][name] for row in kept)
             # A resumed run asks again and pays nothing.
             again = connect(port, **settings)
