@@ -1,14 +1,17 @@
-"""TrOPD (arXiv:2606.01249) without its teacher-written prefixes.
+"""TrOPD (arXiv:2606.01249): distillation inside a trust region, guided at first.
 
     python -m jopd.main --config=configs/tropd.py
 
     M ~ Bernoulli(min(1, teacher(y) / student(y)))                a fresh coin per token
     L = mean [ -M rho (log teacher(y) - log student(y))           term "trust"
                + (1 - M) sum_{v in top 64} T_v log(T_v / S_v) ]   term "outlier"
+        - 0.001 mean log student(y) over a prefix the teacher wrote     term "guide"
 
-Both over all tokens of the student. The outlier term is differentiated directly, as the
-paper writes it; the released code is said to put it through the policy gradient:
-docs/methods/tropd.md has that and the Mask and Clip variants. No clip of rho is found.
+The first two are over all tokens of the student, whose rollouts go on from the first
+(1 + cos(pi step / steps)) / 2 of a response of the teacher. The outlier term is
+differentiated directly, as the paper writes it; the released code is said to put it
+through the policy gradient: docs/methods/tropd.md has that and the Mask and Clip
+variants. No clip of rho is found.
 """
 
 from jopd.config import base_config
@@ -29,4 +32,7 @@ def get_config():
         tail=False,  # the formula; the code is said to renormalise on the 64
         weights=dict(accepted=dict(inverse=True)),
     )
+    c.rollout.prefix.source = "teacher"  # written in the run; "gold": from the data
+    # Forward KL on one sampled token; its teacher term has no gradient.
+    c.loss.guide = dict(signal="nll", source="teacher", coef=0.001)
     return c

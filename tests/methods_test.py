@@ -13,7 +13,7 @@ from jopd import config, objective
 from jopd.types import SOURCES
 
 D, V = 5, tiny.VOCABULARY
-MODELS = ("student", "teacher", "reference")
+MODELS = ("student", "teacher", "reference", "self")
 METHODS = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
 
 
