@@ -146,6 +146,10 @@ def build(config, *, train: bool = True) -> Experiment:
     if train:
         inputs.check_gold(config, mix, train_data)
     verifier = inputs.pick_verifier(config, train_data, held)
+    if train and verifier is None:
+        validation.check_no_rewards(
+            terms, f"eval.verifier='auto' finds no answers in {config.data.path}"
+        )
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
     prompt_buckets = inputs.pick_prompt_buckets(config, longest)
     total = prompt_buckets[-1] + config.rollout.max_new_tokens

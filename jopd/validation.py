@@ -179,20 +179,25 @@ def _check_prefix(config: ConfigDict) -> None:
 
 def _check_rewards(config: ConfigDict, terms) -> None:
     """Rewards must exist, and groups have something to compare."""
+    if config.eval.verifier == "none":
+        check_no_rewards(terms, "eval.verifier='none' gives 0 to every row")
     for term in terms:
         read = fields_read(term)
-        if "reward" not in read:
-            continue
-        if config.eval.verifier == "none":
-            raise ValueError(
-                f"loss.{term.name} reads rewards, but eval.verifier='none' gives 0 to "
-                "every row; name a verifier, e.g. 'auto', or remove the term"
-            )
-        if "group" in read and config.rollout.group_size == 1:
+        if {"reward", "group"} <= read and config.rollout.group_size == 1:
             raise ValueError(
                 f"loss.{term.name} compares a row's reward with its group's, but "
                 "rollout.group_size=1 leaves it alone, with an advantage of 0; use a "
                 "group_size of at least 2"
+            )
+
+
+def check_no_rewards(terms, why: str) -> None:
+    """Raises ValueError if a term reads rewards, which ``why`` says there are none."""
+    for term in terms:
+        if "reward" in fields_read(term):
+            raise ValueError(
+                f"loss.{term.name} reads rewards, but {why}; name a verifier and, in "
+                "data.answer_column, what it compares with, or remove the term"
             )
 
 

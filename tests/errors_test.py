@@ -116,6 +116,22 @@ def with_group_reward(**changes):
     return lambda models, tmp: {"TERM": spec} | changes
 
 
+def unanswered(models, tmp):
+    rows = [{"prompt": f"{n}+1="} for n in range(1, 10)]
+    return lines(*rows)(models, tmp) | with_group_reward()(models, tmp)
+
+
+def with_prefix(**changes):
+    keys = {f"rollout__prefix__{key}": value for key, value in changes.items()}
+    return lambda models, tmp: keys
+
+
+def with_self(**keys):
+    """A teacher made of the student, and a term that names it."""
+    spec = dict(signal="forward_kl", other="self")
+    return lambda models, tmp: {"TERM": spec, "TEACHER": keys}
+
+
 def gold(*rows):
     def write(models, tmp):
         return lines(*rows)(models, tmp) | {"mix__student": 0.5, "mix__gold": 0.5}
@@ -171,6 +187,30 @@ CASES = {
     "rewards without a verifier": (
         with_group_reward(eval__verifier="none"),
         ("loss.planted reads rewards", "eval.verifier='none'", "name a verifier"),
+    ),
+    "rewards without answers": (
+        unanswered,
+        ("loss.planted reads rewards", "no answers in", "data.answer_column"),
+    ),
+    "a context without its field": (
+        with_self(weights="live", context="{question}{hint}"),
+        ("self.context", "no field 'hint'", "question, answer, solution"),
+    ),
+    "a key that teachers lack": (
+        with_self(weights="ema", decay=0.9),
+        ("teachers.self has no key 'decay'", "rate"),
+    ),
+    "a prefix of an unknown teacher": (
+        with_prefix(source="mentor"),
+        ("rollout.prefix.source='mentor'", "gold, teacher"),
+    ),
+    "a prefix longer than its response": (
+        with_prefix(source="gold", share=1.5),
+        ("rollout.prefix.share=1.5", "[0, 1]"),
+    ),
+    "teacher tokens that nobody writes": (
+        with_term(signal="nll", source="teacher"),
+        ("loss.planted speaks of teacher tokens", "rollout.prefix.source"),
     ),
     "a group of one": (
         with_group_reward(rollout__prompts_per_step=4, rollout__group_size=1),
@@ -327,10 +367,13 @@ def test_bad_input(name, models, tmp_path):
     if callable(changes):
         changes = changes(models, tmp_path)
     spec, coef = changes.pop("TERM", None), changes.pop("COEF", None)
+    teacher = changes.pop("TEACHER", None)
     built = runs.config(models, **changes)
     with built.unlocked():
         if spec is not None:
             built.loss.planted = spec
+        if teacher is not None:
+            built.teachers.self = teacher
         if coef is not None:
             built.loss.opd.coef = coef
     with (
