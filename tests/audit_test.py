@@ -339,7 +339,10 @@ HTTP = {"audit__teacher": "http", "remote__url": "http://localhost:9/v1"}
 HTTP |= {"remote__model": "tiny", "teacher__path": ""}
 REFUSED = {
     "long chunk": ({"audit__chunk_tokens": 21}, ("=21 is longer than", "tokens=20")),
-    "no chunks": ({"audit__chunks": 0}, ("uses unaudited, which reads", "above 0")),
+    "no chunks": (
+        {"audit__chunks": 0},
+        ("reads what a text teacher wrote", "audit.chunks=0", "above 0"),
+    ),
     "no samples": ({"audit__samples": 0}, ("audit.samples=0 must be at least 1",)),
     "other count": (
         {"loss__chunks__weights__rate__samples": 5, "audit__samples": 4},

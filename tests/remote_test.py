@@ -70,7 +70,7 @@ def test_a_model_behind_http_killed_and_restarted(tmp_path, quick):
             assert all(len(row) == 2 for row in texts)
             assert set("".join(map("".join, texts))) <= set("0123456789+-*=;#")
             assert len({tuple(row) for row in texts}) > 3, "the model read the prefixes"
-            counts, lines = client.counts(), runs.rows(log)
+            counts = client.counts()
             assert counts["retries"] >= 1 and counts["failures"] == 0
             # By the log of the servers nothing was answered twice; what the first one
             # had begun to send when it was killed (2 at most) it may not have noted.
@@ -91,7 +91,8 @@ def test_a_model_behind_http_killed_and_restarted(tmp_path, quick):
             assert ask(again) == texts
             assert again.counts()["cache_hits"] == 8
             assert again.counts()["requests"] == again.counts()["prompt_tokens"] == 0
-            assert len(runs.rows(log)) == len(lines)
+            # The log may have gained a line that was on its way, never a second one.
+            assert set(answered(log).values()) == {1}
             # Another seed is another request; without a cache all are.
             assert ask(again, PREFIXES[:1], seeds=[7]) != texts[:1]
             fresh = connect(port, concurrency=2)
