@@ -1,0 +1,63 @@
+"""The main table: every method on the bundled pair, with the same budget."""
+
+TITLE = "Methods side by side on the bundled pair"
+ABOUT = """
+The bundled teacher and student, 400 updates of 128 rollouts (or as many gold rows), the
+same prompts in the same order for one seed. Accuracy is greedy on 256 held-out
+problems, the rest over 4 samples per problem at temperature 1.
+"""
+SEEDS = (0, 1, 2)
+LEADERS = (0, 1, 2, 3, 4)
+GRID = (5e-4, 1e-3, 2e-3)
+TUNE_SEED = 1000
+BEST = "avg_at_k"
+COMMON = {"steps": 400, "checkpoint.every_steps": 0, "export.enabled": False}
+
+
+def _tropd(**overrides):
+    return {"config": "tropd", "overrides": overrides}
+
+
+ARMS = {
+    "SFT": {"config": "sft", "seeds": LEADERS},
+    "OPD": {"config": "opd", "seeds": LEADERS},
+    "GKD": {"config": "gkd", "seeds": LEADERS},
+    "EOPD": {"config": "eopd"},
+    "REOPOLD": {"config": "reopold"},
+    "StableOPD": {"config": "stableopd", "seeds": LEADERS},
+    "TrOPD": {**_tropd(), "seeds": LEADERS},
+    "TrOPD, no prefix": _tropd(**{"rollout.prefix.source": "", "loss.guide.coef": 0.0}),
+    "TrOPD, mask only": _tropd(
+        **{
+            "rollout.prefix.source": "",
+            "loss.guide.coef": 0.0,
+            "loss.outlier.coef": 0.0,
+        }
+    ),
+    "TrOPD, mask and prefix": _tropd(**{"loss.outlier.coef": 0.0}),
+    "GRPO": {"config": "grpo", "seeds": LEADERS},
+    "OPSD": {"config": "opsd"},
+    "SDFT": {"config": "sdft"},
+    "RLSD": {"config": "rlsd", "seeds": LEADERS},
+    "OmniOPD": {"config": "omniopd"},
+    "MiniLLM": {"config": "minillm"},
+    "DistiLLM": {"config": "distillm"},
+    "OPD+": {"config": "opd_plus"},
+    "PowerOPD": {"config": "power_opd"},
+}
+METRICS = {
+    "accuracy": "accuracy, %",
+    "avg_at_k": "avg@4, %",
+    "pass_at_k": "pass@4, %",
+    "truncation_rate": "truncated, %",
+    "repetition_rate": "repetitive, %",
+    "mean_length": "length",
+    "reverse_kl": "reverse KL",
+    "tokens_sampled": "tokens sampled",
+    "wall_seconds": "seconds",
+}
+CURVES = {
+    "kl/reverse": "reverse KL on rollouts, nats per token",
+    "reward/mean": "reward of rollouts",
+    "length/truncation_rate": "truncation rate of rollouts",
+}

@@ -1,0 +1,286 @@
+"""Runs methods x seeds on equal terms and writes a page of results.
+
+    python tools/study.py tools/studies/bundled.py --out=runs/bundled \\
+        --page=docs/results/bundled.md
+
+A study is a Python file with
+
+    TITLE, ABOUT   heading and a paragraph for the page
+    ARMS           name -> dict(config="stableopd", overrides={"key": value},
+                   seeds=(0, 1, 2)); seeds may be left out
+    SEEDS          default seeds
+    GRID           learning rates that every arm is tuned over; empty: each config's own
+    TUNE_SEED      seed of the tuning runs, none of the reported ones
+    COMMON         overrides of every run: the budget
+    METRICS        columns: keys of ``after`` in summary.json, or of the summary itself
+    CURVES         metrics.jsonl keys to plot, with their labels
+    BEST           key of ``after`` that tuning maximises ("-reverse_kl" minimises)
+
+Every run is its own process and work directory. A run that left ``summary.json`` is
+done, one that was cut off goes on from its checkpoint, so the same command resumes a
+study. Nothing is tuned for one arm alone: the page shows the whole grid.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Study(NamedTuple):
+    """What the file of a study says."""
+
+    title: str
+    about: str
+    arms: dict[str, dict]
+    seeds: tuple[int, ...]
+    grid: tuple[float, ...]
+    tune_seed: int
+    common: dict[str, Any]
+    metrics: dict[str, str]
+    curves: dict[str, str]
+    best: str
+
+
+def load(path: str) -> Study:
+    found = runpy.run_path(path)
+    study = Study(
+        title=found["TITLE"],
+        about=found["ABOUT"],
+        arms=found["ARMS"],
+        seeds=tuple(found["SEEDS"]),
+        grid=tuple(found.get("GRID", ())),
+        tune_seed=found.get("TUNE_SEED", 1000),
+        common=found.get("COMMON", {}),
+        metrics=found["METRICS"],
+        curves=found.get("CURVES", {}),
+        best=found.get("BEST", "avg_at_k"),
+    )
+    for name in study.arms:
+        if study.grid and study.tune_seed in seeds_of(study, name):
+            raise SystemExit(
+                f"TUNE_SEED={study.tune_seed} is a reported seed of {name!r}; tuning "
+                "must not see what is reported"
+            )
+    return study
+
+
+def seeds_of(study: Study, arm: str) -> tuple[int, ...]:
+    return tuple(study.arms[arm].get("seeds", study.seeds))
+
+
+def command(study: Study, arm: str, seed: int, rate: float | None, out: Path):
+    """The words of one run; later overrides win over earlier ones."""
+    spec = study.arms[arm]
+    keys = {**study.common, **spec.get("overrides", {}), "seed": seed}
+    if rate is not None:
+        keys["optimizer.learning_rate"] = rate
+    config = ROOT / "configs" / f"{spec['config']}.py"
+    words = [sys.executable, "-m", "jopd.main", f"--config={config}"]
+    return [
+        *words,
+        f"--workdir={out}",
+        *(f"--config.{key}={value}" for key, value in keys.items()),
+    ]
+
+
+def folder(out: Path, arm: str, seed: int, rate: float | None) -> Path:
+    tuned = "" if rate is None else f"-lr{rate:g}"
+    return out / arm / f"seed{seed}{tuned}"
+
+
+def run(study: Study, arm: str, seed: int, rate: float | None, out: Path) -> dict:
+    """One run to its end, or what it left when it already had one."""
+    place = folder(out, arm, seed, rate)
+    summary = place / "summary.json"
+    if not summary.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        words = command(study, arm, seed, rate, place)
+        print(" ".join(words[2:]), flush=True)
+        log = place.with_suffix(".log")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with log.open("w") as file:
+            code = subprocess.run(
+                words, stdout=file, stderr=file, env=environment, check=False
+            ).returncode
+        if code or not summary.exists():
+            raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
+    return json.loads(summary.read_text())
+
+
+def score(study: Study, summary: dict) -> float:
+    """What tuning maximises; a missing or infinite number is the worst."""
+    key = study.best.removeprefix("-")
+    value = summary["after"].get(key)
+    if value is None or not np.isfinite(value):
+        return -np.inf
+    return -value if study.best.startswith("-") else value
+
+
+def tune(study: Study, out: Path) -> dict[str, dict[float, float]]:
+    """arm -> learning rate -> score on the tuning seed."""
+    return {
+        arm: {
+            rate: score(study, run(study, arm, study.tune_seed, rate, out))
+            for rate in study.grid
+        }
+        for arm in study.arms
+    }
+
+
+def chosen(scores: dict[float, float]) -> float | None:
+    """The best learning rate; the lower one of equals; None without a grid."""
+    return max(sorted(scores), key=scores.get) if scores else None
+
+
+def value_of(summary: dict, key: str) -> float:
+    """A number of a summary: of ``after``, of ``before`` ("before.x"), or its own."""
+    if key.startswith("before."):
+        found = summary["before"].get(key.removeprefix("before."))
+    else:
+        found = summary["after"].get(key, summary.get(key))
+    return np.nan if found is None else float(found)
+
+
+def interval(values) -> tuple[float, float]:
+    """(mean, half width of the 95 % t-interval); NaN width for fewer than two."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    spread = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean()), float(spread)
+
+
+def shown(values, key: str) -> str:
+    """A cell: mean and half width, rates in percent."""
+    mean, half = interval(values)
+    rate = key.split(".")[-1].endswith(("accuracy", "_at_k", "_rate"))
+    scale, digits = (100.0, 1) if rate else (1.0, 3 if abs(mean) < 100 else 0)
+    text = f"{mean * scale:,.{digits}f}"
+    return text if np.isnan(half) else f"{text} ± {half * scale:,.{digits}f}"
+
+
+def table(study: Study, results: dict[str, list[dict]]) -> str:
+    head = ["arm", "seeds", *study.metrics.values()]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for arm, summaries in results.items():
+        cells = [
+            shown([value_of(s, key) for s in summaries], key) for key in study.metrics
+        ]
+        lines.append(f"| {arm} | {len(summaries)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def grid_table(scores: dict[str, dict[float, float]]) -> str:
+    rates = sorted({rate for of_arm in scores.values() for rate in of_arm})
+    head = ["arm", *(f"{rate:g}" for rate in rates)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for arm, of_arm in scores.items():
+        best = chosen(of_arm)
+        cells = [
+            f"**{of_arm[r]:.3f}**" if r == best else f"{of_arm[r]:.3f}" for r in rates
+        ]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def curve(folders: list[Path], key: str):
+    """(steps, mean, lowest, highest over seeds) of a metric; None if nobody logs it."""
+    series = []
+    for place in folders:
+        rows = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        series.append({r["step"]: r[key] for r in rows if r.get(key) is not None})
+    steps = sorted(set.intersection(*(set(s) for s in series)))
+    if not steps:
+        return None
+    values = np.asarray([[s[step] for step in steps] for s in series])
+    width = max(len(steps) // 50, 1)
+    smooth = np.apply_along_axis(
+        lambda row: np.convolve(row, np.ones(width) / width, "valid"), 1, values
+    )
+    return steps[width - 1 :], smooth.mean(0), smooth.min(0), smooth.max(0)
+
+
+def plot(study: Study, folders: dict[str, list[Path]], target: Path) -> None:
+    """One panel per curve, one line per arm, the band from lowest to highest seed."""
+    figure, axes = plt.subplots(
+        1, len(study.curves), figsize=(5 * len(study.curves), 3.6), squeeze=False
+    )
+    for panel, (key, label) in zip(axes[0], study.curves.items(), strict=True):
+        for number, (arm, places) in enumerate(folders.items()):
+            found = curve(places, key)
+            if found is None:
+                continue
+            steps, mean, low, high = found
+            color = plt.get_cmap("tab20")(number % 20)
+            panel.plot(steps, mean, label=arm, color=color, linewidth=1.3)
+            panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        panel.set_title(label, fontsize=10)
+        panel.set_xlabel("update")
+        panel.grid(alpha=0.2)
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def page(study: Study, words: str, scores, results, picture: str | None) -> str:
+    """The markdown page."""
+    parts = [f"# {study.title}", study.about.strip(), f"```sh\n{words}\n```"]
+    common = ", ".join(f"`{key}={value}`" for key, value in study.common.items())
+    parts.append(f"Every run: {common or 'the defaults of its config'}.")
+    parts.append(table(study, results))
+    parts.append(
+        "Mean ± half width of the 95 % t-interval over seeds; one seed has none."
+    )
+    if scores and any(scores.values()):
+        parts.append("## Learning rates")
+        parts.append(
+            f"`{study.best}` on seed {study.tune_seed}, which is not among the "
+            "reported ones; the best in bold was taken."
+        )
+        parts.append(grid_table(scores))
+    if picture:
+        parts += ["## Curves", f"![curves]({picture})"]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", help="Python file, see above")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
+    parser.add_argument("--page", required=True, type=Path, help="markdown to write")
+    args = parser.parse_args()
+    study = load(args.study)
+    scores = tune(study, args.out)
+    results, folders = {}, {}
+    for arm in study.arms:
+        rate = chosen(scores[arm])
+        seeds = seeds_of(study, arm)
+        results[arm] = [run(study, arm, seed, rate, args.out) for seed in seeds]
+        folders[arm] = [folder(args.out, arm, seed, rate) for seed in seeds]
+    args.page.parent.mkdir(parents=True, exist_ok=True)
+    picture = args.page.with_suffix(".png")
+    if study.curves:
+        plot(study, folders, picture)
+    words = f"python tools/study.py {args.study} --out={args.out} --page={args.page}"
+    text = page(study, words, scores, results, picture.name if study.curves else None)
+    args.page.write_text(text)
+    print(f"\n{table(study, results)}\n\n{args.page}")
+
+
+if __name__ == "__main__":
+    main()
