@@ -134,7 +134,7 @@ def build(config, *, train: bool = True) -> Experiment:
     for name, teacher in known.items():
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
         paths[name] = own or paths["student"]
-    shapes = {name: hf.load_config(path) for name, path in paths.items()}
+    shapes = {name: model_shape(name, path) for name, path in paths.items()}
     tokenizer = inputs.load_tokenizer(paths["student"])
     notes = inputs.check_tokenizers(tokenizer, paths)
     columns, note = inputs.shared_vocabulary(shapes, tokenizer)
@@ -159,7 +159,7 @@ def build(config, *, train: bool = True) -> Experiment:
         itself = name == "student"
         dtype = config.student.dtype if itself else known[name].dtype
         shape = dataclasses.replace(
-            hf.load_config(path), dtype=dtype, remat=itself and config.student.remat
+            shapes[name], dtype=dtype, remat=itself and config.student.remat
         )
         models[name] = decoder.Decoder(shape)
         if itself or known[name].weights in ("path", "initial"):
@@ -199,6 +199,14 @@ def build(config, *, train: bool = True) -> Experiment:
         generator=pick_generator(config, mesh),
         notes=notes + note,
     )
+
+
+def model_shape(name: str, path: str) -> decoder.DecoderConfig:
+    """The shape of a model of the run; an error says whose directory it is."""
+    try:
+        return hf.load_config(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def used_teachers(config, terms) -> dict[str, teachers.Teacher]:

@@ -243,7 +243,7 @@ CASES = {
         with_term(signal="jsd", beta=-1.0),
         ("loss.planted.beta=-1.0", "inside (0, 1)", "signal='forward_kl'"),
     ),
-    "missing model": (nowhere, ("nowhere is not a directory", "hub id")),
+    "missing model": (nowhere, ("student: ", "nowhere is not a directory", "hub id")),
     "model without config.json": (without_config, ("model has no config.json",)),
     "half-written model": (
         half_written,
