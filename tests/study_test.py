@@ -90,6 +90,7 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, tmp_path):
         str(tmp_path / "s.py"),
     ]
     words += [f"--out={tmp_path / 'runs'}", f"--page={tmp_path / 'page.md'}"]
+    words += ["--jobs=2"]
 
     def go():
         done = subprocess.run(

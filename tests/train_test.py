@@ -421,7 +421,7 @@ def test_best_is_judged_by_avg_at_k_then_by_the_divergence():
 def test_config_is_written_only_once_the_run_can_begin(models, tmp_path):
     """A wrong path, corrected, must not meet "a run of another config"."""
     config = runs.config(models, student__path=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="student: .*nowhere is not a directory"):
+    with pytest.raises(ValueError, match=r"student: .*nowhere is not a directory"):
         train.run(config, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
 

@@ -18,15 +18,19 @@ A study is a Python file with
 
 Every run is its own process and work directory. A run that left ``summary.json`` is
 done, one that was cut off goes on from its checkpoint, so the same command resumes a
-study. Nothing is tuned for one arm alone: the page shows the whole grid.
+study. Nothing is tuned for one arm alone: the page shows the whole grid. ``--jobs=N``
+runs N at a time, each on its own share of the cores: small models leave cores idle, so
+two runs on one core each end sooner than one after the other on two.
 """
 
 import argparse
 import json
 import os
+import queue
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +42,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
+CAN_PIN = hasattr(os, "sched_setaffinity")  # Linux
 
 
 class Study(NamedTuple):
@@ -102,23 +107,56 @@ def folder(out: Path, arm: str, seed: int, rate: float | None) -> Path:
     return out / arm / f"seed{seed}{tuned}"
 
 
-def run(study: Study, arm: str, seed: int, rate: float | None, out: Path) -> dict:
-    """One run to its end, or what it left when it already had one."""
-    place = folder(out, arm, seed, rate)
-    summary = place / "summary.json"
-    if not summary.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        words = command(study, arm, seed, rate, place)
-        print(" ".join(words[2:]), flush=True)
-        log = place.with_suffix(".log")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with log.open("w") as file:
-            code = subprocess.run(
-                words, stdout=file, stderr=file, env=environment, check=False
-            ).returncode
-        if code or not summary.exists():
-            raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
-    return json.loads(summary.read_text())
+class Runner:
+    """Runs arms, a few at a time; each on cores of its own."""
+
+    def __init__(self, study: Study, out: Path, jobs: int = 1):
+        self.study, self.out = study, out
+        self.cores = queue.Queue()
+        cores = sorted(os.sched_getaffinity(0)) if CAN_PIN else []
+        for share in np.array_split(np.asarray(cores, int), jobs):
+            self.cores.put(set(share.tolist()))
+        self.pool = ThreadPoolExecutor(jobs)
+
+    def all(self, asked: list[tuple[str, int, float | None]]) -> list[dict]:
+        """Summaries of (arm, seed, rate) triples; the first failure ends the study."""
+        futures = [self.pool.submit(self.one, *words) for words in asked]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def one(self, arm: str, seed: int, rate: float | None) -> dict:
+        """One run to its end, or what it left when it already had one."""
+        place = folder(self.out, arm, seed, rate)
+        summary = place / "summary.json"
+        if not summary.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            words = command(self.study, arm, seed, rate, place)
+            print(" ".join(words[2:]), flush=True)
+            log = place.with_name(place.name + ".log")
+            code = self.start(words, log)
+            if code or not summary.exists():
+                raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
+        return json.loads(summary.read_text())
+
+    def start(self, words: list[str], log: Path) -> int:
+        cores = self.cores.get()
+        try:
+            with log.open("w") as file:
+                process = subprocess.Popen(
+                    words,
+                    stdout=file,
+                    stderr=file,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                )
+                if cores:
+                    # Right after the start, long before the run counts its cores.
+                    os.sched_setaffinity(process.pid, cores)
+                return process.wait()
+        finally:
+            self.cores.put(cores)
 
 
 def score(study: Study, summary: dict) -> float:
@@ -130,15 +168,13 @@ def score(study: Study, summary: dict) -> float:
     return -value if study.best.startswith("-") else value
 
 
-def tune(study: Study, out: Path) -> dict[str, dict[float, float]]:
+def tune(study: Study, runner: Runner) -> dict[str, dict[float, float]]:
     """arm -> learning rate -> score on the tuning seed."""
-    return {
-        arm: {
-            rate: score(study, run(study, arm, study.tune_seed, rate, out))
-            for rate in study.grid
-        }
-        for arm in study.arms
-    }
+    asked = [(arm, study.tune_seed, rate) for arm in study.arms for rate in study.grid]
+    scores = {arm: {} for arm in study.arms}
+    for (arm, _, rate), summary in zip(asked, runner.all(asked), strict=True):
+        scores[arm][rate] = score(study, summary)
+    return scores
 
 
 def chosen(scores: dict[float, float]) -> float | None:
@@ -263,15 +299,21 @@ def main() -> None:
     parser.add_argument("study", help="Python file, see above")
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
     parser.add_argument("--page", required=True, type=Path, help="markdown to write")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
     study = load(args.study)
-    scores = tune(study, args.out)
-    results, folders = {}, {}
-    for arm in study.arms:
-        rate = chosen(scores[arm])
-        seeds = seeds_of(study, arm)
-        results[arm] = [run(study, arm, seed, rate, args.out) for seed in seeds]
-        folders[arm] = [folder(args.out, arm, seed, rate) for seed in seeds]
+    runner = Runner(study, args.out, args.jobs)
+    scores = tune(study, runner)
+    asked = [
+        (arm, seed, chosen(scores[arm]))
+        for arm in study.arms
+        for seed in seeds_of(study, arm)
+    ]
+    results = {arm: [] for arm in study.arms}
+    folders = {arm: [] for arm in study.arms}
+    for words, summary in zip(asked, runner.all(asked), strict=True):
+        results[words[0]].append(summary)
+        folders[words[0]].append(folder(args.out, *words))
     args.page.parent.mkdir(parents=True, exist_ok=True)
     picture = args.page.with_suffix(".png")
     if study.curves:
