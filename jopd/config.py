@@ -61,6 +61,8 @@ def base_config() -> ConfigDict:
             "prefix_tokens": 16,  # prompt length taken from a .txt document
             "max_prompt_tokens": 64,
             "on_long_prompt": "error",  # error | drop | truncate_left
+            "on_long_solution": "auto",  # drop (the row stays as a prompt) | truncate
+            # (then without end of sequence); auto: truncate plain text, drop others
             "chat_template": "auto",  # auto | always | never
             "student_template_kwargs": ConfigDict(),  # e.g. enable_thinking=False
             "teacher_template_kwargs": ConfigDict(),  # empty: the student's; else the

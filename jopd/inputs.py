@@ -76,6 +76,9 @@ def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> data.
     """Rows tokenised under one role's template, prompts of at most ``limit`` tokens."""
     c = config.data
     document = c.path.removesuffix(".gz").endswith(".txt")
+    long_solution = c.on_long_solution
+    if long_solution == "auto":
+        long_solution = "truncate" if document else "drop"
     return data.encode(
         examples,
         tokenizer=tokenizer,
@@ -86,7 +89,7 @@ def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> data.
         system=c.system or None,
         add_bos=c.add_bos,
         on_long_prompt=c.on_long_prompt,
-        on_long_solution="truncate" if document else "drop",
+        on_long_solution=long_solution,
         prefix_tokens=c.prefix_tokens if document else 0,
     )
 
