@@ -136,14 +136,16 @@ def verify(response: str, answer: str) -> float:
     return float(match is not None and match.group(1) == str(answer))
 
 
-def loop(rng: np.random.Generator, text: str, length: int) -> str:
+def loop(
+    rng: np.random.Generator, text: str, length: int, longest_period: int = 16
+) -> str:
     """`text` up to a random place, then its last few characters repeated to `length`.
 
     A document that never ends. A share of such documents gives a teacher the prior
     of large models to go on with a loop once it is in one.
     """
     end = int(rng.integers(1, len(text) + 1))
-    period = int(rng.integers(1, min(end, 16) + 1))
+    period = int(rng.integers(1, min(end, longest_period) + 1))
     chunk = text[end - period : end]
     return (text[:end] + chunk * length)[:length]
 

@@ -36,6 +36,15 @@ def test_cells(values, key, want):
     assert study.shown(values, key) == want
 
 
+def test_numbers_of_a_run(tmp_path):
+    rows = [{"step": 1, "x": 3.0}, {"step": 2, "x": None}, {"step": 3, "x": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    summary = {"folder": tmp_path, "steps": 3, "before": {"a": 1}, "after": {"a": 2}}
+    keys = ("mean x", "max x", "min x", "last x", "steps", "before.a", "a", "mean y")
+    found = [study.value_of(summary, key) for key in keys]
+    np.testing.assert_array_equal(found, [2, 3, 1, 1, 3, 1, 2, np.nan])
+
+
 def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
     assert study.chosen({1e-3: 0.5, 1e-4: 0.5, 1e-2: 0.1}) == 1e-4
     assert study.chosen({1e-3: -np.inf, 1e-2: 0.1}) == 1e-2

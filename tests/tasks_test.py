@@ -138,6 +138,8 @@ def test_loop_keeps_a_prefix_and_then_repeats():
         periods = [p for p in range(1, 17) if looped[-64:-p] == looped[-64 + p :]]
         assert periods
         assert looped[0] == text[0]
+        short = tasks.loop(rng, text, 128, longest_period=3)
+        assert any(short[-64:-p] == short[-64 + p :] for p in (1, 2, 3))
 
 
 def test_tokenizer_round_trips_and_loads_offline(tmp_path):

@@ -2,10 +2,9 @@
 
     python tools/make_loop_models.py --out=runs/loop_models
 
-Both are trained by ``configs/sft.py`` on the arithmetic task with a share of documents
-that fall into a loop and never end (``tasks.loop``), as text from the web does. The
-teacher is healthy by itself, but once it is in a loop it goes on with it; the student
-is small and trained only until it begins to solve the task. Prints what both are like.
+The bundled pair is trained further by ``configs/sft.py``, on documents of which a share
+falls into a loop and never ends (``tasks.loop``), as text from the web does. By itself
+the teacher stays healthy, but once it is in a loop it is content to go on with it.
 """
 
 import argparse
@@ -13,25 +12,19 @@ import json
 import tempfile
 from pathlib import Path
 
-import jax
+import make_demo_models as demo
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-import make_demo_models as demo
 from jopd import tasks, train
-from jopd.models import decoder, hf
 
 LENGTH = 128  # longest response, in tokens
 
-SHAPES = {
-    "teacher": demo.SHAPES["teacher"],
-    "student": dict(width=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=96),
-}
-RECIPES = {
-    "teacher": dict(steps=1_000, loops=0.08),
-    "student": dict(steps=700, loops=0.08),
-}
+ASSETS = Path(demo.CONFIGS).parent / "jopd" / "assets"
+LOOPS = 0.08  # share of documents
+PERIOD = 4  # characters; the student is too small to follow long loops
+STEPS = {"teacher": 150, "student": 120}
 
 
 def documents(count: int, loops: float, length: int) -> list[dict]:
@@ -41,24 +34,14 @@ def documents(count: int, loops: float, length: int) -> list[dict]:
     for row in rows:
         if rng.random() < loops:
             # One more than the limit: the cut leaves it without an end of sequence.
-            row["solution"] = tasks.loop(rng, row["solution"], length + 1)
+            row["solution"] = tasks.loop(rng, row["solution"], length + 1, PERIOD)
     return rows
 
 
-def start(directory: Path, name: str) -> None:
-    tokenizer = tasks.build_tokenizer()
-    shape = decoder.DecoderConfig(
-        vocab_size=len(tokenizer), max_positions=512, tied=True, **SHAPES[name]
-    )
-    params = decoder.init(shape, jax.random.key(0))
-    hf.save(directory, shape, params, tokenizer=tokenizer)
-
-
-def config_of(name: str, model: Path, data: Path) -> ConfigDict:
-    c = demo.config_of(name, model)
-    c.name = f"loop_{name}"
-    c.steps = RECIPES[name]["steps"]
-    c.optimizer.warmup_steps = c.steps // 20
+def config_of(name: str, data: Path) -> ConfigDict:
+    c = demo.config_of(name, ASSETS / name)
+    c.name, c.steps = f"loop_{name}", STEPS[name]
+    c.optimizer.learning_rate, c.optimizer.warmup_steps = 1e-3, 10
     c.data.path, c.data.on_long_solution = str(data), "truncate"
     c.eval.verifier = "arithmetic"
     c.rollout.max_new_tokens = LENGTH
@@ -67,12 +50,10 @@ def config_of(name: str, model: Path, data: Path) -> ConfigDict:
 
 def make(name: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        begin, run = Path(scratch, "start"), Path(scratch, "run")
-        data = Path(scratch, "train.jsonl")
-        rows = documents(20_000, RECIPES[name]["loops"], LENGTH)
+        data, run = Path(scratch, "train.jsonl"), Path(scratch, "run")
+        rows = documents(20_000, LOOPS, LENGTH)
         data.write_text("\n".join(map(json.dumps, rows)))
-        start(begin, name)
-        train.run(config_of(name, begin, data), run)
+        train.run(config_of(name, data), run)
         target.parent.mkdir(parents=True, exist_ok=True)
         (run / "export").rename(target)
 
@@ -80,10 +61,10 @@ def make(name: str, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/loop_models"))
-    parser.add_argument("--only", choices=RECIPES, help="one of the two models")
+    parser.add_argument("--only", choices=STEPS, help="one of the two models")
     args = parser.parse_args()
     logging.set_verbosity(logging.WARNING)
-    for name in RECIPES:
+    for name in STEPS:
         if args.only in (None, name):
             make(name, args.out / name)
 

@@ -12,7 +12,9 @@ A study is a Python file with
     GRID           learning rates that every arm is tuned over; empty: each config's own
     TUNE_SEED      seed of the tuning runs, none of the reported ones
     COMMON         overrides of every run: the budget
-    METRICS        columns: keys of ``after`` in summary.json, or of the summary itself
+    METRICS        columns: keys of ``after`` in summary.json ("before.x": of
+                   ``before``) or of the summary itself; or "mean x", "max x", "min x",
+                   "last x" of key x over the updates in metrics.jsonl
     CURVES         metrics.jsonl keys to plot, with their labels
     BEST           key of ``after`` that tuning maximises ("-reverse_kl" minimises)
 
@@ -139,7 +141,7 @@ class Runner:
             code = self.start(words, log)
             if code or not summary.exists():
                 raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
-        return json.loads(summary.read_text())
+        return json.loads(summary.read_text()) | {"folder": place}
 
     def start(self, words: list[str], log: Path) -> int:
         cores = self.cores.get()
@@ -183,12 +185,28 @@ def chosen(scores: dict[float, float]) -> float | None:
 
 
 def value_of(summary: dict, key: str) -> float:
-    """A number of a summary: of ``after``, of ``before`` ("before.x"), or its own."""
-    if key.startswith("before."):
+    """A number of a run, see METRICS; NaN where it has none."""
+    how, _, name = key.partition(" ")
+    if name:
+        values = [row[name] for row in updates(summary["folder"]) if name in row]
+        values = [value for value in values if value is not None]
+        reduce = {
+            "mean": np.mean,
+            "max": np.max,
+            "min": np.min,
+            "last": lambda v: v[-1],
+        }
+        found = reduce[how](values) if values else None
+    elif key.startswith("before."):
         found = summary["before"].get(key.removeprefix("before."))
     else:
         found = summary["after"].get(key, summary.get(key))
     return np.nan if found is None else float(found)
+
+
+def updates(place: Path) -> list[dict]:
+    """The rows of metrics.jsonl."""
+    return list(map(json.loads, (place / "metrics.jsonl").read_text().splitlines()))
 
 
 def interval(values) -> tuple[float, float]:
@@ -237,7 +255,7 @@ def curve(folders: list[Path], key: str):
     """(steps, mean, lowest, highest over seeds) of a metric; None if nobody logs it."""
     series = []
     for place in folders:
-        rows = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        rows = updates(place)
         series.append({r["step"]: r[key] for r in rows if r.get(key) is not None})
     steps = sorted(set.intersection(*(set(s) for s in series)))
     if not steps:

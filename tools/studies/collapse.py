@@ -1,0 +1,59 @@
+"""Length inflation and its cure: what StableOPD is for.
+
+Make the models first: ``python tools/make_loop_models.py --out=runs/loop_models``.
+"""
+
+TITLE = "Length inflation on the bundled task, and what cures it"
+ABOUT = """
+The bundled pair, both trained further on documents of which 8 % fall into a loop that
+never ends (`python tools/make_loop_models.py --out=runs/loop_models`). The teacher is
+healthy by itself, but once it is in a loop it goes on with it. All arms: 64 rollouts
+per update of at most 128 tokens, and 16 gold rows where an arm has gold; one learning
+rate for all, constant after its warm-up.
+"""
+SEEDS = (0, 1, 2)
+COMMON = {
+    "steps": 200,
+    "student.path": "runs/loop_models/student",
+    "teacher.path": "runs/loop_models/teacher",
+    "rollout.max_new_tokens": 128,
+    "rollout.prompts_per_step": 16,
+    "optimizer.schedule": "constant",
+    "eval.prompts": 128,
+    "checkpoint.every_steps": 0,
+    "export.enabled": False,
+}
+NO_PREFIX = {"rollout.prefix.source": "", "loss.guide.coef": 0.0}
+NO_KL = {"loss.reference.coef": 0.0}
+NO_GOLD = {"loss.gold.coef": 0.0, "mix.student": 1.0, "mix.gold": 0.0}
+ARMS = {
+    "OPD": {"config": "opd"},
+    "StableOPD": {"config": "stableopd"},
+    "StableOPD, KL only": {"config": "stableopd", "overrides": NO_GOLD},
+    "StableOPD, gold only": {"config": "stableopd", "overrides": NO_KL},
+    "OPD, mean per sequence": {
+        "config": "opd",
+        "overrides": {"objective.normalizer": "sequences"},
+    },
+    "REOPOLD's clip": {"config": "reopold"},
+    "TrOPD, no prefix": {"config": "tropd", "overrides": NO_PREFIX},
+    "TrOPD, mask only": {
+        "config": "tropd",
+        "overrides": {**NO_PREFIX, "loss.outlier.coef": 0.0},
+    },
+    "GKD": {"config": "gkd"},
+}
+METRICS = {
+    "max length/truncation_rate": "truncated, highest, %",
+    "truncation_rate": "truncated after, %",
+    "repetition_rate": "repetitive after, %",
+    "accuracy": "accuracy, %",
+    "avg_at_k": "avg@4, %",
+    "mean_length": "length",
+    "reverse_kl": "reverse KL",
+}
+CURVES = {
+    "length/truncation_rate": "truncation rate of rollouts",
+    "length/mean": "mean length of rollouts",
+    "log_ratio/repeated": "log teacher - log student, repeated tokens",
+}
