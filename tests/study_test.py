@@ -13,6 +13,8 @@ import runs
 sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
 import study
 
+from jopd import validation
+
 
 def test_interval_is_students():
     values = [0.1, 0.4, 0.5, 0.9]
@@ -58,15 +60,18 @@ def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
     )
 
 
-def test_every_arm_of_the_bundled_study_is_a_config_that_validates():
-    from jopd import validation
+STUDIES = sorted((runs.ROOT / "tools" / "studies").glob("*.py"))
 
-    made = study.load(str(runs.ROOT / "tools" / "studies" / "bundled.py"))
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_arm_of_a_study_is_a_config_that_validates(path):
+    made = study.load(str(path))
     for spec in made.arms.values():
         found = runs.runpy.run_path(str(runs.ROOT / "configs" / f"{spec['config']}.py"))
         config = found["get_config"]()
         changes = {**made.common, **spec.get("overrides", {})}
         config.update_from_flattened_dict(changes)
+        assert config.to_dict() != found["get_config"]().to_dict()
         validation.validate(config.lock())
 
 

@@ -3,7 +3,9 @@
     python tools/make_demo_models.py --out=jopd/assets
 
 Both start from random weights and are trained by ``configs/sft.py``: the teacher until
-it solves the task, the student only until it begins to.
+it solves the task, the student only until it begins to. A student far from the teacher:
+
+    python tools/make_demo_models.py --only=student --steps=100 --out=runs/far_models
 """
 
 import runpy
@@ -18,6 +20,7 @@ from jopd.models import decoder, hf
 
 _OUT = flags.DEFINE_string("out", "jopd/assets", "Directory of the two models.")
 _ONLY = flags.DEFINE_string("only", "", "teacher or student; empty: both.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates; 0: those of the recipe.")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHAPES = {
@@ -40,9 +43,9 @@ def start(directory: Path, name: str) -> None:
     hf.save(directory, shape, params, tokenizer=tokenizer)
 
 
-def config_of(name: str, path: Path):
+def config_of(name: str, path: Path, steps: int = 0):
     """``configs/sft.py`` with the recipe of one of the two models."""
-    recipe = RECIPES[name]
+    recipe = RECIPES[name] | ({"steps": steps} if steps else {})
     c = runpy.run_path(str(CONFIGS / "sft.py"))["get_config"]()
     c.name = f"demo_{name}"
     c.steps = recipe["steps"]
@@ -67,8 +70,10 @@ def main(argv):
         with tempfile.TemporaryDirectory() as scratch:
             begin, run = Path(scratch, "start"), Path(scratch, "run")
             start(begin, name)
-            train.run(config_of(name, begin), run)
-            (run / "export").rename(Path(_OUT.value, name))
+            train.run(config_of(name, begin, _STEPS.value), run)
+            target = Path(_OUT.value, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (run / "export").rename(target)
 
 
 if __name__ == "__main__":
