@@ -79,6 +79,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "eval.every_steps",
         "checkpoint.every_steps",
         "checkpoint.keep_best",
+        "log.gradient_every_steps",
         "mix.capacity",
         "mix.max_age_steps",
         "optimizer.learning_rate",

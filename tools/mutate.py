@@ -592,6 +592,36 @@ MUTATIONS = [
             "before_BT = jnp.clip(places + shift_B[:, None],",
         ),
         (
+            "make_gradient",
+            "the first micro-batch forgotten",
+            "return jax.tree.map(jnp.add, total, grads), value",
+            "return grads, value",
+        ),
+        (
+            "make_term_norms",
+            "all terms in every norm",
+            "coefs[name] * (name == term.name)",
+            "coefs[name]",
+        ),
+        (
+            "make_term_norms",
+            "coefficients left out",
+            "coefs[name] * (name == term.name)",
+            "1.0 * (name == term.name)",
+        ),
+        (
+            "make_term_norms",
+            "shares of the largest norm",
+            "total = sum(norms.values())",
+            "total = max(norms.values())",
+        ),
+        (
+            "make_term_norms",
+            "0 / 0 where no term has a gradient",
+            "value / total if total else 0.0",
+            "value / (total or float('nan'))",
+        ),
+        (
             "split_rows",
             "rows leave their device",
             "lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch",
@@ -930,6 +960,18 @@ MUTATIONS = [
             "gold tokens counted as the student's",
             "student_BT = mask_BT & (source_BT == STUDENT)",
             "student_BT = mask_BT",
+        ),
+        (
+            "token_metrics",
+            "the other end of the log-ratios",
+            "np.percentile(log_ratio_BT[counted_BT], 1)",
+            "np.percentile(log_ratio_BT[counted_BT], 99)",
+        ),
+        (
+            "token_metrics",
+            "the percentile of padding too",
+            "np.percentile(log_ratio_BT[counted_BT], 1)",
+            "np.percentile(log_ratio_BT, 1)",
         ),
         (
             "unfinite",
