@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     bool(MISSING),
     reason=f"needs the extra parity for transformers serve: no {', '.join(MISSING)}",
 )
-PATIENCE = 300  # seconds that a process may take to the next event
+PATIENCE = 600  # seconds that a process may take to the next event
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 ANSWERED = re.compile(r'"POST (\S+) HTTP/1.1" (\d+)')
 
@@ -236,9 +236,9 @@ def test_a_run_whose_server_is_killed_twice(run, served):
 
     def kill_in_update(process, found, number: int) -> None:
         """SIGKILL to the server once it has answered a part of that update."""
-        wait_for(lambda: len(lines()) >= number - 1, process, 0.01)
+        wait_for(lambda: len(lines()) >= number - 1, process, 0.05)
         before = kept()
-        wait_for(lambda: kept() > before, process, 0.002)
+        wait_for(lambda: kept() > before, process, 0.01)
         found.send_signal(signal.SIGKILL)
         found.wait()
 
