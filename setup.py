@@ -42,7 +42,8 @@ setup(
             "ipykernel>=6",
             "ruff>=0.14",
         ],
-        "parity": ["torch==2.13.0"],
+        # The second for a test against a real server, `transformers serve`.
+        "parity": ["torch==2.13.0", "transformers[serving]>=5.23"],
         "data": ["datasets>=4", "pyarrow>=18"],
         "track": ["tensorboardX>=2.6", "wandb>=0.20"],
         "tpu": ["jax[tpu]"],

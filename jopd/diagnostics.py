@@ -43,7 +43,9 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
     ``log_ratio/*`` is log teacher(y) - log student(y), which is the advantage of
     StableOPD and of plain on-policy distillation, split by whether the token ends an
     n-gram that already occurred in its response (arXiv:2604.08527, figure 4; the paper
-    does not say how it classes a single token, this rule is ours).
+    does not say how it classes a single token, this rule is ours). ``log_ratio/p1`` is
+    its first percentile, in between two tokens linearly: one token cannot move it far,
+    as it can ``log_ratio/min``.
     """
     parts = {name: np.asarray(value) for name, value in parts.items()}
     mask_BT = np.asarray(batch.mask_BT)
@@ -70,9 +72,8 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
             "log_ratio/repeated": mean(log_ratio_BT, counted_BT & repeated_BT),
             "log_ratio/other": mean(log_ratio_BT, counted_BT & ~repeated_BT),
             "length/repeated_token_share": mean(repeated_BT, counted_BT),
-            "log_ratio/min": float(log_ratio_BT[counted_BT].min())
-            if counted_BT.any()
-            else None,
+            "log_ratio/min": float(log_ratio_BT[counted_BT].min()),
+            "log_ratio/p1": float(np.percentile(log_ratio_BT[counted_BT], 1)),
         }
     behavior_BT = np.asarray(batch.rollout.behavior_logp_BT)
     if "logp/student" in parts and student_BT.any():

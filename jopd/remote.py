@@ -177,7 +177,7 @@ def _probe(http, url: str, model: str) -> None:
     remedy = "start the server, or correct remote.url"
     try:
         reply = http.get(f"{url}/models")
-    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
         raise ConnectionError(
             f"the teacher's server at {url} does not answer "
             f"({type(error).__name__}: {error}); {remedy}"
@@ -239,12 +239,19 @@ def _answer(http, s: _Settings, counter: _Counter, body: dict) -> list[str] | _U
     except _Unusable as error:
         counter.add(failures=1)
         return error
-    usage = reply.get("usage") or {}
-    spent = {key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")}
+    spent = _spent(reply)
     counter.add(**spent)
     if kept is not None:
         _write(kept, {"request": body, "texts": texts, "usage": spent})
     return texts
+
+
+def _spent(reply: dict) -> dict[str, int]:
+    """Tokens as the server counted them; 0 where it does not say, or no number."""
+    usage = reply.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    given = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: n if isinstance(n, int) else 0 for name, n in given.items()}
 
 
 def _cache_file(s: _Settings, body: dict) -> Path | None:
@@ -272,7 +279,7 @@ def _post(http, s: _Settings, counter: _Counter, body: dict) -> dict:
         reply, wait = None, _backoff(attempt)
         try:
             reply = http.post(f"{s.url}/{path}", json=body)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             why = f"{type(error).__name__}: {error}"
         finally:
             counter.add(requests=1, seconds=time.perf_counter() - began)
@@ -370,7 +377,7 @@ def _stop_if_all_failed(replies: Sequence, s: _Settings) -> None:
     if replies and all(isinstance(reply, _Unusable) for reply in replies):
         raise ConnectionError(
             f"the teacher's server at {s.url} answered none of {len(replies)} requests "
-            f"({replies[0]}) after {s.retries} repetitions of each; what was answered "
-            f"before is in {s.cache_dir or 'no cache'}: start it and run the same "
-            "command again"
+            f"({replies[0]}), the failed ones repeated up to {s.retries} times; what "
+            f"was answered before is in {s.cache_dir or 'no cache'}: start it, or "
+            "correct remote.api or remote.per_request, and run the same command again"
         )

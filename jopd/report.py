@@ -76,6 +76,7 @@ CHARTS = (
     Chart("Share of repeated tokens", "%", (("length/repeated_token_share", "share"),)),
     Chart("Advantage", "", (("advantage/*", "*"),)),
     Chart("Gradient norm", "before clipping", (("optim/grad_norm", "norm"),)),
+    Chart("Share of each term in the gradient", "%", (("grad_share/*", "*"),)),
     Chart("Learning rate", "", (("optim/learning_rate", "learning rate"),)),
     Chart("Mean weight of a token", "", (("weight/*", "*"),)),
     Chart("Tokens per term", "tokens", (("tokens/*", "*"),)),

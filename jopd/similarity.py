@@ -16,6 +16,8 @@ from rapidfuzz.distance import Levenshtein
 Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 MAX_CHARACTERS = 4000
+# Pairs that tell a wrong range before a run: nothing, little and no agreement.
+PROBES = (("", "", "7+6=13;", "the cat sat"), ("", "x", "7+8=15;", "the cat sat"))
 _WORD = re.compile(r"\w+")
 
 
@@ -52,7 +54,8 @@ def resolve(name: str, *, encoder: str = "") -> Similarity:
       encoder: model directory for "embedding", see ``models.encoder``.
 
     Raises:
-      ValueError: unknown name, or "embedding" without an encoder.
+      ValueError: unknown name, a function that cannot be imported, or "embedding"
+        without an encoder.
     """
     if name == "embedding":
         if not encoder:
@@ -71,7 +74,14 @@ def resolve(name: str, *, encoder: str = "") -> Similarity:
             f"similarity {name!r} is unknown; use one of {', '.join(SIMILARITIES)}, "
             "embedding, or package.module.function"
         )
-    return _checked(_pairwise(getattr(importlib.import_module(module), function)), name)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"similarity {name!r} cannot be imported ({error}); name a function of two "
+            "texts as package.module.function, with its package on PYTHONPATH"
+        ) from error
+    return _checked(_pairwise(found), name)
 
 
 def _pairwise(function) -> Similarity:

@@ -33,6 +33,7 @@ class Stages(NamedTuple):
     collect: Any
     prepare: Any
     update: Any
+    term_norms: Any
     replay_logp: Any
     evaluate: Any
 
@@ -70,6 +71,9 @@ def build_stages(e: Experiment, transform) -> Stages:
             e.shape,
             accumulate=c.optimizer.accumulate,
             with_facts=c.log.token_facts,
+        ),
+        term_norms=step.make_term_norms(
+            models["student"], e.terms, e.shape, accumulate=c.optimizer.accumulate
         ),
         replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
         evaluate=make_evaluate(e),

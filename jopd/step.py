@@ -143,20 +143,19 @@ def make_prepare(
     return prepare
 
 
-def make_update(
+def make_gradient(
     student: decoder.Decoder,
     terms: tuple[Term, ...],
-    optimizer: optax.GradientTransformation,
     shape: Shape,
     *,
     accumulate: int = 1,
     with_facts: bool = True,
 ):
-    """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
+    """``(params, frozen, batch, prepared, coefs) -> ((loss, parts), gradient)``.
 
     ``accumulate`` splits the rows into that many micro-batches; weights are normalised
     already, so their gradients simply add up. ``parts`` are per-token numbers ``[B,
-    T]``.
+    T]``. Not compiled: a part of what is.
     """
 
     def loss_of(params, frozen, coefs, rows):
@@ -178,22 +177,44 @@ def make_update(
             **shape._asdict(),
         )
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+    def gradient(params, frozen, batch: Batch, prepared: Prepared, coefs):
         grad = jax.value_and_grad(loss_of, has_aux=True)
         rows = (batch, prepared._replace(metrics={}))
+        if accumulate == 1:
+            return grad(params, frozen, coefs, rows)
 
         def micro(total, rows):
-            value, grads = grad(state.params, frozen, coefs, rows)
+            value, grads = grad(params, frozen, coefs, rows)
             return jax.tree.map(jnp.add, total, grads), value
 
-        if accumulate == 1:
-            (loss, parts), grads = grad(state.params, frozen, coefs, rows)
-        else:
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            split = split_rows(rows, accumulate)
-            grads, (losses, parts) = jax.lax.scan(micro, zeros, split)
-            loss, parts = jnp.sum(losses), join_rows(parts)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        split = split_rows(rows, accumulate)
+        grads, (losses, parts) = jax.lax.scan(micro, zeros, split)
+        return (jnp.sum(losses), join_rows(parts)), grads
+
+    return gradient
+
+
+def make_update(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    optimizer: optax.GradientTransformation,
+    shape: Shape,
+    *,
+    accumulate: int = 1,
+    with_facts: bool = True,
+):
+    """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
+
+    Loss, gradient and parts are those of ``make_gradient``.
+    """
+    gradient = make_gradient(
+        student, terms, shape, accumulate=accumulate, with_facts=with_facts
+    )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+        (loss, parts), grads = gradient(state.params, frozen, batch, prepared, coefs)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "optim/grad_norm": optax.tree.norm(grads)}
@@ -203,6 +224,44 @@ def make_update(
         return TrainState(state.step + 1, params, opt_state), metrics, parts
 
     return update
+
+
+def make_term_norms(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    shape: Shape,
+    *,
+    accumulate: int = 1,
+):
+    """``(params, frozen, batch, prepared, coefs) -> metrics``: whose gradient it is.
+
+        grad_norm/<k>  = |coef_k grad term_k|, over all parameters of the student
+        grad_share/<k> = grad_norm/<k> / sum_j grad_norm/<j>; 0 where all norms are 0
+
+    Norms are of the raw gradient, before clipping and the optimizer, and larger in sum
+    than that of the whole wherever terms pull in different directions. One forward and
+    backward pass per term, one compiled program for all of them; no ``parts``.
+    """
+    gradient = make_gradient(
+        student, terms, shape, accumulate=accumulate, with_facts=False
+    )
+
+    @jax.jit
+    def norm(params, frozen, batch, prepared, coefs):
+        return optax.tree.norm(gradient(params, frozen, batch, prepared, coefs)[1])
+
+    def term_norms(params, frozen, batch: Batch, prepared: Prepared, coefs):
+        norms = {}
+        for term in terms:
+            alone = {name: coefs[name] * (name == term.name) for name in coefs}
+            norms[term.name] = float(norm(params, frozen, batch, prepared, alone))
+        total = sum(norms.values())
+        return {f"grad_norm/{name}": value for name, value in norms.items()} | {
+            f"grad_share/{name}": value / total if total else 0.0
+            for name, value in norms.items()
+        }
+
+    return term_norms
 
 
 def make_facts(models: dict[str, decoder.Decoder], shape: Shape):

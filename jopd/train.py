@@ -194,6 +194,12 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             coefs = configs.coefficients(c, at)
             frozen = e.frozen | held["teachers"]
             prepared = stages.prepare(state.params, frozen, got.batch)
+            every = c.log.gradient_every_steps
+            shared = every and (at + 1) % every == 0
+            if shared:
+                logged |= stages.term_norms(
+                    state.params, frozen, got.batch, prepared, coefs
+                )
             held["train"], numbers, parts = stages.update(
                 state, frozen, got.batch, prepared, coefs
             )
@@ -224,7 +230,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             ):
                 evaluated = measure(e, run, at + 1, "train")
                 logged |= evaluation_metrics(evaluated)
-            if due or evaluated is not None:
+            if due or shared or evaluated is not None:
                 run.writer.write(at + 1, logged)
             kept = c.log.samples_every_steps
             if kept and (at + 1) % kept == 0 and got.fresh is not None:

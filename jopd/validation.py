@@ -46,8 +46,8 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     _check_mix(config, terms)
     _check_prefix(config)
     if train:
-        _check_teachers(config, terms)
         _check_audit(config, terms)
+        _check_teachers(config, terms)
         _check_rewards(config, terms)
 
 
@@ -79,6 +79,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "eval.every_steps",
         "checkpoint.every_steps",
         "checkpoint.keep_best",
+        "log.gradient_every_steps",
         "mix.capacity",
         "mix.max_age_steps",
         "optimizer.learning_rate",
@@ -280,13 +281,15 @@ def _check_audit(config: ConfigDict, terms) -> None:
                     f"audit.samples={c.samples} continuations are asked for; make them "
                     "equal (configs/omniopd.py refers to the latter)"
                 )
+    one_of("audit.teacher", c.teacher, ("local", "http"))
+    if c.teacher == "http":
+        _check_remote(config, terms)
     if not c.chunks:
         return
     for key in ("chunk_tokens", "samples", "batch_rows"):
         _at_least(config, f"audit.{key}", 1)
     _at_least(config, "audit.temperature", 0)
     one_of("audit.anchors", c.anchors, omniopd.ORDERS)
-    one_of("audit.teacher", c.teacher, ("local", "http"))
     if c.chunk_tokens > config.rollout.max_new_tokens:
         raise ValueError(
             f"audit.chunk_tokens={c.chunk_tokens} is longer than any response "
@@ -294,12 +297,10 @@ def _check_audit(config: ConfigDict, terms) -> None:
             "ever be audited; lower it"
         )
     if c.similarity != "embedding":
-        similarity.resolve(c.similarity)
+        similarity.resolve(c.similarity)(*similarity.PROBES)
     elif not c.encoder:
         similarity.resolve(c.similarity)  # says what is missing
-    if c.teacher == "http":
-        _check_remote(config, terms)
-    elif not config.teacher.path:
+    if c.teacher == "local" and not config.teacher.path:
         raise ValueError(
             "audit.teacher='local' continues with the model of teacher.path, which is "
             "empty; name a model, or set audit.teacher='http'"
@@ -328,3 +329,9 @@ def _check_remote(config: ConfigDict, terms) -> None:
                 f"audit.teacher='http' is a text-only teacher, which has none; drop "
                 "the term or use audit.teacher='local'"
             )
+    if not config.audit.chunks:
+        raise ValueError(
+            "audit.teacher='http' continues the student's responses, but "
+            "audit.chunks=0 asks it for nothing; set audit.chunks above 0, as "
+            "configs/omniopd.py does, or audit.teacher='local'"
+        )

@@ -191,6 +191,31 @@ def test_nothing_to_audit():
     assert set(batch.extra) == {"chunk", "similarity"}, "the same programs as ever"
 
 
+def test_chunks_longer_than_every_response():
+    plan = PLAN._replace(chunk_tokens=20)
+    batch, facts, (prefixes, *_) = annotate(lambda prefix, n: ["x"] * n, plan=plan)
+    assert prefixes == [] and (batch.extra["chunk"] == -1).all()
+    assert facts["audit/chunks"] == facts["audit/dropped"] == 0
+    assert facts["audit/rows_without"] == 3 and facts["audit/tokens_share"] == 0
+
+
+def percent(a: str, b: str) -> float:
+    """A similarity in the wrong unit."""
+    return 100 * similarity.ned(a, b)
+
+
+def only_here(a: str, b: str) -> float:
+    """Wrong for texts that no one tried before the run."""
+    return 1.5 if "#" in a else similarity.ned(a, b)
+
+
+def test_a_similarity_out_of_range_ends_the_audit():
+    with pytest.raises(
+        ValueError, match=r"only_here' gave 1\.5 .*must lie in \[0, 1\]"
+    ):
+        annotate(lambda prefix, n: ["x"] * n, phi=f"{__name__}.only_here")
+
+
 def test_seeds_depend_on_seed_step_row_and_place():
     seeds = lambda **at: annotate(lambda prefix, n: ["x"] * n, **at)[2][4]
     assert seeds() == seeds()
@@ -349,6 +374,14 @@ REFUSED = {
         ("samples=5", "audit.samples=4", "make them equal"),
     ),
     "unknown phi": ({"audit__similarity": "bleu"}, ("'bleu'", "ned, rouge1")),
+    "phi in percent": (
+        {"audit__similarity": f"{__name__}.percent"},
+        ("percent' gave 100", "must lie in [0, 1]"),
+    ),
+    "phi of no module": (
+        {"audit__similarity": "no.such.function"},
+        ("'no.such.function' cannot be imported", "package.module.function"),
+    ),
     "no encoder": ({"audit__similarity": "embedding"}, ("set audit.encoder",)),
     "unknown anchors": ({"audit__anchors": "high"}, ("'high'", "lowest")),
     "unknown teacher": ({"audit__teacher": "grpc"}, ("'grpc'", "local, http")),
@@ -363,6 +396,21 @@ REFUSED = {
     ),
     "server down": (HTTP, ("localhost:9/v1 does not answer", "start the server")),
 }
+
+
+@pytest.mark.parametrize("method", ["opd", "grpo"])
+def test_a_text_only_teacher_for_another_method(method, models, tmp_path):
+    """Not taken for granted, and not forgotten in silence."""
+    found = runs.config(models, method, **HTTP)
+    with pytest.raises(ValueError) as caught:
+        train.run(found, tmp_path / "run")
+    message = str(caught.value)
+    if method == "opd":
+        assert "loss.opd compares with the teacher's log-probabilities" in message
+        assert "text-only teacher, which has none" in message
+    else:
+        assert "audit.chunks=0 asks it for nothing" in message
+    assert list((tmp_path / "run").glob("*")) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -28,6 +28,15 @@ def parts(batch):
     return {name: -rng.uniform(0, 3, batch.mask_BT.shape) for name in NAMES}
 
 
+def percentile(values, percent: float) -> float:
+    """By its definition: so far along the sorted values, linear in between."""
+    ordered = sorted(values)
+    place = percent / 100 * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
 def test_token_metrics_are_means_over_student_tokens(batch, parts):
     got = diagnostics.token_metrics(parts, batch, ngram=2)
     source_BT = np.asarray(batch.rollout.source_BT)
@@ -48,6 +57,7 @@ def test_token_metrics_are_means_over_student_tokens(batch, parts):
     assert loops and others
     assert got["log_ratio/mean"] == pytest.approx(np.mean(loops + others))
     assert got["log_ratio/min"] == pytest.approx(min(loops + others))
+    assert got["log_ratio/p1"] == pytest.approx(percentile(loops + others, 1))
     assert got["log_ratio/repeated"] == pytest.approx(np.mean(loops))
     assert got["log_ratio/other"] == pytest.approx(np.mean(others))
     assert got["length/repeated_token_share"] == pytest.approx(len(loops) / len(own))

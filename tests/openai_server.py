@@ -119,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.options.key and not self.known():
             return self.send(401, '{"error": "no such key"}')
         if self.path == "/v1/models":
-            return self.send(200, json.dumps({"data": [{"id": "tiny"}]}))
+            return self.send(self.options.list_status, self.options.list)
         return self.send(404, "nothing here")
 
     def known(self) -> bool:
@@ -133,14 +133,17 @@ class Handler(BaseHTTPRequestHandler):
         options = self.options
         if number <= options.refuse:
             self.note(status=429, body=body)
-            return self.send(429, "slow down", Retry_After=str(options.retry_after))
+            after = options.retry_after
+            headers = {"Retry_After": after} if after else {}
+            return self.send(429, "slow down", **headers)
         if number <= options.refuse + options.broken:
             self.note(status=503, body=body)
             return self.send(503, "busy")
         time.sleep(options.slow)
         if options.garbage and number % options.garbage == 0:
             self.note(status=200, body=body, garbage=True)
-            return self.send(200, options.garbage_text)
+            headers = {"Content_Encoding": "gzip"} if options.garbled else {}
+            return self.send(200, options.garbage_text, **headers)
         prompt = body.get("prompt")
         if prompt is None:
             prompt = "".join(turn["content"] for turn in body["messages"])
@@ -155,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
             choices = [{"message": {"content": text}} for text in texts]
         else:
             choices = [{"text": text} for text in texts]
-        usage = usage_of(read, texts)
+        usage = json.loads(options.usage) if options.usage else usage_of(read, texts)
         # A server that is killed may have sent what it could no longer log as sent.
         self.note(".begun", status=200, body=body, usage=usage)
         self.send(200, json.dumps({"choices": choices, "usage": usage}))
@@ -175,6 +178,10 @@ def main() -> None:
     parser.add_argument("--broken", type=int, default=0)
     parser.add_argument("--garbage", type=int, default=0)
     parser.add_argument("--garbage-text", default="<html>")
+    parser.add_argument("--garbled", action="store_true")
+    parser.add_argument("--usage", default="")
+    parser.add_argument("--list", default='{"data": [{"id": "tiny"}]}')
+    parser.add_argument("--list-status", type=int, default=200)
     parser.add_argument("--most", type=int, default=0)
     Handler.options = parser.parse_args()
     if Handler.options.model:

@@ -157,6 +157,25 @@ def test_too_many_requests_and_a_busy_server(tmp_path, quick):
     assert times[1] - times[0] >= 0.4 and times[2] - times[1] >= 0.4
 
 
+def test_too_many_requests_without_a_time_to_wait(tmp_path, quick):
+    """Repeated with backoff; one that stays refused is dropped and counted."""
+    log = tmp_path / "log"
+    with server(log, "--canned=x", "--refuse=5", "--retry-after=") as (port, _):
+        client = connect(port, concurrency=1, retries=2, cache_dir=tmp_path / "cache")
+        assert ask(client, PREFIXES[:3]) == [None, ["x", "x"], ["x", "x"]]
+        counts = client.counts()
+        assert counts["requests"] == 7 and counts["retries"] == 4
+        assert counts["failures"] == 1
+        times = [row["time"] for row in runs.rows(log)]
+        assert times[1] - times[0] >= 0.5 * remote.BACKOFF_SECONDS
+        assert times[2] - times[1] >= remote.BACKOFF_SECONDS, "doubled"
+        assert len(list((tmp_path / "cache").rglob("*.json"))) == 2
+    with server(tmp_path / "other", "--refuse=9", "--retry-after=") as (port, _):
+        with pytest.raises(ConnectionError, match=r"none of 1 .*429 .*slow down") as e:
+            ask(connect(port, retries=1), PREFIXES[:1])
+        assert "repeated up to 1 times" in str(e.value)
+
+
 def test_retry_after_as_a_date_and_as_nonsense():
     seconds = functools.partial(remote._asked_wait, otherwise=1.25)
     assert seconds("7") == 7 and seconds("1e9") == remote.LONGEST_WAIT_SECONDS
@@ -179,6 +198,24 @@ def test_garbage_is_incomplete_and_counted(tmp_path, text):
         assert found == [["x", "x"], None, ["x", "x"], None]
         assert client.counts()["failures"] == 2 and client.counts()["retries"] == 0
         assert len(list((tmp_path / "cache").rglob("*.json"))) == 2
+
+
+def test_a_reply_that_cannot_be_decoded_is_repeated(tmp_path, quick):
+    words = ("--canned=x", "--garbage=2", "--garbled")
+    with server(tmp_path / "log", *words) as (port, _):
+        client = connect(port, concurrency=1)
+        assert ask(client, PREFIXES[:3]) == [["x", "x"]] * 3
+        assert client.counts()["retries"] == 2 and client.counts()["failures"] == 0
+
+
+@pytest.mark.parametrize("usage", ['"12"', "[3]", '{"prompt_tokens": "12"}', "{}"])
+def test_a_cost_that_is_no_number_counts_as_none(tmp_path, usage):
+    with server(tmp_path / "log", "--canned=x", f"--usage={usage}") as (port, _):
+        client = connect(port, cache_dir=tmp_path / "cache")
+        assert ask(client, PREFIXES[:1]) == [["x", "x"]]
+        counts = client.counts()
+    assert counts["prompt_tokens"] == counts["completion_tokens"] == 0
+    assert counts["requests"] == 1 and counts["failures"] == 0
 
 
 def test_a_slow_server_times_out_and_a_dead_one_ends_the_call(tmp_path, quick):
@@ -210,6 +247,35 @@ def test_nothing_there():
     assert "start the server, or correct remote.url" in message
     with pytest.raises(ConnectionError, match="does not answer"):
         remote.connect("localhost:8000", "tiny")
+
+
+def test_a_server_that_is_silent_at_the_start():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(ConnectionError, match=r"does not answer \(ReadTimeout"):
+            connect(silent.getsockname()[1], timeout_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    "status, text",
+    [
+        (200, "<html>"),
+        (200, "[]"),
+        (200, "{}"),
+        (200, '{"data": null}'),
+        (200, '{"data": [{"name": "tiny"}]}'),
+        (500, "broken"),
+    ],
+)
+def test_no_list_of_models_at_the_start(tmp_path, status, text):
+    words = ("--canned=x", f"--list={text}", f"--list-status={status}")
+    with (
+        server(tmp_path / "log", *words) as (port, _),
+        pytest.raises(ConnectionError, match=f"answers {status}") as caught,
+    ):
+        connect(port)
+    assert text in str(caught.value) and "correct remote.url" in str(caught.value)
 
 
 def test_another_model_a_wrong_key_and_no_list(tmp_path, monkeypatch):

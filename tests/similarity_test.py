@@ -86,3 +86,6 @@ def test_unknown_names():
         similarity.resolve("bleu")
     with pytest.raises(ValueError, match=r"set audit\.encoder"):
         similarity.resolve("embedding")
+    for name in ("no.such.module", f"{__name__}.nothing"):
+        with pytest.raises(ValueError, match=r"cannot be imported .* two texts"):
+            similarity.resolve(name)

@@ -100,8 +100,15 @@ def test_micro_batches_give_the_same_update(whole):
     "accumulate, sizes", [(1, (2, 1, 1)), (2, (1, 2, 1)), (1, (1, 1, 2))]
 )
 def test_a_mesh_gives_the_same_update(whole, accumulate, sizes):
-    mesh = sharding.make_mesh(*sizes)
-    state, frozen, batch = fresh()
+    held, shape = on_mesh(fresh(), sharding.make_mesh(*sizes))
+    got = one_step(held, accumulate, shape)
+    same(got[1], whole[1], 1e-5)
+    same(got[0].params, whole[0].params, 1e-5)
+
+
+def on_mesh(held, mesh):
+    """What ``fresh`` gave, split over devices, and the shape to go with it."""
+    state, frozen, batch = held
     put = lambda tree, places: jax.device_put(tree, places)
     held = (
         step.TrainState(
@@ -115,10 +122,7 @@ def test_a_mesh_gives_the_same_update(whole, accumulate, sizes):
         put(frozen, {"teacher": sharding.of_params(frozen["teacher"], mesh)}),
         put(batch, sharding.rows(mesh)),
     )
-    shards = sharding.row_shards(mesh)
-    got = one_step(held, accumulate, SHAPE._replace(chunk_tokens=5, shards=shards))
-    same(got[1], whole[1], 1e-5)
-    same(got[0].params, whole[0].params, 1e-5)
+    return held, SHAPE._replace(chunk_tokens=5, shards=sharding.row_shards(mesh))
 
 
 def test_golden(whole):
@@ -158,14 +162,14 @@ GOLDEN = {
 }
 
 
-def test_update_follows_the_gradient_of_the_whole_loss(whole):
-    """Against autodiff through the models and an unchunked, unsplit objective."""
+def direct(coefs):
+    """(loss, gradient) by autodiff through the models, unchunked and unsplit."""
     state, frozen, batch = fresh()
     prepare, _ = stages()
     prepared = prepare(state.params, frozen, batch)
     student = models()["student"]
 
-    def loss(params):
+    def loss(params, coefs):
         hidden_BTD = step.hidden_states(student, params, batch)
         logits = {
             "student": hidden_BTD @ params["head"][: tiny.VOCABULARY].T,
@@ -180,16 +184,99 @@ def test_update_follows_the_gradient_of_the_whole_loss(whole):
         for term in TERMS:
             weight_BT = prepared.weighed[term.name].weight_BT
             value_BT = jnp.where(weight_BT > 0, weight_BT * term.signal(outputs), 0)
-            total += COEFS[term.name] * jnp.sum(value_BT)
+            total += coefs[term.name] * jnp.sum(value_BT)
         return total
 
-    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
+    gradient = jax.jit(jax.value_and_grad(loss))
+    return jax.tree.map(np.asarray, gradient(state.params, coefs))
+
+
+def test_update_follows_the_gradient_of_the_whole_loss(whole):
+    state, _, _ = fresh()
+    value, grads = direct(COEFS)
     updates, _ = OPTIMIZER.update(grads, state.opt_state, state.params)
     same(whole[0].params, optax.apply_updates(state.params, updates), 1e-5)
     np.testing.assert_allclose(whole[1]["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(
         whole[1]["optim/grad_norm"], optax.tree.norm(grads), rtol=1e-5
     )
+
+
+def alone(name: str) -> dict:
+    return {other: coef * (other == name) for other, coef in COEFS.items()}
+
+
+@pytest.fixture(scope="module")
+def norms() -> dict:
+    """Norm of every term's part of the gradient, summed in float64."""
+    found = {}
+    for name in COEFS:
+        leaves = [x.astype(np.float64) for x in jax.tree.leaves(direct(alone(name))[1])]
+        found[name] = np.sqrt(sum((x**2).sum() for x in leaves))
+    return found
+
+
+def term_norms(held, accumulate: int = 1, shape: step.Shape = SHAPE, coefs=COEFS):
+    state, frozen, batch = held
+    prepared = stages(accumulate, shape)[0](state.params, frozen, batch)
+    found = step.make_term_norms(
+        models()["student"], TERMS, shape, accumulate=accumulate
+    )
+    return found(state.params, frozen, batch, prepared, coefs)
+
+
+@pytest.mark.parametrize(
+    "accumulate, sizes", [(1, None), (4, None), (1, (2, 1, 1)), (2, (1, 2, 1))]
+)
+def test_norms_of_terms_are_those_of_each_alone(norms, accumulate, sizes):
+    held, shape = fresh(), SHAPE
+    if sizes:
+        held, shape = on_mesh(held, sharding.make_mesh(*sizes))
+    got = term_norms(held, accumulate, shape)
+    total = sum(norms.values())
+    want = {f"grad_norm/{name}": norm for name, norm in norms.items()}
+    want |= {f"grad_share/{name}": norm / total for name, norm in norms.items()}
+    assert got == pytest.approx(want, rel=3e-6)
+    assert sum(got[f"grad_share/{name}"] for name in COEFS) == pytest.approx(1)
+    assert min(norms.values()) > 0.01 * total, "no term is lost among the others"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_of_terms_sum_to_the_whole(whole, accumulate):
+    state, frozen, batch = fresh()
+    prepared = stages()[0](state.params, frozen, batch)
+    gradient = jax.jit(
+        step.make_gradient(models()["student"], TERMS, SHAPE, accumulate=accumulate)
+    )
+    parts = [
+        gradient(state.params, frozen, batch, prepared, alone(name))[1]
+        for name in COEFS
+    ]
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    (loss, _), together = gradient(state.params, frozen, batch, prepared, COEFS)
+    same(summed, together, 2e-6)
+    same(together, direct(COEFS)[1], 1e-5)
+    np.testing.assert_allclose(loss, whole[1]["loss"], rtol=1e-6)
+
+
+def test_a_term_without_gradient_has_no_share(norms):
+    got = term_norms(fresh(), coefs=COEFS | {"opd": 0.0, "kl": 0.0})
+    assert got["grad_norm/opd"] == got["grad_share/kl"] == 0
+    assert got["grad_share/gold"] == 1
+    assert got["grad_norm/gold"] == pytest.approx(norms["gold"], rel=3e-6)
+    nothing = term_norms(fresh(), coefs=dict.fromkeys(COEFS, 0.0))
+    assert set(nothing.values()) == {0.0}
+
+
+def test_one_program_for_the_norms_of_all_terms():
+    state, frozen, batch = fresh()
+    prepared = stages()[0](state.params, frozen, batch)
+    found = step.make_term_norms(models()["student"], TERMS, SHAPE)
+    jax.block_until_ready(prepared)
+    with Compilations() as compiled:
+        found(state.params, frozen, batch, prepared, COEFS)
+        found(state.params, frozen, batch, prepared, COEFS | {"gold": 0.1})
+    assert len(compiled) == 1
 
 
 def test_metrics_add_up(whole):

@@ -493,3 +493,36 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         for name in ("whole", "resumed")
     )
     assert all(np.array_equal(want[key], got[key]) for key in want)
+
+
+def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
+    """On its own steps, whichever are logged; the run is the same with and without."""
+    changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
+    found = {}
+    for every in (0, 2):
+        config = runs.config(
+            models, "tropd", **changes, log__gradient_every_steps=every
+        )
+        train.run(config, tmp_path / str(every))
+        rows = runs.rows(tmp_path / str(every) / "metrics.jsonl")
+        found[every] = {row["step"]: runs.plain(row) for row in rows}
+    assert sorted(found[0]) == [3, 5] and sorted(found[2]) == [2, 3, 4, 5]
+    for step, row in found[2].items():
+        shares = [row[name] for name in row if name.startswith("grad_share/")]
+        norms = {name: row[name] for name in row if name.startswith("grad_norm/")}
+        assert len(shares) == len(norms) == (0 if step % 2 else 3)
+        if shares:
+            assert sum(shares) == pytest.approx(1)
+            # As many as the triangle inequality allows, no more.
+            assert row["optim/grad_norm"] <= sum(norms.values()) * (1 + 1e-5)
+            assert norms["grad_norm/trust"] > 0 and norms["grad_norm/guide"] > 0
+        else:
+            assert row == found[0][step]
+
+
+def test_one_term_has_the_whole_gradient(models, tmp_path):
+    config = runs.config(models, log__gradient_every_steps=1, steps=1)
+    train.run(config, tmp_path / "run")
+    (row,) = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["grad_share/opd"] == 1
+    assert row["grad_norm/opd"] == pytest.approx(row["optim/grad_norm"], rel=1e-5)
