@@ -53,8 +53,8 @@ def sum_over_chunks(chunk_loss, hidden, head, rows, heads, coefs):
     """Sum of a loss over chunks, and its parts; leaves ``[chunks, shards, C, ...]``.
 
     ``chunk_loss(hidden, head, rows, heads, coefs) -> (loss, parts)`` of one chunk of
-    one shard. Differentiable once, in ``hidden`` and ``head``: the gradient of a chunk is
-    made with its value, in the forward pass.
+    one shard. Differentiable once, in ``hidden`` and ``head``: the gradient of a chunk
+    is made with its value, in the forward pass.
     """
 
     def one(chunk):
