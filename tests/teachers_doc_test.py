@@ -126,5 +126,5 @@ def test_a_gate_without_rewards_is_refused(models):
     c = built(models, gated + "c.loss.x = dict(signal='jsd', other='t')")
     validation.validate(c)
     c.eval.verifier = "none"
-    with pytest.raises(ValueError, match="t.weights='gated' waits for rewards"):
+    with pytest.raises(ValueError, match="'gated' waits for rewards"):
         validation.validate(c)
