@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 import tiny
-from jopd import collect, objective, panel, signals, teachers
+from jopd import collect, diagnostics, objective, panel, signals, sources, teachers
 from jopd.objective import Term
 from jopd.panel import Panel
 from jopd.teachers import Teacher
@@ -113,6 +113,18 @@ def test_members_of_weight_zero_are_not_needed():
     made = Panel("p", ("a", "b"), (0.0, 2.0))
     assert panel.with_members({"p", "c"}, (made,)) == {"b", "c"}
     assert panel.with_members((), (made,)) == set()
+
+
+def test_every_panel_gets_its_own_name():
+    panels = (Panel("p", ("a", "b")), Panel("q", ("b", "c"), (), "product"))
+    got = panel.combine_all(panels, LOGITS, {})
+    assert set(got) == {"p", "q"}
+    np.testing.assert_allclose(
+        got["p"], plain("mixture", (1, 1), ("a", "b")), atol=2e-6
+    )
+    np.testing.assert_allclose(
+        got["q"], plain("product", (1, 1), ("b", "c")), atol=2e-6
+    )
 
 
 # In the loss.
@@ -349,3 +361,28 @@ def test_who_serves_is_looked_up_by_prompt():
     known["a"] = Teacher(path="x", route={"field": "domain", "equals": "maths"})
     with pytest.raises(ValueError, match=r"a\.route=.*none of the 3.*'math'.*equals"):
         teachers.served(known, panels, rows)
+
+
+def test_fields_are_kept_as_text():
+    rows = [{"prompt": "p", "meta": {"domain": "law"}, "level": n} for n in (2, None)]
+    first, second = sources.examples(rows, fields=("meta.domain", "level"))
+    assert first.fields == {"meta.domain": "law", "level": "2"}
+    assert second.fields == {"meta.domain": "law", "level": None}
+    with pytest.raises(ValueError, match=r"row 0: no column 'topic'; .* 'level'"):
+        sources.examples(rows, fields=("topic",))
+    (task,) = sources.read("task:arithmetic", count=1, levels=(3,), fields=("level",))
+    assert task.fields == {"level": "3"}
+
+
+def test_means_of_token_facts_are_over_the_rows_served():
+    batch = tiny.batch(3, rows=8)
+    serves_B = np.arange(8) % 2 > 0
+    batch = batch._replace(serves={"a": serves_B})
+    row_BT = np.broadcast_to(np.arange(8.0)[:, None], batch.mask_BT.shape)
+    names = ("kl/forward_a", "logp/a", "entropy/student", "kl/reverse")
+    got = diagnostics.token_metrics(dict.fromkeys(names, row_BT), batch, ngram=8)
+    student_BT = np.asarray(batch.mask_BT & (batch.rollout.source_BT == 0))
+    served = row_BT[student_BT & serves_B[:, None]].mean()
+    everyone = row_BT[student_BT].mean()
+    assert served != everyone
+    assert [got[name] for name in names] == [served, served, everyone, everyone]

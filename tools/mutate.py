@@ -1641,6 +1641,30 @@ MUTATIONS = [
         "    lengths = np.asarray(rollout.length_B)\n    return gate.Outcome(",
         "gate_test.py",
     ),
+    Mutation(
+        "compared",
+        "no fact is about a model with a route",
+        "diagnostics.py",
+        '    return rest.partition("_")[2] or "teacher"\n',
+        '    return "teacher"\n',
+        "panel_test.py",
+    ),
+    Mutation(
+        "serves_BT",
+        "every row",
+        "diagnostics.py",
+        "    if name not in batch.serves:\n",
+        "    if True:\n",
+        "panel_test.py",
+    ),
+    Mutation(
+        "examples",
+        "fields as they are, not as text",
+        "sources.py",
+        '{column: _text(row, column, "", where) for column in fields}',
+        "{column: _value(row, column, where) for column in fields}",
+        "panel_test.py",
+    ),
 ]
 
 
