@@ -1636,9 +1636,8 @@ MUTATIONS = [
         "outcome",
         "prompts counted",
         "diagnostics.py",
-        "    lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)\n"
-        "    return gate.Outcome(",
-        "    lengths = np.asarray(rollout.length_B)\n    return gate.Outcome(",
+        "length=float(np.percentile(lengths, 95)),",
+        "length=float(np.percentile(np.asarray(rollout.length_B), 95)),",
         "gate_test.py",
     ),
     Mutation(
