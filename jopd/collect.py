@@ -185,6 +185,12 @@ def with_prompts(batch: Batch, own: dict[str, data.Dataset]) -> Batch:
     return batch._replace(prompts=prompts)
 
 
+def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:
+    """Adds, by prompt id, which rows models with a route serve (bool[prompts] each)."""
+    ids = np.asarray(batch.prompt_id_B)
+    return batch._replace(serves={name: rows[ids] for name, rows in served.items()})
+
+
 def stack(batches: list[Batch]) -> Batch:
     """Joins batches along rows; on the host."""
     return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(batches))

@@ -9,7 +9,8 @@ import inspect
 
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, signals, teachers, weights
+from jopd import objective, optimizer, signals, weights
+from jopd.compared import models_named
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")
@@ -33,17 +34,27 @@ def base_config() -> ConfigDict:
     )
     c.teacher = ConfigDict(
         {
-            "weights": "path",  # path, or of the student: initial live ema snapshot
+            "weights": "path",  # path, or the student: initial live ema snapshot gated
             "path": "demo:teacher",
             "dtype": "float32",
             "rate": 0.05,  # ema: the student's share at every update
-            "every_steps": 10,  # snapshot: updates between two copies
+            "every_steps": 10,  # updates between two copies: snapshot; at least: gated
+            # gated: the student is copied when its reward has risen and its responses
+            # have not grown (CGTR); no source states these numbers, all are inferred
+            "reward_rate": 0.1,  # newest mean reward's share in the moving average
+            "reward_margin": 0.0,  # rise of that average since the last copy
+            "length_growth": 0.2,  # of the 95th percentile of lengths since then
+            "max_truncation": 0.2,  # share of responses without an end
             "context": "",  # template of its prompt: {question} {answer} {solution}
+            "route": ConfigDict(),  # dict(field=, equals=): serves those rows only
         }
     )
     # Further teachers by name, each with the keys of ``teacher``; terms name them by
     # ``other`` or ``of``. ``reference``, the initial student, is always there.
     c.teachers = ConfigDict()
+    # Several of them as one, by name: dict(members=, weights=, kind="mixture" or
+    # "product"); terms name it like a model. Without weights all count alike.
+    c.panels = ConfigDict()
     c.reference = ConfigDict({"path": ""})  # empty: the initial student
 
     c.data = ConfigDict(
@@ -56,6 +67,7 @@ def base_config() -> ConfigDict:
             "prompt_column": "",  # empty: prompt, messages, question or problem
             "answer_column": "",  # empty: "answer" if there is one
             "solution_column": "",  # gold responses; empty: "solution" if there is one
+            "fields": (),  # further columns that rows keep, for routes
             "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
             "separator": "<|endoftext|>",  # between documents of a .txt
             "prefix_tokens": 16,  # prompt length taken from a .txt document
@@ -211,6 +223,8 @@ def base_config() -> ConfigDict:
     for free in (
         c.loss,
         c.teachers,
+        c.teacher.route,
+        c.panels,
         c.data.student_template_kwargs,
         c.data.teacher_template_kwargs,
     ):
@@ -294,6 +308,7 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
     )
+    term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
@@ -356,41 +371,6 @@ def build_optimizer(config: ConfigDict):
         clip_norm=c.clip_norm,
     )
     return learning_rate, transform
-
-
-def teachers_of(config: ConfigDict) -> dict[str, teachers.Teacher]:
-    """Every model that terms may name, checked only where one does."""
-    known = {"teacher": config.teacher, **config.teachers}
-    found = {}
-    for name, spec in known.items():
-        unknown = sorted(set(spec) - set(teachers.Teacher._fields))
-        if unknown or name in ("student", "reference"):
-            raise ValueError(
-                f"teachers.{name} cannot be: the name is taken"
-                if not unknown
-                else f"teachers.{name} has no key {unknown[0]!r}; known: "
-                f"{', '.join(teachers.Teacher._fields)}"
-            )
-        found[name] = teachers.Teacher(**spec.to_dict())
-    path = config.reference.path
-    found["reference"] = teachers.Teacher(
-        weights="path" if path else "initial", path=path
-    )
-    return found
-
-
-def models_named(terms: tuple[objective.Term, ...]) -> set[str]:
-    """Frozen models that any term reads: its ``other``, ``of`` or their defaults."""
-    names = set()
-    for term in terms:
-        for function in (term.signal, term.advantage, *term.weights):
-            if function is None:
-                continue
-            parameters = inspect.signature(function).parameters
-            for key in ("other", "of"):
-                if key in parameters:
-                    names.add(parameters[key].default)
-    return names - {"student", None}
 
 
 def one_of(what: str, value, known) -> None:

@@ -36,6 +36,7 @@ class Dataset:
       ids: the rows' identifiers.
       dropped: how many rows lost what: ``prompt`` (whole row left out because the
         prompt was too long), ``solution`` (too long; the row stays as a prompt).
+      fields: further columns of each row as text, see `sources.read`.
     """
 
     prompts: list[np.ndarray]
@@ -45,6 +46,7 @@ class Dataset:
     texts: list[str]
     ids: list[str]
     dropped: dict[str, int]
+    fields: list[dict[str, str | None]] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -256,6 +258,7 @@ def _collect(columns, tokenizer, max_prompt, max_response, on_long_prompt, long_
         data.answers.append(example.answer)
         data.texts.append(text)
         data.ids.append(example.id)
+        data.fields.append(example.fields)
     if not data.prompts:
         raise ValueError(
             f"the data set is empty: {data.dropped['prompt']} prompts were longer than "

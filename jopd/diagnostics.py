@@ -5,7 +5,7 @@ Host side, numpy. The names are those of ``metrics.jsonl``.
 
 import numpy as np
 
-from jopd import statistics
+from jopd import gate, statistics
 from jopd.types import GOLD, STUDENT, TEACHER, Batch
 
 
@@ -29,6 +29,17 @@ def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, flo
     }
 
 
+def outcome(batch: Batch) -> gate.Outcome:
+    """What gated teachers go by, of fresh rollouts."""
+    rollout = batch.rollout
+    lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
+    return gate.Outcome(
+        reward=float(np.asarray(batch.reward_B, np.float64).mean()),
+        length=float(np.percentile(lengths, 95)),
+        truncation=float(1.0 - np.asarray(rollout.finished_B).mean()),
+    )
+
+
 def mean(values_BT, mask_BT) -> float | None:
     """Mean over True; None where nothing is."""
     mask_BT = np.asarray(mask_BT)
@@ -39,6 +50,8 @@ def mean(values_BT, mask_BT) -> float | None:
 
 def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float | None]:
     """Means of token facts over student tokens (gold tokens if there are none).
+
+    Those of a model or panel with a route are over the rows that it serves.
 
     ``log_ratio/*`` is log teacher(y) - log student(y), which is the advantage of
     StableOPD and of plain on-policy distillation, split by whether the token ends an
@@ -53,13 +66,14 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
     student_BT = mask_BT & (source_BT == STUDENT)
     counted_BT = student_BT if student_BT.any() else mask_BT
     found = {
-        name: mean(value, counted_BT)
+        name: mean(value, counted_BT & serves_BT(batch, compared(name)))
         for name, value in parts.items()
         if not name.startswith("loss/")
     }
     gold_BT = mask_BT & (source_BT == GOLD)
     if "logp/student" in parts and gold_BT.any():
         found["gold/nll"] = -mean(parts["logp/student"], gold_BT)
+    counted_BT = counted_BT & serves_BT(batch, "teacher")
     if "logp/teacher" in parts and counted_BT.any():
         log_ratio_BT = parts["logp/teacher"] - parts["logp/student"]
         repeated_BT = np.asarray(
@@ -84,6 +98,22 @@ def token_metrics(parts: dict, batch: Batch, *, ngram: int) -> dict[str, float |
             np.asarray(batch.rollout.age_B)[student_BT.any(axis=1)].mean()
         )
     return found
+
+
+def compared(name: str) -> str:
+    """The model that a token fact is about; ``kl/reverse`` is to the teacher."""
+    kind, _, rest = name.partition("/")
+    if kind != "kl":
+        return rest
+    return rest.partition("_")[2] or "teacher"
+
+
+def serves_BT(batch: Batch, name: str) -> np.ndarray:
+    """bool[B, T]: rows that a model serves; every row without a route."""
+    mask_BT = np.asarray(batch.mask_BT)
+    if name not in batch.serves:
+        return np.ones_like(mask_BT)
+    return np.broadcast_to(np.asarray(batch.serves[name])[:, None], mask_BT.shape)
 
 
 def unfinite(metrics: dict) -> str | None:

@@ -4,11 +4,14 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jopd import (
     collect,
+    compared,
     data,
     inputs,
+    panel,
     sharding,
     step,
     teachers,
@@ -23,7 +26,9 @@ class Experiment(NamedTuple):
     """Models, data and static facts of one run; functions are bound, arrays placed.
 
     ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
-    those that have some of their own and keep them.
+    those that have some of their own and keep them. ``panels`` are those that terms
+    name; ``served`` says of models and panels with a route which training rows are
+    theirs.
     """
 
     config: Any
@@ -33,6 +38,8 @@ class Experiment(NamedTuple):
     params: Any
     frozen: dict[str, Any]
     teachers: dict[str, teachers.Teacher]
+    panels: tuple[panel.Panel, ...]
+    served: dict[str, np.ndarray]
     tokenizer: Any
     train: data.Dataset
     held: data.Dataset
@@ -130,6 +137,8 @@ def build(config, *, train: bool = True) -> Experiment:
             inputs.connect(config)  # a server that is down is said before any load
     terms = configs.build_terms(config)
     known = used_teachers(config, terms)
+    named = compared.models_named(terms)
+    panels = tuple(p for p in compared.panels_of(config) if p.name in named)
     paths = {"student": inputs.model_path(config.student.path)}
     for name, teacher in known.items():
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
@@ -143,12 +152,16 @@ def build(config, *, train: bool = True) -> Experiment:
     own_prompts = inputs.own_prompts(
         config, tokenizer, known, examples, (train_data, held)
     )
+    served = {}
     if train:
         inputs.check_gold(config, mix, train_data)
+        served = teachers.served(known, panels, train_data.fields)
     verifier = inputs.pick_verifier(config, train_data, held)
     if train and verifier is None:
         validation.check_no_rewards(
-            terms, f"eval.verifier='auto' finds no answers in {config.data.path}"
+            config,
+            terms,
+            f"eval.verifier='auto' finds no answers in {config.data.path}",
         )
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
     prompt_buckets = inputs.pick_prompt_buckets(config, longest)
@@ -181,6 +194,8 @@ def build(config, *, train: bool = True) -> Experiment:
         params=loaded.pop("student"),
         frozen=loaded,
         teachers=known,
+        panels=panels,
+        served=served,
         tokenizer=tokenizer,
         train=train_data,
         held=held,
@@ -211,8 +226,8 @@ def model_shape(name: str, path: str) -> decoder.DecoderConfig:
 
 def used_teachers(config, terms) -> dict[str, teachers.Teacher]:
     """Models that the terms name, and the teacher wherever there is one to compare."""
-    known = configs.teachers_of(config)
-    names = configs.models_named(terms) | {config.rollout.prefix.source}
+    known = compared.teachers_of(config)
+    names = compared.frozen_named(config, terms) | {config.rollout.prefix.source}
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}
     return {name: known[name] for name in known if name in names}
@@ -231,7 +246,14 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
         about = f"{_size(params)}, {_describe(e.models[name].config)}"
         if teacher.weights != "path":
             about += f", weights: {teacher.weights} student"
-        rows.append((name, about + (", own context" if teacher.context else "")))
+        about += ", own context" if teacher.context else ""
+        rows.append((name, about + _share(e, name)))
+    for combined in e.panels:
+        shares = combined.shares
+        parts = " + ".join(f"{share:g} {name}" for name, share in shares.items())
+        rows.append(
+            (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
+        )
     solutions = sum(solution is not None for solution in e.train.solutions)
     return [
         *rows,
@@ -260,6 +282,12 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
             f"{len(e.length_buckets)} row widths",
         ),
     ]
+
+
+def _share(e: Experiment, name: str) -> str:
+    if name not in e.served:
+        return ""
+    return f", serves {e.served[name].sum():,} of {len(e.served[name]):,} prompts"
 
 
 def _size(params) -> str:

@@ -50,6 +50,7 @@ def read_examples(config) -> tuple[list[sources.Example], list[sources.Example]]
         answer_column=c.answer_column,
         solution_column=c.solution_column,
         answer_after=c.answer_after,
+        fields=tuple(c.fields),
         separator=c.separator,
         seed=config.seed,
         levels=tuple(c.levels),

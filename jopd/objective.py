@@ -16,7 +16,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd import divergences
+from jopd import divergences, panel
+from jopd.chunks import in_chunks, join_tokens, split_tokens, sum_over_chunks
+from jopd.panel import Panel
 from jopd.types import SOURCES, Batch, Outputs, Scores
 
 NORMALIZERS = ("tokens", "sequences", "rows", "weights")
@@ -35,6 +37,8 @@ class Term(NamedTuple):
         "sequences" averages per row first and then over rows that have such tokens,
         "rows" sums per row and averages over rows that have such tokens,
         "weights" divides by the sum of w.
+      models: frozen models and panels that its functions read. A row that one of them
+        does not serve (``Scores.serves``) is outside the term's scope.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Term(NamedTuple):
     advantage: Callable[[Scores], jax.Array] | None = None
     source: str = "student"
     normalizer: str = "tokens"
+    models: tuple[str, ...] = ()
 
 
 class Weighed(NamedTuple):
@@ -59,6 +64,7 @@ class Chunked(NamedTuple):
     mask: jax.Array
     behavior_logp: jax.Array
     hidden: dict[str, jax.Array]
+    serves: dict[str, jax.Array]
     weighed: dict[str, Weighed]
 
 
@@ -77,6 +83,15 @@ def align(hidden_BTD: jax.Array) -> jax.Array:
 
 
 def scope(term: Term, scores: Scores) -> jax.Array:
+    """bool[B, T]: tokens that ``term.source`` names, in rows that its models serve."""
+    inside_BT = of_source(term, scores)
+    for name in term.models:
+        if name in scores.serves:
+            inside_BT = inside_BT & scores.serves[name][:, None]
+    return inside_BT
+
+
+def of_source(term: Term, scores: Scores) -> jax.Array:
     """bool[B, T]: the response tokens that ``term.source`` names."""
     if term.source == "any":
         return scores.mask
@@ -108,13 +123,17 @@ def term_metrics(
     """What is logged of every term: its tokens, its mean weight, its advantages.
 
     Means and extremes are over the tokens in the term's scope; ``weight/<term>`` of a
-    0/1 weight is the share of tokens that it keeps.
+    0/1 weight is the share of tokens that it keeps. ``unserved/<term>`` counts rows
+    with tokens of its source that a model of the term does not serve.
     """
     found = {}
     for term in terms:
         inside_BT = scope(term, scores)
         tokens = jnp.sum(inside_BT)
         found[f"tokens/{term.name}"] = tokens
+        if any(name in scores.serves for name in term.models):
+            left_out_BT = of_source(term, scores) & ~inside_BT
+            found[f"unserved/{term.name}"] = jnp.sum(jnp.any(left_out_BT, axis=1))
         if term.weights:
             total = jnp.sum(product_of_weights(term, scores))
             found[f"weight/{term.name}"] = total / jnp.maximum(tokens, 1)
@@ -185,44 +204,6 @@ def kl_name(direction: str, name: str) -> str:
     return f"kl/{direction}" if name == "teacher" else f"kl/{direction}_{name}"
 
 
-def in_chunks(function, arrays, *, chunk_tokens: int, shards: int = 1):
-    """Maps ``function`` over chunks of the tokens of ``arrays``, ``[B, T, ...]`` each.
-
-    ``function(chunk)`` sees leaves ``[chunk_tokens, ...]`` and returns a pytree with
-    the same leading axis; the result has leaves ``[B, T, ...]``. ``shards`` is the
-    number of devices that rows are split over: each walks its own rows.
-    """
-    rows, width = jax.tree.leaves(arrays)[0].shape[:2]
-    chunks = split_tokens(arrays, chunk_tokens=chunk_tokens, shards=shards)
-    mapped = jax.lax.map(jax.vmap(function), chunks)
-    return join_tokens(mapped, rows=rows, width=width)
-
-
-def split_tokens(arrays, *, chunk_tokens: int, shards: int):
-    """Leaves ``[B, T, ...]`` to ``[chunks, shards, tokens, ...]``, zero-padded."""
-
-    def split(array):
-        flat = array.reshape(shards, -1, *array.shape[2:])
-        per_shard = flat.shape[1]
-        size = min(chunk_tokens, per_shard)
-        padding = [(0, 0), (0, -per_shard % size)] + [(0, 0)] * (flat.ndim - 2)
-        blocks = jnp.pad(flat, padding).reshape(shards, -1, size, *array.shape[2:])
-        return jnp.swapaxes(blocks, 0, 1)
-
-    return jax.tree.map(split, arrays)
-
-
-def join_tokens(chunks, *, rows: int, width: int):
-    """Inverse of ``split_tokens``."""
-
-    def join(array):
-        shards = array.shape[1]
-        flat = jnp.swapaxes(array, 0, 1).reshape(shards, -1, *array.shape[3:])
-        return flat[:, : rows * width // shards].reshape(rows, width, *array.shape[3:])
-
-    return jax.tree.map(join, chunks)
-
-
 def facts(
     hidden: dict[str, jax.Array],
     heads: dict[str, jax.Array],
@@ -232,30 +213,42 @@ def facts(
     chunk_tokens: int,
     shards: int = 1,
     temperature: float = 1.0,
+    panels: tuple[Panel, ...] = (),
 ) -> dict[str, jax.Array]:
     """``token_facts`` of every response token, f32[B, T] each; not differentiated.
 
     Args:
       hidden: name -> [B, T, D], as the models return them (unaligned).
       heads: name -> [V_name, D]; rows past ``vocabulary`` are ignored.
+      panels: further names, each a combination of models in ``hidden``.
     """
     heads = {name: head[:vocabulary] for name, head in heads.items()}
 
     def of_chunk(chunk):
-        hidden_chunk, tokens, mask = chunk
+        hidden_chunk, tokens, mask, serves = chunk
         logits = {
             name: logits_of(blank(hidden_chunk[name], mask), head, temperature)
             for name, head in heads.items()
         }
+        logits |= panel.combine_all(panels, logits, serves)
         return token_facts(logits, jnp.where(mask, tokens, 0))
 
     aligned = {name: align(hidden[name]) for name in heads}
     return in_chunks(
         of_chunk,
-        (aligned, batch.rollout.tokens_BT, batch.mask_BT),
+        (aligned, batch.rollout.tokens_BT, batch.mask_BT, _per_token(batch)),
         chunk_tokens=chunk_tokens,
         shards=shards,
     )
+
+
+def _per_token(batch: Batch) -> dict[str, jax.Array]:
+    """``Batch.serves`` as bool[B, T]."""
+    shape = batch.mask_BT.shape
+    return {
+        name: jnp.broadcast_to(serves_B[:, None], shape)
+        for name, serves_B in batch.serves.items()
+    }
 
 
 def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
@@ -283,6 +276,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
         age=rollout.age_B,
         uniform=batch.uniform_BT,
         extra=batch.extra,
+        serves=batch.serves,
     )
 
 
@@ -309,6 +303,7 @@ def objective(
     chunk_tokens: int,
     shards: int = 1,
     temperature: float = 1.0,
+    panels: tuple[Panel, ...] = (),
     with_facts: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and its per-token parts; differentiable in ``hidden_BTD``, ``head_VD``.
@@ -317,9 +312,11 @@ def objective(
       hidden_BTD: student's final hidden states, unaligned.
       head_VD: student's output embedding; rows past ``vocabulary`` are cut from every
         model, so heads of different padded widths work together.
-      frozen_hidden, frozen_heads: the same of every other model that a term names.
+      frozen_hidden, frozen_heads: the same of every other model that a term or a panel
+        names.
       weighed: from ``weigh``, on the whole batch that this one is a part of.
       coefs: term name -> f32 scalar, this step's coefficient.
+      panels: what terms may name besides models; combined chunk by chunk.
       with_facts: also return ``token_facts``; costs elementwise work, no matmul.
 
     Returns:
@@ -334,6 +331,7 @@ def objective(
         mask=batch.mask_BT,
         behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
         hidden={name: align(value) for name, value in frozen_hidden.items()},
+        serves=_per_token(batch),
         weighed=weighed,
     )
     chunks = split_tokens(
@@ -341,9 +339,13 @@ def objective(
     )
     heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
     chunk_loss = functools.partial(
-        _chunk_loss, terms=terms, temperature=temperature, with_facts=with_facts
+        _chunk_loss,
+        terms=terms,
+        panels=panels,
+        temperature=temperature,
+        with_facts=with_facts,
     )
-    loss, parts = _sum_over_chunks(
+    loss, parts = sum_over_chunks(
         chunk_loss, chunks[0], head_VD[:vocabulary], chunks[1], heads, coefs
     )
     count, width = rollout.tokens_BT.shape
@@ -351,13 +353,14 @@ def objective(
 
 
 def _chunk_loss(
-    hidden, head, rows: Chunked, heads, coefs, *, terms, temperature, with_facts
+    hidden, head, rows: Chunked, heads, coefs, *, terms, panels, temperature, with_facts
 ):
     """Loss of one chunk of tokens ``[C, ...]`` and its per-token parts."""
     logits = {"student": logits_of(blank(hidden, rows.mask), head, temperature)}
     for name, other in heads.items():
         rows_of = logits_of(blank(rows.hidden[name], rows.mask), other, temperature)
         logits[name] = jax.lax.stop_gradient(rows_of)
+    logits |= panel.combine_all(panels, logits, rows.serves)
     loss, parts = 0.0, {}
     for term in terms:
         weight, advantage = rows.weighed[term.name]
@@ -370,40 +373,3 @@ def _chunk_loss(
     if with_facts:
         parts |= token_facts(jax.lax.stop_gradient(logits), rows.tokens)
     return loss, parts
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum_over_chunks(chunk_loss, hidden, head, rows, heads, coefs):
-    """Sum of ``chunk_loss`` over chunks; leaves ``[chunks, shards, C, ...]``."""
-
-    def one(chunk):
-        return jax.vmap(lambda h, r: chunk_loss(h, head, r, heads, coefs))(*chunk)
-
-    losses, parts = jax.lax.map(one, (hidden, rows))
-    return jnp.sum(losses), parts
-
-
-def _sum_forward(chunk_loss, hidden, head, rows, heads, coefs):
-    grad = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)
-
-    def step(d_head, chunk):
-        value, grads = jax.vmap(lambda h, r: grad(h, head, r, heads, coefs))(*chunk)
-        return d_head + grads[1].astype(jnp.float32), (value, grads[0])
-
-    # One float32 accumulator per shard, summed once at the end: no collective in the
-    # loop.
-    zeros = jnp.zeros((hidden.shape[1], *head.shape), jnp.float32)
-    d_head, ((losses, parts), d_hidden) = jax.lax.scan(step, zeros, (hidden, rows))
-    d_head = jnp.sum(d_head, axis=0).astype(head.dtype)
-    return (jnp.sum(losses), parts), (d_hidden, d_head)
-
-
-def _sum_backward(chunk_loss, residuals, cotangents):
-    # The parts are reported, not trained on: only the loss carries a cotangent.
-    d_loss = cotangents[0]
-    d_hidden, d_head = residuals
-    scale = lambda array: (array * d_loss).astype(array.dtype)
-    return scale(d_hidden), scale(d_head), None, None, None
-
-
-_sum_over_chunks.defvjp(_sum_forward, _sum_backward)

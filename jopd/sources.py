@@ -23,12 +23,14 @@ class Example(NamedTuple):
       solution: gold response, or None.
       answer: what a verifier compares with, or None.
       id: the row's own identifier, or its number.
+      fields: further columns as text, by name.
     """
 
     prompt: str | list[dict[str, str]]
     solution: str | None
     answer: str | None
     id: str
+    fields: dict[str, str | None] = {}  # never changed in place
 
 
 def read(
@@ -39,6 +41,7 @@ def read(
     solution_column: str = "",
     answer_column: str = "",
     answer_after: str = "",
+    fields: Sequence[str] = (),
     separator: str = "<|endoftext|>",
     drop_partial: bool = False,
     count: int = 10_000,
@@ -61,6 +64,7 @@ def read(
       answer_after: marker within the answer column, ``"####"`` for GSM8K. The text
         after its last occurrence is the answer; the whole cell, which states it, is
         the solution unless there is a solution column.
+      fields: columns kept beside these, as text (``level`` of ``task:arithmetic``).
       separator: between the documents of a text file; `data.encode` cuts them with
         `prefix_tokens`.
       drop_partial: leave out the first and last document, cut ones, of a text file.
@@ -89,6 +93,7 @@ def read(
         solution_column=solution_column,
         answer_column=answer_column,
         answer_after=answer_after,
+        fields=fields,
         source=source,
     )
 
@@ -100,9 +105,10 @@ def examples(
     solution_column: str = "",
     answer_column: str = "",
     answer_after: str = "",
+    fields: Sequence[str] = (),
     source: str = "rows",
 ) -> list[Example]:
-    """Picks prompt, solution and answer out of rows; see `read`."""
+    """Picks prompt, solution, answer and further fields out of rows; see `read`."""
     prompt = prompt_column or _prompt_column(rows[0], source)
     found = []
     for index, row in enumerate(rows):
@@ -119,7 +125,8 @@ def examples(
                 )
             gold, reply = gold or reply, after.strip()
         name = row.get("unique_id", row.get("id", index))
-        found.append(Example(turns, gold or last, reply, str(name)))
+        kept = {column: _text(row, column, "", where) for column in fields}
+        found.append(Example(turns, gold or last, reply, str(name), kept))
     return found
 
 

@@ -45,7 +45,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     generate = make_generate(e, filters)
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
-    place = place_rows(e, own_prompts)
+    place = place_rows(e, own_prompts, e.served)
     return Stages(
         collect=collect.make_collect(
             generate=generate,
@@ -62,13 +62,18 @@ def build_stages(e: Experiment, transform) -> Stages:
             annotate=make_annotate(e),
         ),
         prepare=step.make_prepare(
-            models, e.terms, e.shape, accumulate=c.optimizer.accumulate
+            models,
+            e.terms,
+            e.shape,
+            panels=e.panels,
+            accumulate=c.optimizer.accumulate,
         ),
         update=step.make_update(
             models["student"],
             e.terms,
             transform,
             e.shape,
+            panels=e.panels,
             accumulate=c.optimizer.accumulate,
             with_facts=c.log.token_facts,
         ),
@@ -223,7 +228,8 @@ def evaluation_rows(e: Experiment) -> int:
 def make_evaluate(e: Experiment):
     """``(params, frozen) -> (numbers, samples)`` as ``config.eval`` says.
 
-    Divergences are those to ``teacher``; other models only serve terms.
+    Divergences are those to ``teacher``, over all rows whatever its route; other models
+    only serve terms.
     """
     c = e.config
     models = {
@@ -261,15 +267,21 @@ def make_evaluate(e: Experiment):
     return run
 
 
-def place_rows(experiment: Experiment, own_prompts: dict | None = None):
+def place_rows(
+    experiment: Experiment,
+    own_prompts: dict | None = None,
+    served: dict | None = None,
+):
     """Puts the rows of a batch on the devices that work on them.
 
-    ``own_prompts`` are the prompts, by model, of the data set that the rows come from.
+    ``own_prompts`` are the prompts, by model, of the data set that the rows come from,
+    ``served`` which of its rows models with a route serve.
     """
     rows = sharding.rows(experiment.mesh)
 
     def place(batch):
         batch = collect.with_prompts(batch, own_prompts or {})
+        batch = collect.with_serves(batch, served or {})
         return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
 
     return place

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd import sampling
+from jopd.chunks import in_chunks
 from jopd.models import decoder
 from jopd.objective import (
     Term,
@@ -19,13 +20,13 @@ from jopd.objective import (
     align,
     blank,
     facts,
-    in_chunks,
     logits_of,
     objective,
     scores,
     term_metrics,
     weigh,
 )
+from jopd.panel import Panel
 from jopd.types import Batch
 
 
@@ -116,13 +117,16 @@ def make_prepare(
     terms: tuple[Term, ...],
     shape: Shape,
     *,
+    panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
 ):
     """``(params, frozen, batch) -> Prepared``: score, then weigh.
 
-    ``models`` holds "student" and every model that a term names; those without
-    parameters in ``frozen`` are the student itself in another context.
+    ``models`` holds "student" and every model that a term or one of ``panels`` names;
+    those without parameters in ``frozen`` are the student itself in another context.
+    Each is run once, however many name it.
     """
+    cut = shape._asdict() | {"panels": panels}
 
     def forward(name, params, batch):
         part = functools.partial(hidden_states, models[name], params, name=name)
@@ -135,7 +139,7 @@ def make_prepare(
         everyone = {name: frozen.get(name, params) for name in models}
         hidden = {name: forward(name, everyone[name], batch) for name in models}
         heads = {name: decoder.head(everyone[name]) for name in models}
-        read = scores(batch, facts(hidden, heads, batch, **shape._asdict()))
+        read = scores(batch, facts(hidden, heads, batch, **cut))
         hidden.pop("student")
         weighed = weigh(terms, read)
         return Prepared(hidden, weighed, term_metrics(terms, read, weighed))
@@ -148,6 +152,7 @@ def make_gradient(
     terms: tuple[Term, ...],
     shape: Shape,
     *,
+    panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
     with_facts: bool = True,
 ):
@@ -173,6 +178,7 @@ def make_gradient(
             prepared.weighed,
             coefs,
             terms=terms,
+            panels=panels,
             with_facts=with_facts,
             **shape._asdict(),
         )

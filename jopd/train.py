@@ -144,7 +144,11 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
         ),
         "teachers": teachers.start(e.teachers, e.params),
     }
-    record = {"tokens_sampled": 0, "wall_seconds": 0.0}
+    record = {
+        "tokens_sampled": 0,
+        "wall_seconds": 0.0,
+        "gates": teachers.first_gates(e.teachers),
+    }
     saver = Checkpointer(
         directory / "checkpoints",
         keep_last=c.checkpoint.keep_last,
@@ -152,7 +156,8 @@ def open_run(e: experiments.Experiment, directory: Path) -> Run:
     )
     restored = saver.restore(held)
     if restored is not None:
-        at, held, record = restored
+        at, held, found = restored
+        record |= found
         console.say(f"resumed from step {at}")
     at = int(held["train"].step)
     if at > c.steps:
@@ -203,9 +208,14 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
             held["train"], numbers, parts = stages.update(
                 state, frozen, got.batch, prepared, coefs
             )
-            held["teachers"] = teachers.move(
-                e.teachers, held["teachers"], held["train"].params, at + 1
+            outcome = got.fresh and diagnostics.outcome(got.fresh)
+            record["gates"], opened, moves = teachers.pass_gates(
+                e.teachers, record["gates"], outcome, at + 1
             )
+            held["teachers"] = teachers.move(
+                e.teachers, held["teachers"], held["train"].params, at + 1, opened
+            )
+            logged |= moves
             logged |= {name: float(value) for name, value in numbers.items()}
             stop_if_unfinite(logged, at + 1)
             record.setdefault("seconds_to_first_step", time.perf_counter() - began)

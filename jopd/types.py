@@ -61,6 +61,8 @@ class Batch(NamedTuple):
       uniform_BT: f32 in [0, 1), one fresh draw per token and update for weights that
         toss a coin; None where nothing is trained.
       extra: name -> f32[B, T], facts that an annotation added (see ``collect``).
+      serves: name -> bool[B], rows that a model or panel with a route may judge; one
+        that is not here serves every row (see ``teachers.served``).
     """
 
     rollout: Rollout
@@ -70,6 +72,7 @@ class Batch(NamedTuple):
     prompts: dict[str, tuple[jax.Array, jax.Array]] = {}  # never changed in place
     uniform_BT: jax.Array | None = None
     extra: dict[str, jax.Array] = {}  # never changed in place
+    serves: dict[str, jax.Array] = {}  # never changed in place
 
 
 class Scores(NamedTuple):
@@ -89,6 +92,7 @@ class Scores(NamedTuple):
       age: i32[B].
       uniform: f32[B, T] in [0, 1), a fresh draw per token, see ``Batch``.
       extra: name -> f32[B, T], see ``Batch``.
+      serves: name -> bool[B], see ``Batch``.
     """
 
     mask: jax.Array
@@ -104,6 +108,7 @@ class Scores(NamedTuple):
     age: jax.Array
     uniform: jax.Array | None = None
     extra: dict[str, jax.Array] = {}  # never changed in place
+    serves: dict[str, jax.Array] = {}  # never changed in place
 
 
 class Outputs(NamedTuple):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import audit, objective, optimizer, remote, rewards, similarity, teachers
-from jopd.config import MODELS, build_terms, models_named, one_of, teachers_of
+from jopd.compared import frozen_named, models_named, panels_of, teachers_of
+from jopd.config import MODELS, build_terms, one_of
 from jopd.methods import omniopd
 from jopd.types import Scores
 
@@ -181,7 +182,7 @@ def _check_prefix(config: ConfigDict) -> None:
 def _check_rewards(config: ConfigDict, terms) -> None:
     """Rewards must exist, and groups have something to compare."""
     if config.eval.verifier == "none":
-        check_no_rewards(terms, "eval.verifier='none' gives 0 to every row")
+        check_no_rewards(config, terms, "eval.verifier='none' gives 0 to every row")
     for term in terms:
         read = fields_read(term)
         if {"reward", "group"} <= read and config.rollout.group_size == 1:
@@ -192,8 +193,18 @@ def _check_rewards(config: ConfigDict, terms) -> None:
             )
 
 
-def check_no_rewards(terms, why: str) -> None:
-    """Raises ValueError if a term reads rewards, which ``why`` says there are none."""
+def check_no_rewards(config: ConfigDict, terms, why: str) -> None:
+    """Raises ValueError if something reads rewards, which ``why`` says there are none.
+
+    Terms do, and teachers that are refreshed when rewards have risen.
+    """
+    known = teachers_of(config)
+    for name in sorted(frozen_named(config, terms)):
+        if known[name].weights == "gated":
+            raise ValueError(
+                f"{name}.weights='gated' waits for rewards to rise, but {why}; name a "
+                f"verifier and data.answer_column, or set {name}.weights='snapshot'"
+            )
     for term in terms:
         if "reward" in fields_read(term):
             raise ValueError(
@@ -244,16 +255,21 @@ def _abstract_scores(models: tuple[str, ...]) -> Scores:
 
 def _check_teachers(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
+    panels = [panel.name for panel in panels_of(config)]
     own = config.data.teacher_template_kwargs
     other_rendering = own and own != config.data.student_template_kwargs
     for name in sorted(models_named(terms)):
-        if name not in known:
+        if name not in (*known, *panels):
             raise ValueError(
-                f"a term names the model {name!r}; known: {', '.join(sorted(known))} "
-                "(add it to config.teachers)"
+                f"a term names the model {name!r}; known: "
+                f"{', '.join((*sorted(known), *panels))} (add it to config.teachers)"
             )
+    for name in sorted(frozen_named(config, terms)):
         teacher = known[name]
         teachers.check(name, teacher)
+        teachers.check_route(name, teacher, config.data.fields)
+        if name not in models_named(terms):
+            continue  # a panel's member alone, which may well be the student
         same = teacher.weights == "path" and teacher.path == config.student.path
         if same and not other_rendering and not teacher.context:
             raise ValueError(
@@ -323,7 +339,7 @@ def _check_remote(config: ConfigDict, terms) -> None:
     if c.timeout_seconds <= 0:
         raise ValueError(f"remote.timeout_seconds={c.timeout_seconds} must be above 0")
     for term in terms:
-        if "teacher" in models_named((term,)):
+        if "teacher" in frozen_named(config, (term,)):
             raise ValueError(
                 f"loss.{term.name} compares with the teacher's log-probabilities, but "
                 f"audit.teacher='http' is a text-only teacher, which has none; drop "

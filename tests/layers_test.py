@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jopd"
 
 LAYERS = (
     {"types"},
-    {"divergences", "estimators", "sampling", "buffer"},
+    {"divergences", "estimators", "sampling", "buffer", "chunks", "panel", "gate"},
     {"signals", "weights", "objective", "methods"},
     {
         "models.decoder",
@@ -42,7 +42,16 @@ LAYERS = (
         "report",
         "report_page",
     },
-    {"config", "validation", "inputs", "experiment", "stages", "control", "train"},
+    {
+        "compared",
+        "config",
+        "validation",
+        "inputs",
+        "experiment",
+        "stages",
+        "control",
+        "train",
+    },
     {"main", "generate"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -464,7 +464,7 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     assert "check/sampler_gap_mean" in rows[0]
 
 
-@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot"])
+@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
 def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
     """Two runs of two and four updates are one of four, moving teachers included."""
 
@@ -475,6 +475,11 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
             config.teachers.self = {"weights": kind, "context": "{answer};{question}"}
             if kind == "snapshot":
                 config.teachers.self["every_steps"] = 3
+            if kind == "gated":
+                # Open at the third update at the earliest, and by what came before.
+                gate = {"every_steps": 3, "length_growth": 9.0, "max_truncation": 1.0}
+                config.teachers.self.update(gate | {"reward_margin": -1.0})
+                config.eval.verifier = "runs.begins_with_digit"
             config.loss.opd = {"signal": "forward_kl", "other": "self"}
         return train.run(config, directory)
 
@@ -493,6 +498,12 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         for name in ("whole", "resumed")
     )
     assert all(np.array_equal(want[key], got[key]) for key in want)
+    again = runs.rows(tmp_path / "resumed" / "metrics.jsonl")
+    assert [*map(runs.plain, again)] == [*map(runs.plain, rows)]
+    if kind == "gated":
+        refreshed = [row["teacher/self_refreshed"] for row in rows]
+        assert refreshed == [0, 0, 1, 0]
+        assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
 
 
 def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
