@@ -35,6 +35,7 @@ class Term(NamedTuple):
         "sequences" averages per row first and then over rows that have such tokens,
         "rows" sums per row and averages over rows that have such tokens,
         "weights" divides by the sum of w.
+      report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Term(NamedTuple):
     advantage: Callable[[Scores], jax.Array] | None = None
     source: str = "student"
     normalizer: str = "tokens"
+    report: Callable[[Scores], dict[str, jax.Array]] | None = None
 
 
 class Weighed(NamedTuple):
@@ -100,34 +102,6 @@ def product_of_weights(term: Term, scores: Scores) -> jax.Array:
     for function in term.weights:
         weight_BT = weight_BT * function(scores)
     return jnp.where(scope(term, scores), weight_BT, 0.0)
-
-
-def term_metrics(
-    terms: tuple[Term, ...], scores: Scores, weighed: dict[str, Weighed]
-) -> dict[str, jax.Array]:
-    """What is logged of every term: its tokens, its mean weight, its advantages.
-
-    Means and extremes are over the tokens in the term's scope; ``weight/<term>`` of a
-    0/1 weight is the share of tokens that it keeps.
-    """
-    found = {}
-    for term in terms:
-        inside_BT = scope(term, scores)
-        tokens = jnp.sum(inside_BT)
-        found[f"tokens/{term.name}"] = tokens
-        if term.weights:
-            total = jnp.sum(product_of_weights(term, scores))
-            found[f"weight/{term.name}"] = total / jnp.maximum(tokens, 1)
-        advantage_BT = weighed[term.name].advantage_BT
-        if advantage_BT is not None:
-            some = tokens > 0
-            mean = jnp.sum(advantage_BT) / jnp.maximum(tokens, 1)
-            low = jnp.min(jnp.where(inside_BT, advantage_BT, jnp.inf))
-            high = jnp.max(jnp.where(inside_BT, advantage_BT, -jnp.inf))
-            found[f"advantage/{term.name}"] = mean
-            found[f"advantage/{term.name}_min"] = jnp.where(some, low, 0.0)
-            found[f"advantage/{term.name}_max"] = jnp.where(some, high, 0.0)
-    return found
 
 
 def _weigh_one(term: Term, scores: Scores) -> Weighed:

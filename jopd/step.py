@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd import sampling
+from jopd.measures import term_metrics
 from jopd.models import decoder
 from jopd.objective import (
     Term,
@@ -23,7 +24,6 @@ from jopd.objective import (
     logits_of,
     objective,
     scores,
-    term_metrics,
     weigh,
 )
 from jopd.types import Batch

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import runs
-from jopd import commandline, config, control, tasks, train, workdir
+from jopd import binding, commandline, config, control, tasks, train, workdir
 
 TASK = {"prompt": "1+2=", "solution": "1+2=3;#3", "answer": "3"}
 
@@ -454,7 +454,7 @@ def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):
     (tmp_path / "needy.py").write_text("import package_that_is_not_there\n")
     monkeypatch.setattr(jopd.methods, "__path__", [str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
-        config.resolve("needy.f", None, "signal")
+        binding.resolve("needy.f", None, "signal")
 
 
 # What must work although it looks wrong, and a disk that fills up.

@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jopd"
 
 LAYERS = (
     {"types"},
-    {"divergences", "estimators", "sampling", "buffer"},
-    {"signals", "weights", "objective", "methods"},
+    {"divergences", "estimators", "sampling", "buffer", "groups"},
+    {"signals", "weights", "objective", "reports", "measures", "methods"},
     {
         "models.decoder",
         "models.hf",
@@ -34,6 +34,8 @@ LAYERS = (
         "metrics",
         "collect",
         "audit",
+        "peers",
+        "leaks",
         "diagnostics",
         "evaluate",
         "workdir",
@@ -42,7 +44,17 @@ LAYERS = (
         "report",
         "report_page",
     },
-    {"config", "validation", "inputs", "experiment", "stages", "control", "train"},
+    {
+        "binding",
+        "config",
+        "validation",
+        "reads",
+        "inputs",
+        "experiment",
+        "stages",
+        "control",
+        "train",
+    },
     {"main", "generate"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
