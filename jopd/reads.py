@@ -1,4 +1,4 @@
-"""What terms read, found by tracing: also of functions that this library does not know."""
+"""What terms read, found by tracing, also of functions that are not of this library."""
 
 import jax
 import jax.numpy as jnp

@@ -21,6 +21,7 @@ CHANGES = {
     "eval__verifier": "runs.begins_with_digit",
     "eval__temperature": 0.9,
     "rollout__max_new_tokens": 12,
+    "log__leak_pattern": r"\d\d",
 }
 EOS = 1
 
