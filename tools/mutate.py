@@ -1461,8 +1461,8 @@ MUTATIONS = [
         (
             "information_gain",
             "PMI per token, not per response",
-            "_mean(\n            jnp.sum(gain_BT, axis=1),",
-            "_mean(\n            jnp.mean(gain_BT, axis=1),",
+            "jnp.sum(gain_BT, axis=1)",
+            "jnp.mean(gain_BT, axis=1)",
         ),
         (
             "information_gain",
