@@ -1400,14 +1400,14 @@ MUTATIONS = [
         (
             "evidence",
             "blind to the verdict",
-            "gain_BT = sign_BT * weights",
-            "gain_BT = jnp.abs(sign_BT) * weights",
+            "return sign_BT, sign_BT * weights",
+            "return sign_BT, jnp.abs(sign_BT) * weights",
         ),
         (
             "evidence",
             "symmetric in log space",
-            "low, high = math.log1p(-clip), math.log1p(clip)",
-            "low, high = -math.log1p(clip), math.log1p(clip)",
+            "return math.log1p(-clip), math.log1p(clip)",
+            "return -math.log1p(clip), math.log1p(clip)",
         ),
         (
             "evidence",
@@ -1418,8 +1418,8 @@ MUTATIONS = [
         (
             "evidence",
             "clipped after the exponential",
-            "jnp.exp(jnp.clip(gain_BT, low, high))",
-            "jnp.clip(jnp.exp(gain_BT) - jnp.exp(gain_BT) + jnp.exp(gain_BT), "
+            "return jnp.exp(jnp.clip(gain_BT, low, high))",
+            "return jnp.clip(jnp.exp(gain_BT) - jnp.exp(gain_BT) + jnp.exp(gain_BT), "
             "1 - clip, 1 + clip)",
         ),
         (

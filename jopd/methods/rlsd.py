@@ -39,8 +39,7 @@ def evidence(
     0 <= clip < 1.
     """
     low, high = _bounds(clip)
-    sign_BT = _verdict(scores, negative_only)
-    gain_BT = sign_BT * weights.log_ratio(scores, other=other)
+    _, gain_BT = _verdict(scores, negative_only, other)
     return jnp.exp(jnp.clip(gain_BT, low, high))
 
 
@@ -86,10 +85,9 @@ def evidence_report(
     1 - clip or above 1 + clip (``clipped_low``, ``clipped_high``).
     """
     low, high = _bounds(clip)
-    sign_BT = _verdict(scores, negative_only)
+    sign_BT, gain_BT = _verdict(scores, negative_only, other)
     judged_BT = scores.mask & (scores.source == STUDENT) & (sign_BT != 0)
-    gain_BT = sign_BT * weights.log_ratio(scores, other=other)
-    weight_BT = jnp.exp(jnp.clip(gain_BT, low, high))
+    weight_BT = evidence(scores, clip=clip, negative_only=negative_only, other=other)
     over = lambda values_BT: jnp.mean(values_BT, where=judged_BT)
     return reports.information_gain(scores, other=other) | {
         "weight_mean": over(weight_BT),
@@ -104,7 +102,11 @@ def _bounds(clip: float) -> tuple[float, float]:
     return math.log1p(-clip), math.log1p(clip)
 
 
-def _verdict(scores: Scores, negative_only: bool) -> jax.Array:
-    """f32[B, T]: sign of the advantage; 0 is no verdict."""
+def _verdict(
+    scores: Scores, negative_only: bool, other: str
+) -> tuple[jax.Array, jax.Array]:
+    """f32[B, T] each: sign of the advantage (0 is no verdict), and it times D."""
     sign_BT = jnp.sign(weights.group_reward(scores, std=False))
-    return jnp.minimum(sign_BT, 0.0) if negative_only else sign_BT
+    if negative_only:
+        sign_BT = jnp.minimum(sign_BT, 0.0)
+    return sign_BT, sign_BT * weights.log_ratio(scores, other=other)
