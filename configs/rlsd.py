@@ -7,7 +7,9 @@
 
 with l falling from 0.5 to 0 over the first 50 updates (the released script: 60). T is
 the student of the last multiple of 10 updates (script: 20), reading the answer beside
-the question. Exactly the two terms below: see jopd/methods/rlsd.py.
+the question. Exactly the terms ``grpo`` and ``evidence`` below: see
+jopd/methods/rlsd.py. ``uniform`` is off: it gives groups of equal rewards a small
+advantage of one sign (``--config.loss.uniform.coef=0.05`` for a constant one).
 """
 
 from jopd.config import base_config
@@ -33,6 +35,11 @@ def get_config():
     c.loss.evidence = dict(
         coef=dict(value=0.5, end=0.0, **decay),
         weights=dict(evidence=dict(function="rlsd.evidence", clip=0.2, other="self")),
+        report=dict(function="rlsd.evidence_report", clip=0.2, other="self"),
         **surrogate,
     )
+    # Groups of equal rewards teach nothing above. Off; as a fallback for them try
+    # dict(value=0.05, end=0.0, **decay), a size that is inferred.
+    uniform = dict(function="rlsd.uniform_group", clip=0.2, other="self")
+    c.loss.uniform = dict(coef=0.0, **(surrogate | dict(advantage=uniform)))
     return c

@@ -182,7 +182,22 @@ def with_prompts(batch: Batch, own: dict[str, data.Dataset]) -> Batch:
         prompts[name] = data.pad_prompts(
             [dataset.prompts[i] for i in ids], buckets=(longest,)
         )
-    return batch._replace(prompts=prompts)
+    return batch._replace(prompts=batch.prompts | prompts)
+
+
+def in_turn(annotations: Sequence[Annotate]) -> Annotate | None:
+    """One annotation after the other as one; None where there is none."""
+    if not annotations:
+        return None
+
+    def annotate(params, batch: Batch, step: int):
+        facts: dict[str, float | None] = {}
+        for one in annotations:
+            batch, found = one(params, batch, step)
+            facts |= found
+        return batch, facts
+
+    return annotate
 
 
 def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:

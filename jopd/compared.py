@@ -34,7 +34,7 @@ def models_named(terms: tuple[Term, ...]) -> set[str]:
     """Frozen models that any term reads: its ``other``, ``of`` or their defaults."""
     names = set()
     for term in terms:
-        for function in (term.signal, term.advantage, *term.weights):
+        for function in (term.signal, term.advantage, *term.weights, term.report):
             if function is None:
                 continue
             parameters = inspect.signature(function).parameters

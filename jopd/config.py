@@ -3,18 +3,15 @@
 ``ConfigDict`` stops here: everything below takes plain values.
 """
 
-import functools
-import importlib
-import inspect
-
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, signals, weights
+from jopd import objective, optimizer, reports, signals, weights
+from jopd.binding import bind, names, resolve
 from jopd.compared import models_named
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")
-TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer")
+TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
 def base_config() -> ConfigDict:
@@ -45,7 +42,9 @@ def base_config() -> ConfigDict:
             "reward_margin": 0.0,  # rise of that average since the last copy
             "length_growth": 0.2,  # of the 95th percentile of lengths since then
             "max_truncation": 0.2,  # share of responses without an end
-            "context": "",  # template of its prompt: {question} {answer} {solution}
+            # Template of its prompt: {question} {answer} {solution} {peer}; the last
+            # is a successful rollout of the same prompt in the batch.
+            "context": "",
             "route": ConfigDict(),  # dict(field=, equals=): serves those rows only
         }
     )
@@ -154,6 +153,13 @@ def base_config() -> ConfigDict:
             "cache_dir": "",  # replies kept on disk; empty: in the user's cache folder
         }
     )
+    # Of the rollouts that a context shows as {peer}.
+    c.peer = ConfigDict(
+        {
+            "success": 1.0,  # reward from which a rollout is one
+            "remove": "",  # regular expression of what is left out of its text
+        }
+    )
     c.loss = ConfigDict()  # name -> dict(signal, weights, source, coef, ...)
     c.objective = ConfigDict(
         {
@@ -210,6 +216,7 @@ def base_config() -> ConfigDict:
             "gradient_every_steps": 0,
             "samples_every_steps": 50,  # rollouts kept in samples.jsonl; 0: off
             "token_facts": True,  # entropies and exact KLs of every update
+            "leak_pattern": "",  # regular expression; share of rollouts with a match
             "tensorboard": False,
             "wandb_project": "",  # empty: off
         }
@@ -232,62 +239,12 @@ def base_config() -> ConfigDict:
     return c
 
 
-def resolve(name: str, namespace, kind: str):
-    """``name`` in ``namespace``, or ``method.function`` in ``jopd.methods.method``.
-
-    Raises:
-      ValueError: nothing of that name; the known ones are listed.
-    """
-    if "." in name:
-        module_name, function_name = name.rsplit(".", 1)
-        try:
-            namespace = importlib.import_module(f"jopd.methods.{module_name}")
-        except ModuleNotFoundError as error:
-            if not f"jopd.methods.{module_name}".startswith(error.name or "?"):
-                raise  # the file is there, what it imports is not
-            raise ValueError(
-                f"unknown {kind} {name!r}: no file jopd/methods/{module_name}.py"
-            ) from error
-        name = function_name
-    known = _names(namespace)
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
-    return getattr(namespace, name)
-
-
-def _names(namespace) -> list[str]:
-    """Public functions that a module defines itself."""
-    return sorted(
-        key
-        for key, value in vars(namespace).items()
-        if inspect.isfunction(value)
-        and value.__module__ == namespace.__name__
-        and not key.startswith("_")
-    )
-
-
-def bind(function, arguments: dict, where: str):
-    """``function`` with keyword arguments; a wrong one names those that it takes."""
-    taken = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    unknown = sorted(set(arguments) - set(taken))
-    if unknown:
-        raise ValueError(
-            f"{where}: {function.__name__} takes no {unknown[0]!r}; "
-            f"it takes {', '.join(taken) or 'no arguments'}"
-        )
-    return functools.partial(function, **arguments) if arguments else function
-
-
 def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     """A term of ``config.loss``. Keys that are not of the term go to the signal."""
     where = f"loss.{name}"
     spec = spec.to_dict()
     if "signal" not in spec:
-        raise ValueError(f"{where} has no signal; known: {', '.join(_names(signals))}")
+        raise ValueError(f"{where} has no signal; known: {', '.join(names(signals))}")
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     signal = bind(
         resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
@@ -300,6 +257,10 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     if advantage:
         given = {"function": advantage} if isinstance(advantage, str) else advantage
         advantage = build_scored(given, f"advantage of {where}")
+    report = spec.get("report") or None
+    if report:
+        given = {"function": report} if isinstance(report, str) else report
+        report = build_scored(given, f"report of {where}", reports)
     term = objective.Term(
         name=name,
         signal=signal,
@@ -307,6 +268,7 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         advantage=advantage,
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
+        report=report,
     )
     term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
@@ -314,10 +276,10 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     return term
 
 
-def build_scored(given: dict, where: str):
+def build_scored(given: dict, where: str, namespace=weights):
     """A function of scores from ``dict(function=name, **arguments)``."""
     arguments = dict(given)
-    function = resolve(arguments.pop("function"), weights, where)
+    function = resolve(arguments.pop("function"), namespace, where)
     return bind(function, arguments, where)
 
 

@@ -67,11 +67,7 @@ def jsd(
     TRL's GKD substitutes the KLs at beta 0 and 1 without that scale; here these ends
     raise ValueError: ask for ``forward_kl`` or ``reverse_kl`` by name.
     """
-    if not 0.0 < beta < 1.0:
-        raise ValueError(
-            f"jsd needs 0 < beta < 1, got beta={beta}; use forward_kl for the limit "
-            "beta -> 0 and reverse_kl for beta -> 1"
-        )
+    _check_beta(beta)
     log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
     log_m = _log_mixture(log_t, log_s, beta)
     value = beta * _kl(log_t, log_m) + (1.0 - beta) * _kl(log_s, log_m)
@@ -163,6 +159,29 @@ def top_k_reverse_kl(
     """
     log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
     return _kl(log_s, log_t)
+
+
+def top_k_jsd(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    *,
+    beta: float,
+    k: int,
+    tail: bool = True,
+    support: str = "teacher",
+) -> jax.Array:
+    """``jsd`` on the ``k`` likeliest tokens of ``support``, the rest as one bucket.
+
+        beta KL(T' || M) + (1 - beta) KL(S' || M),    M = beta T' + (1 - beta) S'
+
+    with S' and T' the k + 1 probabilities. f32[..., V], f32[..., V] -> f32[...], nats.
+    Between 0 and ``jsd``, equal to it at k = V; finite for any supports. Else as
+    ``jsd`` and ``top_k_forward_kl``, their errors too.
+    """
+    _check_beta(beta)
+    log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
+    mixed = _log_mixture(log_t, log_s, beta)
+    return beta * _kl(log_t, mixed) + (1.0 - beta) * _kl(log_s, mixed)
 
 
 def entry_clipped(
@@ -269,6 +288,14 @@ def _check_shapes(student_logits: jax.Array, teacher_logits: jax.Array) -> None:
             f"student_logits {jnp.shape(student_logits)} and teacher_logits "
             f"{jnp.shape(teacher_logits)} differ in shape; align the tokens and cut "
             "both to the common vocabulary first"
+        )
+
+
+def _check_beta(beta: float) -> None:
+    if not 0.0 < beta < 1.0:
+        raise ValueError(
+            f"jsd needs 0 < beta < 1, got beta={beta}; use forward_kl for the limit "
+            "beta -> 0 and reverse_kl for beta -> 1"
         )
 
 

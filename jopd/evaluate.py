@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jopd import collect, commandline, rewards, statistics
+from jopd import collect, commandline, leaks, rewards, statistics
 from jopd.types import Batch
 
 # Token facts that are averaged, and what the summary calls them.
@@ -78,12 +78,14 @@ def evaluate(
     seed: int,
     place,
     save_samples: int = 0,
+    leak_pattern: str = "",
 ) -> tuple[dict, list[dict]]:
     """Numbers of the summary, and a few rollouts with their per-token log-probs.
 
     ``accuracy`` is greedy; everything else is over ``k`` sampled rollouts of each
     prompt, the KLs included, which are full-vocabulary means over response tokens in
-    nats. Numbers that need a verifier, or a teacher, are None without one. Intervals
+    nats. Numbers that need a verifier, or a teacher, are None without one; so is
+    ``leak_rate``, the share of rollouts that match ``leak_pattern``. Intervals
     are 95 %. A truncated response never counts as correct, whatever its text says so
     far.
     """
@@ -106,6 +108,8 @@ def evaluate(
         )
     )
     found = _health(sampled, repetition)
+    texts = [text for group in sampled for text in group.texts[: group.count]]
+    found["leak_rate"] = leaks.rate(leak_pattern, texts) if leak_pattern else None
     samples = _samples(sampled, save_samples, k, dataset, tokenizer, verifier)
     intervals = {}
     found |= {"accuracy": None, "avg_at_k": None, "pass_at_k": None}

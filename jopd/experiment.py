@@ -44,6 +44,7 @@ class Experiment(NamedTuple):
     train: data.Dataset
     held: data.Dataset
     own_prompts: dict[str, tuple[data.Dataset, data.Dataset]]
+    peer_prompts: inputs.PeerPrompts | None
     terms: tuple[Term, ...]
     verifier: Any
     mix: collect.Mix
@@ -166,7 +167,10 @@ def build(config, *, train: bool = True) -> Experiment:
     longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
     prompt_buckets = inputs.pick_prompt_buckets(config, longest)
     total = prompt_buckets[-1] + config.rollout.max_new_tokens
-    inputs.check_positions(shapes, total, own_prompts, config.rollout.max_new_tokens)
+    shown = inputs.peer_prompts(config, tokenizer, known, examples[0], train_data)
+    inputs.check_positions(
+        shapes, total, own_prompts, config.rollout.max_new_tokens, shown
+    )
     models, loaded = {}, {}
     for name, path in paths.items():
         itself = name == "student"
@@ -200,6 +204,7 @@ def build(config, *, train: bool = True) -> Experiment:
         train=train_data,
         held=held,
         own_prompts=own_prompts,
+        peer_prompts=shown,
         terms=terms,
         verifier=verifier,
         mix=mix,

@@ -2,11 +2,23 @@
 
 import functools
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import transformers
 
-from jopd import collect, data, remote, rewards, sources, teachers, vocabulary
+from jopd import (
+    collect,
+    data,
+    peers,
+    remote,
+    rewards,
+    sources,
+    teachers,
+    vocabulary,
+)
 
 ASSETS = Path(__file__).parent / "assets"
 DEMO = "demo:"
@@ -159,6 +171,8 @@ def own_prompts(
     )
     found = {}
     for name, teacher in known.items():
+        if teachers.reads_peer(teacher):
+            continue  # other prompts in every batch, see ``peer_prompts``
         if not teacher.context and (
             name == "reference" or kwargs == c.student_template_kwargs
         ):
@@ -173,6 +187,55 @@ def own_prompts(
             parts.append(theirs)
         found[name] = tuple(parts)
     return found
+
+
+class PeerPrompts(NamedTuple):
+    """What ``peers.make_annotate`` needs of a config and its data.
+
+    Attributes:
+      contexts: teacher name -> template.
+      examples: training rows, in the order of the data set.
+      encode: examples -> prompt tokens, as those teachers read them.
+      widths: padded prompt lengths, ascending.
+    """
+
+    contexts: dict[str, str]
+    examples: list[sources.Example]
+    encode: Callable[[list[sources.Example]], list]
+    widths: tuple[int, ...]
+
+
+def peer_prompts(
+    config, tokenizer, known: dict[str, teachers.Teacher], examples, train: data.Dataset
+) -> PeerPrompts | None:
+    """For the teachers whose context has ``{peer}``; None if there are none.
+
+    Raises:
+      ValueError: a row lacks another field of a context.
+    """
+    contexts = {
+        name: teacher.context
+        for name, teacher in known.items()
+        if teachers.reads_peer(teacher)
+    }
+    if not contexts:
+        return None
+    c = config.data
+    rows = peers.aligned(examples, train.ids)
+    for name, context in contexts.items():
+        teachers.in_context(name, context, rows)
+    kwargs = c.teacher_template_kwargs or c.student_template_kwargs
+
+    def encode_prompts(rows):
+        # Only the prompt is wanted, of any length: who asks counts what is too long.
+        rows = [row._replace(solution=None) for row in rows]
+        return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
+
+    longest = (
+        c.max_context_tokens or c.max_prompt_tokens + config.rollout.max_new_tokens
+    )
+    longest = max(longest, *(len(prompt) for prompt in train.prompts))
+    return PeerPrompts(contexts, rows, encode_prompts, auto_buckets(longest, 8))
 
 
 def _check_same_rows(name: str, limit: int, c, ours, theirs) -> None:
@@ -269,16 +332,25 @@ def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
 
 
-def check_positions(shapes, total: int, own: dict, max_new_tokens: int) -> None:
+def check_positions(
+    shapes,
+    total: int,
+    own: dict,
+    max_new_tokens: int,
+    shown: PeerPrompts | None = None,
+) -> None:
     """Every model must have a position for every token that it may read."""
     for name, shape in shapes.items():
         needed = total
         if name in own:
             longest = max(len(p) for part in own[name] for p in part.prompts)
             needed = longest + max_new_tokens
+        if shown is not None and name in shown.contexts:
+            needed = shown.widths[-1] + max_new_tokens
         if needed > shape.max_positions:
             raise ValueError(
                 f"prompt and response together take up to {needed} positions, the "
                 f"{name} has {shape.max_positions}; lower rollout.max_new_tokens or "
-                "data.max_prompt_tokens"
+                "data.max_prompt_tokens (of a teacher that reads more: "
+                "data.max_context_tokens)"
             )

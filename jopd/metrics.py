@@ -46,6 +46,7 @@ EVALUATION = (
     ("pass_at_k", "pass@{k}", "rate", 1),
     ("truncation_rate", "truncation rate", "rate", -1),
     ("repetition_rate", "repetition rate", "rate", -1),
+    ("leak_rate", "leak rate", "rate", -1),
     ("mean_length", "mean length", "tokens", 0),
     ("reverse_kl", "reverse KL", "nats", -1),
     ("forward_kl", "forward KL", "nats", -1),

@@ -39,6 +39,7 @@ class Term(NamedTuple):
         "weights" divides by the sum of w.
       models: frozen models and panels that its functions read. A row that one of them
         does not serve (``Scores.serves``) is outside the term's scope.
+      report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Term(NamedTuple):
     source: str = "student"
     normalizer: str = "tokens"
     models: tuple[str, ...] = ()
+    report: Callable[[Scores], dict[str, jax.Array]] | None = None
 
 
 class Weighed(NamedTuple):
@@ -115,38 +117,6 @@ def product_of_weights(term: Term, scores: Scores) -> jax.Array:
     for function in term.weights:
         weight_BT = weight_BT * function(scores)
     return jnp.where(scope(term, scores), weight_BT, 0.0)
-
-
-def term_metrics(
-    terms: tuple[Term, ...], scores: Scores, weighed: dict[str, Weighed]
-) -> dict[str, jax.Array]:
-    """What is logged of every term: its tokens, its mean weight, its advantages.
-
-    Means and extremes are over the tokens in the term's scope; ``weight/<term>`` of a
-    0/1 weight is the share of tokens that it keeps. ``unserved/<term>`` counts rows
-    with tokens of its source that a model of the term does not serve.
-    """
-    found = {}
-    for term in terms:
-        inside_BT = scope(term, scores)
-        tokens = jnp.sum(inside_BT)
-        found[f"tokens/{term.name}"] = tokens
-        if any(name in scores.serves for name in term.models):
-            left_out_BT = of_source(term, scores) & ~inside_BT
-            found[f"unserved/{term.name}"] = jnp.sum(jnp.any(left_out_BT, axis=1))
-        if term.weights:
-            total = jnp.sum(product_of_weights(term, scores))
-            found[f"weight/{term.name}"] = total / jnp.maximum(tokens, 1)
-        advantage_BT = weighed[term.name].advantage_BT
-        if advantage_BT is not None:
-            some = tokens > 0
-            mean = jnp.sum(advantage_BT) / jnp.maximum(tokens, 1)
-            low = jnp.min(jnp.where(inside_BT, advantage_BT, jnp.inf))
-            high = jnp.max(jnp.where(inside_BT, advantage_BT, -jnp.inf))
-            found[f"advantage/{term.name}"] = mean
-            found[f"advantage/{term.name}_min"] = jnp.where(some, low, 0.0)
-            found[f"advantage/{term.name}_max"] = jnp.where(some, high, 0.0)
-    return found
 
 
 def _weigh_one(term: Term, scores: Scores) -> Weighed:

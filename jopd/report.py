@@ -100,7 +100,7 @@ MAX_PROMPTS = 8
 # Gap in nats at which the colour of a token is full.
 FULL_GAP = 4.0
 PHASES = ("before", "after")
-TERM_KEYS = ("signal", "weights", "source", "coef", "normalizer")
+TERM_KEYS = ("signal", "weights", "source", "coef", "normalizer", "report")
 
 
 def write_report(workdir: str | Path) -> Path:

@@ -13,7 +13,9 @@ from jopd import (
     data,
     evaluate,
     inputs,
+    leaks,
     optimizer,
+    peers,
     remote,
     rollout,
     sampling,
@@ -169,10 +171,34 @@ def train_filters(config) -> sampling.Filter:
 
 
 def make_annotate(e: Experiment) -> collect.Annotate | None:
-    """The audit of every update as ``config.audit`` asks for it, or None."""
+    """What is added to every batch before its update, or None."""
+    found = []
+    if e.config.audit.chunks:
+        found.append(make_audit(e))
+    if e.peer_prompts is not None:
+        found.append(make_peers(e))
+    if e.config.log.leak_pattern:
+        found.append(leaks.make_annotate(e.config.log.leak_pattern, e.tokenizer))
+    return collect.in_turn(found)
+
+
+def make_peers(e: Experiment) -> collect.Annotate:
+    """Prompts of the teachers that read another rollout, as ``config.peer`` says."""
+    return peers.make_annotate(
+        e.peer_prompts.contexts,
+        examples=e.peer_prompts.examples,
+        own_prompts=e.train.prompts,
+        encode=e.peer_prompts.encode,
+        tokenizer=e.tokenizer,
+        success=e.config.peer.success,
+        widths=e.peer_prompts.widths,
+        remove=e.config.peer.remove,
+    )
+
+
+def make_audit(e: Experiment) -> collect.Annotate:
+    """The audit of every update as ``config.audit`` asks for it."""
     c = e.config.audit
-    if not c.chunks:
-        return None
     facts = step.make_facts({"student": e.models["student"]}, e.shape)
     place = place_rows(e)
     prompts = e.own_prompts["teacher"][0] if "teacher" in e.own_prompts else e.train
@@ -245,6 +271,7 @@ def make_evaluate(e: Experiment):
         facts=step.make_facts(models, e.shape),
         verifier=e.verifier,
         repetition=repetition_test(e),
+        leak_pattern=c.log.leak_pattern,
         prompts=c.eval.prompts,
         k=c.eval.k,
         batch_rows=evaluation_rows(e),

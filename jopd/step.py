@@ -13,6 +13,7 @@ import optax
 
 from jopd import sampling
 from jopd.chunks import in_chunks
+from jopd.measures import term_metrics
 from jopd.models import decoder
 from jopd.objective import (
     Term,
@@ -23,7 +24,6 @@ from jopd.objective import (
     logits_of,
     objective,
     scores,
-    term_metrics,
     weigh,
 )
 from jopd.panel import Panel

@@ -9,9 +9,10 @@
 
 A teacher with a ``context`` reads another prompt than the student before the same
 response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
-see an answer that the student cannot. The schedules are those of OPSD
-(arXiv:2601.18734), SDPO (arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR
-(arXiv:2606.03532).
+see an answer that the student cannot. The field ``{peer}`` is no column: it is another
+rollout of the same prompt that succeeded, so it changes from batch to batch (see
+``jopd.peers``). The schedules are those of OPSD (arXiv:2601.18734), SDPO
+(arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR (arXiv:2606.03532).
 
 A teacher with a ``route`` serves the rows whose field has a given value; terms that
 name it leave the others out. ``jopd.panel`` makes one teacher of several.
@@ -32,7 +33,7 @@ from jopd.sources import Example
 WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated")
 MOVING = ("ema", "snapshot", "gated")
 ROUTE = ("field", "equals")
-FIELDS = ("question", "answer", "solution")
+FIELDS = ("question", "answer", "solution", "peer")
 
 
 class Teacher(NamedTuple):
@@ -150,18 +151,29 @@ def fields_of(name: str, context: str) -> tuple[str, ...]:
     return used
 
 
-def in_context(name: str, context: str, examples: list[Example]) -> list[Example]:
+def reads_peer(teacher: Teacher) -> bool:
+    """Whether its prompt shows another rollout, and so is made anew for every batch."""
+    return "peer" in fields_of("teacher", teacher.context)
+
+
+def in_context(
+    name: str,
+    context: str,
+    examples: list[Example],
+    peers: list[str] | None = None,
+) -> list[Example]:
     """The same rows with their prompts rendered by ``context``.
 
-    Of a chat the last user turn is ``{question}``, and it alone is replaced.
+    Of a chat the last user turn is ``{question}``, and it alone is replaced. ``peers``
+    are the texts of ``{peer}``, one for each row.
 
     Raises:
       ValueError: a row lacks a field that the template uses.
     """
     used = fields_of(name, context)
 
-    def render(example: Example) -> Example:
-        values = {"question": _question(example.prompt)}
+    def render(example: Example, peer: str) -> Example:
+        values = {"question": _question(example.prompt), "peer": peer}
         values |= {"answer": example.answer, "solution": example.solution}
         for field in used:
             if values[field] is None:
@@ -171,7 +183,8 @@ def in_context(name: str, context: str, examples: list[Example]) -> list[Example
                 )
         return example._replace(prompt=_asked(example.prompt, context.format(**values)))
 
-    return [render(example) for example in examples]
+    pairs = zip(examples, peers or [""] * len(examples), strict=True)
+    return [render(example, peer) for example, peer in pairs]
 
 
 def _question(prompt) -> str:

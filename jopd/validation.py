@@ -1,14 +1,23 @@
 """Rejects configs that cannot work, with the reason, before anything is loaded."""
 
-import jax
-import jax.numpy as jnp
+import re
+
 from ml_collections import ConfigDict
 
-from jopd import audit, objective, optimizer, remote, rewards, similarity, teachers
+from jopd import (
+    audit,
+    objective,
+    optimizer,
+    peers,
+    remote,
+    rewards,
+    similarity,
+    teachers,
+)
 from jopd.compared import frozen_named, models_named, panels_of, teachers_of
 from jopd.config import MODELS, build_terms, one_of
 from jopd.methods import omniopd
-from jopd.types import Scores
+from jopd.reads import facts_read, fields_read, needs_rewards, trace_signals
 
 
 def _at_least(config: ConfigDict, key: str, low) -> None:
@@ -44,11 +53,14 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     if config.eval.verifier not in ("auto", "none"):
         rewards.resolve(config.eval.verifier)
     _check_ranges(config)
+    _check_patterns(config)
     _check_mix(config, terms)
     _check_prefix(config)
     if train:
         _check_audit(config, terms)
         _check_teachers(config, terms)
+        _check_peers(config, terms)
+        trace_signals(terms)
         _check_rewards(config, terms)
 
 
@@ -206,51 +218,11 @@ def check_no_rewards(config: ConfigDict, terms, why: str) -> None:
                 f"verifier and data.answer_column, or set {name}.weights='snapshot'"
             )
     for term in terms:
-        if "reward" in fields_read(term):
+        if needs_rewards(term):
             raise ValueError(
                 f"loss.{term.name} reads rewards, but {why}; name a verifier and, in "
                 "data.answer_column, what it compares with, or remove the term"
             )
-
-
-def fields_read(term: objective.Term) -> set[str]:
-    """Names of the fields of ``Scores`` that a term's weights and advantage read.
-
-    Found by tracing: also for functions that this library does not know.
-    """
-    scores = _abstract_scores(("student", *models_named((term,))))
-    fields = [path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
-    read = set()
-    for function in (*term.weights, term.advantage):
-        if function is not None:
-            jaxpr = jax.make_jaxpr(function)(scores).jaxpr
-            used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
-            used |= {id(var) for var in jaxpr.outvars}
-            leaves = zip(fields, jaxpr.invars, strict=True)
-            read |= {field for field, var in leaves if id(var) in used}
-    return read
-
-
-def _abstract_scores(models: tuple[str, ...]) -> Scores:
-    """Scores of two rows of two tokens: shapes and dtypes only."""
-    token, row = (2, 2), (2,)
-    of = jax.ShapeDtypeStruct
-    named = dict.fromkeys(models, of(token, jnp.float32))
-    return Scores(
-        mask=of(token, jnp.bool_),
-        source=of(token, jnp.int32),
-        position=of(token, jnp.int32),
-        logp=named,
-        entropy=named,
-        reverse_kl=named,
-        forward_kl=named,
-        behavior_logp=of(token, jnp.float32),
-        reward=of(row, jnp.float32),
-        group=of(row, jnp.int32),
-        age=of(row, jnp.int32),
-        uniform=of(token, jnp.float32),
-        extra=dict.fromkeys(audit.FACTS, of(token, jnp.float32)),
-    )
 
 
 def _check_teachers(config: ConfigDict, terms) -> None:
@@ -279,11 +251,58 @@ def _check_teachers(config: ConfigDict, terms) -> None:
             )
 
 
+def _check_peers(config: ConfigDict, terms) -> None:
+    """A context with {peer} needs peers, and a term that leaves out rows without."""
+    known = teachers_of(config)
+    named = frozen_named(config, terms)
+    names = {name for name in named if teachers.reads_peer(known[name])}
+    if config.teacher.context and teachers.reads_peer(known["teacher"]):
+        raise ValueError(
+            "teacher.context uses {peer}, but evaluation compares with this teacher "
+            "too, on rollouts that have no peers; define it in config.teachers by "
+            "another name"
+        )
+    for term in terms:
+        weighed = set(peers.FACTS) & facts_read(term)
+        shown = names & frozen_named(config, (term,))
+        if weighed and not names:
+            raise ValueError(
+                f"loss.{term.name} asks which rows have a peer, but no teacher of the "
+                "terms reads any; use {peer} in a teacher's context"
+            )
+        if shown and not weighed:
+            raise ValueError(
+                f"loss.{term.name} compares with {min(shown)!r}, whose context uses "
+                "{peer}, also on rows without one; add weights=dict(has_peer={})"
+            )
+        if shown and term.source != "student":
+            raise ValueError(
+                f"loss.{term.name}.source={term.source!r}: only student rows have "
+                "peers; use 'student'"
+            )
+    if names and config.rollout.group_size == 1:
+        raise ValueError(
+            f"the context of {min(names)!r} uses {{peer}}, another rollout of the same "
+            "prompt, but rollout.group_size=1 makes no other; use at least 2"
+        )
+
+
+def _check_patterns(config: ConfigDict) -> None:
+    for key in ("log.leak_pattern", "peer.remove"):
+        section, name = key.split(".")
+        try:
+            re.compile(config[section][name])
+        except re.error as error:
+            raise ValueError(
+                f"{key}={config[section][name]!r} is no regular expression: {error}"
+            ) from error
+
+
 def _check_audit(config: ConfigDict, terms) -> None:
     c = config.audit
     _at_least(config, "audit.chunks", 0)
     for term in terms:
-        if not c.chunks and "extra" in fields_read(term):
+        if not c.chunks and set(audit.FACTS) & facts_read(term):
             raise ValueError(
                 f"loss.{term.name} reads what a text teacher wrote, but audit.chunks=0 "
                 "asks for nothing; set it above 0"

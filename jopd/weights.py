@@ -8,7 +8,8 @@ or stop gradients; ``objective.weigh`` does both.
 import jax
 import jax.numpy as jnp
 
-from jopd.types import SOURCES, STUDENT, Scores
+from jopd import groups
+from jopd.types import SOURCES, Scores
 
 
 def log_ratio(
@@ -57,20 +58,18 @@ def group_reward(scores: Scores, *, std: bool = True, eps: float = 1e-6) -> jax.
     masked rows neither enter the mean nor get an advantage. Replayed rows are drawn one
     by one: they count with what is there of their group.
     """
-    present_B = jnp.any(scores.mask & (scores.source == STUDENT), axis=1)
-    same_BB = (scores.group[:, None] == scores.group) & present_B
-    among = lambda values, empty: jnp.where(same_BB, values, empty)
-    count_B = jnp.sum(same_BB, axis=1)
-    mean_B = jnp.sum(among(scores.reward, 0), axis=1) / jnp.maximum(count_B, 1)
+    group = groups.of(scores)
+    among = lambda values: jnp.where(group.same_BB, values, 0)
+    mean_B = jnp.sum(among(scores.reward), axis=1) / jnp.maximum(group.count_B, 1)
     centred_B = scores.reward - mean_B
     if std:
         squares_BB = jnp.square(scores.reward - mean_B[:, None])
-        variance_B = jnp.sum(among(squares_BB, 0), axis=1) / jnp.maximum(count_B - 1, 1)
+        others_B = jnp.maximum(group.count_B - 1, 1)
+        variance_B = jnp.sum(among(squares_BB), axis=1) / others_B
         centred_B = centred_B / (jnp.sqrt(variance_B) + eps)
     # A mean that is rounded would leave equal rewards an advantage of its error / eps.
-    high_B = jnp.max(among(scores.reward, -jnp.inf), axis=1)
-    low_B = jnp.min(among(scores.reward, jnp.inf), axis=1)
-    advantage_B = jnp.where(present_B & (high_B > low_B), centred_B, 0.0)
+    compared_B = group.present_B & ~group.uniform_B
+    advantage_B = jnp.where(compared_B, centred_B, 0.0)
     return jnp.broadcast_to(advantage_B[:, None], scores.mask.shape)
 
 
@@ -162,3 +161,18 @@ def importance(
     """
     ratio = jnp.exp(scores.logp["student"] - scores.behavior_logp)
     return jnp.clip(ratio, low, high)
+
+
+def has_peer(scores: Scores) -> jax.Array:
+    """1 on rows whose teacher reads another successful rollout of the prompt, else 0.
+
+    Left by ``jopd.peers`` where a teacher's context has ``{peer}``. With the normaliser
+    "weights" a term's mean is then over the tokens of those rows. Raises ValueError
+    where no teacher of the run has such a context.
+    """
+    if "has_peer" not in scores.extra:
+        raise ValueError(
+            "scores.extra has no 'has_peer': no teacher of this run reads {peer}; name "
+            "it in a teacher's context"
+        )
+    return scores.extra["has_peer"]

@@ -43,9 +43,7 @@ SPLITS = {"rollout__prompts_per_step": 4, "rollout__group_size": 2}
 
 def test_it_trains(file, models, tmp_path):
     built = runs.config(models, file.stem, **SPLITS)
-    if not any(
-        "reward" in validation.fields_read(t) for t in config.build_terms(built)
-    ):
+    if not any(validation.needs_rewards(t) for t in config.build_terms(built)):
         built.eval.verifier = "none"
     else:
         built.eval.verifier = "runs.begins_with_digit"  # random models solve nothing

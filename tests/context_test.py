@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import collect, data, step
+import runs
+from jopd import collect, data, step, train
 from jopd.models import decoder
 from jopd.types import GOLD, Rollout
 
@@ -89,3 +90,24 @@ def test_equal_prompts_change_nothing():
         step.hidden_states(MODEL, PARAMS, batch())[through],
         atol=2e-6,
     )
+
+
+def test_a_run_with_replayed_rows_logs_peers_and_leaks(models, tmp_path):
+    config = runs.config(
+        models,
+        "sdpo",
+        steps=3,
+        rollout__prompts_per_step=4,
+        mix__replay=0.5,
+        eval__verifier="runs.begins_with_digit",
+        log__leak_pattern="^.",
+    )
+    summary = train.run(config, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    assert max(row["peer/rows"] for row in rows) > 0
+    for row in rows:
+        # A success serves the other row of its group only.
+        assert 0 <= row["peer/rows"] <= row["peer/groups"] <= 1
+        assert 0 < row["leak/rate"] <= 1 and np.isfinite(row["loss"])
+        assert row["peer/too_long"] == 0
+    assert 0 < summary["after"]["leak_rate"] <= 1

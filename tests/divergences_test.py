@@ -291,6 +291,44 @@ def test_top_k_matches_the_oracle(k, tail, support):
         np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("support", ["teacher", "student"])
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("k", [1, 3, 11])
+def test_top_k_jsd_matches_the_oracle(k, tail, support, beta):
+    s, t = rows(14)
+    options = dict(beta=beta, k=k, tail=tail, support=support)
+    function = lambda s, t: divergences.top_k_jsd(s, t, **options)
+
+    def oracle(a, b):
+        chosen_by = b if support == "teacher" else a
+        a, b = (
+            row[..., : None if tail else k] for row in top_k_rows(a, b, k, chosen_by)
+        )
+        m = beta * b + (1 - beta) * a
+        log = lambda x: np.log(np.where(x > 0, x, 1))
+        forward, reverse = b * (log(b) - log(m)), a * (log(a) - log(m))
+        return (beta * forward + (1 - beta) * reverse).sum(-1)
+
+    expected = oracle(probabilities(s), probabilities(t))
+    np.testing.assert_allclose(jax.jit(function)(s, t), expected, rtol=3e-6, atol=2e-6)
+    gradient = jax.grad(total(function))(s, t)
+    expected = numeric_gradient(oracle, s, t)
+    np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=3e-6)
+    assert np.abs(expected).max() > 1e-3
+
+
+def test_top_k_jsd_of_all_tokens_is_the_jsd():
+    s, t = rows(12)
+    whole = divergences.jsd(s, t, beta=0.3)
+    values = [divergences.top_k_jsd(s, t, beta=0.3, k=k) for k in range(1, 12)]
+    assert (np.diff(np.stack(values), axis=0) >= -2e-6).all()
+    np.testing.assert_allclose(values[-1], whole, rtol=2e-6)
+    for beta in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"beta={beta}"):
+            divergences.top_k_jsd(s, t, beta=beta, k=3)
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_top_k_with_tail_rises_to_the_full_kl(direction):
     s, t = rows(12)

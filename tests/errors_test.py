@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import runs
-from jopd import commandline, config, control, tasks, train, workdir
+from jopd import binding, commandline, config, control, tasks, train, workdir
 
 TASK = {"prompt": "1+2=", "solution": "1+2=3;#3", "answer": "3"}
 
@@ -132,6 +132,13 @@ def with_self(**keys):
     return lambda models, tmp: {"TERM": spec, "TEACHER": keys}
 
 
+def with_peers(term=(), **changes):
+    """A term whose teacher reads other rollouts."""
+    spec = dict(signal="forward_kl", other="self", weights={"has_peer": {}})
+    own = dict(weights="ema", context="{question}{peer}")
+    return lambda models, tmp: {"TERM": spec | dict(term), "TEACHER": own} | changes
+
+
 def gold(*rows):
     def write(models, tmp):
         return lines(*rows)(models, tmp) | {"mix__student": 0.5, "mix__gold": 0.5}
@@ -195,6 +202,42 @@ CASES = {
     "a context without its field": (
         with_self(weights="live", context="{question}{hint}"),
         ("self.context", "no field 'hint'", "question, answer, solution"),
+    ),
+    "a teacher of evaluation that reads peers": (
+        {"teacher__context": "{question}{peer}"},
+        ("teacher.context uses {peer}", "config.teachers"),
+    ),
+    "peers in a group of one": (
+        with_peers(rollout__prompts_per_step=4, rollout__group_size=1),
+        ("'self' uses {peer}", "rollout.group_size=1", "at least 2"),
+    ),
+    "peers without a verifier": (
+        with_peers(eval__verifier="none"),
+        ("loss.planted reads rewards", "eval.verifier='none'", "name a verifier"),
+    ),
+    "peers without answers": (
+        lambda models, tmp: unanswered(models, tmp) | with_peers()(models, tmp),
+        ("loss.planted reads rewards", "no answers in", "data.answer_column"),
+    ),
+    "rows without a peer that are taught": (
+        with_self(weights="ema", context="{question}{peer}"),
+        ("loss.planted compares with 'self'", "weights=dict(has_peer={})"),
+    ),
+    "peers that nobody reads": (
+        with_term(signal="nll", weights={"has_peer": {}}),
+        ("loss.planted asks which rows have a peer", "use {peer}"),
+    ),
+    "gold rows with peers": (
+        with_peers({"source": "any"}),
+        ("loss.planted.source='any'", "only student rows have peers"),
+    ),
+    "a bad argument of a signal": (
+        with_peers({"signal": "sdpo.distil", "alpha": 1.5}),
+        ("0 <= alpha <= 1, got alpha=1.5",),
+    ),
+    "a leak pattern that is none": (
+        {"log__leak_pattern": "(reference"},
+        ("log.leak_pattern='(reference'", "no regular expression"),
     ),
     "a key that teachers lack": (
         with_self(weights="ema", decay=0.9),
@@ -454,7 +497,7 @@ def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):
     (tmp_path / "needy.py").write_text("import package_that_is_not_there\n")
     monkeypatch.setattr(jopd.methods, "__path__", [str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
-        config.resolve("needy.f", None, "signal")
+        binding.resolve("needy.f", None, "signal")
 
 
 # What must work although it looks wrong, and a disk that fills up.

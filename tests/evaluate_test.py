@@ -21,6 +21,7 @@ CHANGES = {
     "eval__verifier": "runs.begins_with_digit",
     "eval__temperature": 0.9,
     "rollout__max_new_tokens": 12,
+    "log__leak_pattern": r"\d\d",
 }
 EOS = 1
 
@@ -118,6 +119,15 @@ def test_lengths_and_truncation(evaluation):
     assert all(end or length == 12 for end, length in zip(ended, lengths, strict=True))
 
 
+def test_leaks_are_a_share_of_the_sampled_rollouts(evaluation):
+    _, found, _, rows = evaluation
+    matches = [
+        re.search(r"\d\d", text) is not None for _, _, text, _ in rows["sampled"]
+    ]
+    assert found["leak_rate"] == pytest.approx(np.mean(matches))
+    assert 0 < sum(matches) < 15
+
+
 def test_accuracy_avg_and_pass(evaluation):
     _, found, _, rows = evaluation
     by_prompt = {}
@@ -181,10 +191,18 @@ def test_numbers_do_not_depend_on_the_rows_at_a_time(models, evaluation):
 
 def test_without_verifier_and_teacher_their_numbers_are_none(models):
     changes = CHANGES | {"eval__verifier": "none", "teacher__path": ""}
+    changes |= {"log__leak_pattern": ""}
     changes |= {"rollout__max_new_tokens": 20}  # room for gold solutions
     e, found, samples, rows = measured(runs.config(models, "sft", **changes))
     assert e.verifier is None and not e.frozen
-    for key in ("accuracy", "avg_at_k", "pass_at_k", "reverse_kl", "forward_kl"):
+    for key in (
+        "accuracy",
+        "avg_at_k",
+        "pass_at_k",
+        "reverse_kl",
+        "forward_kl",
+        "leak_rate",
+    ):
         assert found[key] is None, key
     assert found["intervals"] == {} and rows["greedy"] == []
     assert found["mean_length"] > 0

@@ -9,8 +9,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jopd"
 
 LAYERS = (
     {"types"},
-    {"divergences", "estimators", "sampling", "buffer", "chunks", "panel", "gate"},
-    {"signals", "weights", "objective", "methods"},
+    {
+        "divergences",
+        "estimators",
+        "sampling",
+        "buffer",
+        "chunks",
+        "panel",
+        "gate",
+        "groups",
+    },
+    {"signals", "weights", "objective", "reports", "measures", "methods"},
     {
         "models.decoder",
         "models.hf",
@@ -34,6 +43,8 @@ LAYERS = (
         "metrics",
         "collect",
         "audit",
+        "peers",
+        "leaks",
         "diagnostics",
         "evaluate",
         "workdir",
@@ -43,9 +54,11 @@ LAYERS = (
         "report_page",
     },
     {
+        "binding",
         "compared",
         "config",
         "validation",
+        "reads",
         "inputs",
         "experiment",
         "stages",

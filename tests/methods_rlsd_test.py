@@ -119,10 +119,65 @@ def test_far_ratios_are_clipped_in_log_space():
     np.testing.assert_allclose(rlsd.evidence(scores), want, rtol=1e-12)
 
 
+def uniform_scores(seed=0):
+    """Groups: mixed, all correct, all wrong, one row alone; unequal lengths."""
+    rng = np.random.default_rng(seed)
+    logp = {name: -rng.uniform(0, 2, (7, 5)) for name in ("student", "teacher")}
+    return tiny.scores(
+        np.arange(5) < np.asarray([5, 4, 3, 5, 2, 4, 5])[:, None],
+        logp=logp,
+        reward=np.asarray([1.0, 0.0, 1.0, 1.0, 0.2, 0.2, 1.0]),
+        group=np.asarray([0, 0, 1, 1, 2, 2, 3]),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_uniform_groups_get_one_sign_and_a_mean_size_of_1(seed):
+    scores = uniform_scores(seed)
+    got = np.asarray(jax.jit(rlsd.uniform_group)(scores))
+    gap_BT = np.asarray(scores.logp["teacher"] - scores.logp["student"])
+    mask_BT = np.asarray(scores.mask)
+    want = np.zeros_like(gap_BT)
+    for row, sign in ((2, 1), (3, 1), (4, -1), (5, -1)):
+        ratio = np.exp(sign * gap_BT[row, mask_BT[row]]).clip(0.8, 1.2)
+        want[row, mask_BT[row]] = sign * ratio / ratio.mean()
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    np.testing.assert_allclose(np.abs(want[2:6]).sum(1), mask_BT[2:6].sum(1))
+    # Where one has an advantage the other has none: their sum is one advantage.
+    other = np.asarray(weights.group_reward(scores))
+    assert not (other * got).any() and other.any()
+    plain = np.asarray(rlsd.uniform_group(scores, clip=0.0))
+    np.testing.assert_allclose(plain[mask_BT], np.sign(want[mask_BT]))
+    raised = np.asarray(rlsd.uniform_group(scores, correct=0.1))
+    assert (raised[4:6][mask_BT[4:6]] > 0).all()
+
+
+def test_evidence_report_counts_what_the_clip_changes():
+    ratio = np.log([[2.0, 0.5, 1.1], [2.0, 3.0, 1.0], [9.0, 9.0, 9.0]])
+    scores = tiny.scores(
+        np.ones((3, 3), bool),
+        logp={"student": np.zeros((3, 3)), "teacher": ratio},
+        reward=np.asarray([1.0, 0.0, 1.0]),
+        group=np.asarray([0, 0, 1]),
+    )
+    got = rlsd.evidence_report(scores)
+    # Row 0 as it is, row 1 turned around; row 2 has no verdict.
+    np.testing.assert_allclose(got["clipped_high"], 1 / 6)
+    np.testing.assert_allclose(got["clipped_low"], 3 / 6)
+    mean = (1.2 + 0.8 + 1.1 + 0.8 + 0.8 + 1.0) / 6
+    np.testing.assert_allclose(got["weight_mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(got["gain_mean"], ratio.mean(), rtol=1e-12)
+    assert got["uniform_groups"] == 0.5
+    got = rlsd.evidence_report(scores, negative_only=True)
+    np.testing.assert_allclose(got["clipped_low"], 2 / 3)
+
+
 @pytest.mark.parametrize("clip", [-0.1, 1.0])
 def test_a_clip_out_of_range_is_named(clip):
     with pytest.raises(ValueError, match=f"0 <= clip < 1, got clip={clip}"):
         rlsd.evidence(scores_of(*batch()[:3]), clip=clip)
+    with pytest.raises(ValueError, match=f"0 <= clip < 1, got clip={clip}"):
+        rlsd.uniform_group(scores_of(*batch()[:3]), clip=clip)
 
 
 def terms():

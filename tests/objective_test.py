@@ -357,30 +357,6 @@ def test_normalizers(normalizer):
         assert raw_BT.sum() > 0 and advantage_BT is None
 
 
-def test_term_metrics_are_means_over_the_scope():
-    batch = tiny.batch(5, vocabulary=V)
-    scores = scores_of(batch)
-    count = functools.partial(weights.first_tokens, count=2)
-    kept = Term("kept", signals.nll, (count,), source="gold", normalizer="sequences")
-    scored = Term("scored", signals.policy_gradient, advantage=weights.log_ratio)
-    terms = (kept, scored)
-    got = objective.term_metrics(terms, scores, objective.weigh(terms, scores))
-    mask_BT, source_BT = np.asarray(batch.mask_BT), np.asarray(scores.source)
-    gold_BT, own_BT = (mask_BT & (source_BT == SOURCES[s]) for s in ("gold", "student"))
-    ratio = np.asarray(scores.logp["teacher"] - scores.logp["student"])[own_BT]
-    want = {
-        "tokens/kept": gold_BT.sum(),
-        "tokens/scored": own_BT.sum(),
-        "weight/kept": (np.asarray(scores.position)[gold_BT] < 2).mean(),
-        "advantage/scored": ratio.mean(),
-        "advantage/scored_min": ratio.min(),
-        "advantage/scored_max": ratio.max(),
-    }
-    assert 0 < want["weight/kept"] < 1 and set(got) == set(want)
-    for name, value in want.items():
-        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
-
-
 @pytest.mark.parametrize("normalizer", objective.NORMALIZERS)
 def test_a_term_without_tokens_is_zero(case, normalizer):
     batch, hidden, heads = case

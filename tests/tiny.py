@@ -47,6 +47,12 @@ def audit(mask_BT) -> dict:
     }
 
 
+def has_peer(mask_BT):
+    """Every row but the last of each three has a peer."""
+    rows_B1 = np.arange(len(mask_BT))[:, None]
+    return jnp.asarray(np.where(mask_BT, rows_B1 % 3 < 2, 0), jnp.float32)
+
+
 def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY):
     """Rows of mixed lengths and sources; one has no response, one is full."""
     rng = np.random.default_rng(seed)
@@ -78,7 +84,7 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         reward_B,
         rollout.group_B,
         uniform_BT=uniform_BT,
-        extra=audit(mask_BT),
+        extra=audit(mask_BT) | {"has_peer": has_peer(mask_BT)},
     )
 
 

@@ -18,6 +18,7 @@ UNIFORM = RNG.uniform(0, 1, SHAPE)
 BEHAVIOR = -RNG.uniform(0, 4, SHAPE)
 POSITION = np.arange(5)[None] - np.asarray([[1], [2], [3]])
 AGE = np.asarray([0, 1, 4])
+HAS_PEER = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
 SCORES = jax.tree.map(
     jnp.asarray,
     Scores(
@@ -33,6 +34,7 @@ SCORES = jax.tree.map(
         group=np.asarray([0, 0, 1]),
         age=AGE,
         uniform=UNIFORM,
+        extra={"has_peer": HAS_PEER},
     ),
 )
 RATIO = np.exp(LOGP["student"] - BEHAVIOR)
@@ -104,6 +106,7 @@ CASES = {
         {"decay": 0.5},
         np.broadcast_to(np.asarray([1, 0.5, 0.0625])[:, None], SHAPE),
     ),
+    "has_peer": (weights.has_peer, {}, HAS_PEER),
     "importance": (weights.importance, {}, RATIO),
     "importance cut": (
         weights.importance,
@@ -120,6 +123,11 @@ def test_against_numpy(name):
     assert got.shape == SHAPE and got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert len(np.unique(want)) > 1, "the case must tell tokens apart"
+
+
+def test_rows_with_peers_need_a_teacher_that_reads_them():
+    with pytest.raises(ValueError, match=r"no 'has_peer'.*\{peer\}"):
+        weights.has_peer(SCORES._replace(extra={}))
 
 
 def test_thresholds_include_their_value():

@@ -62,6 +62,18 @@ MUTATIONS = [
             "    return jnp.sum(p * (log_s - log_t), axis=-1)\n",
         ),
         (
+            "top_k_jsd",
+            "weights of the mixture swapped",
+            "mixed = _log_mixture(log_t, log_s, beta)\n    return",
+            "mixed = _log_mixture(log_s, log_t, beta)\n    return",
+        ),
+        (
+            "top_k_jsd",
+            "student detached in its own KL",
+            "_kl(log_s, mixed)\n",
+            "_kl(jax.lax.stop_gradient(log_s), mixed)\n",
+        ),
+        (
             "jsd",
             "weights of the two KLs swapped",
             "beta * _kl(log_t, log_m) + (1.0 - beta) * _kl(log_s, log_m)",
@@ -390,12 +402,6 @@ MUTATIONS = [
     ),
     *_rows(
         "objective",
-        (
-            "term_metrics",
-            "mean weight over all tokens, not the scope",
-            "total / jnp.maximum(tokens, 1)",
-            "total / inside_BT.size",
-        ),
         (
             "rows normaliser",
             "divides by all rows",
@@ -1298,32 +1304,20 @@ MUTATIONS = [
         (
             "group_reward",
             "biased standard deviation",
-            "jnp.maximum(count_B - 1, 1)",
-            "jnp.maximum(count_B, 1)",
-        ),
-        (
-            "group_reward",
-            "gold rows in the mean",
-            "scores.mask & (scores.source == STUDENT), axis=1)",
-            "scores.mask, axis=1)",
-        ),
-        (
-            "group_reward",
-            "masked rows in the mean",
-            "jnp.any(scores.mask & (scores.source",
-            "jnp.any((scores.source",
-        ),
-        (
-            "group_reward",
-            "the whole batch as one group",
-            "(scores.group[:, None] == scores.group) & present_B",
-            "(scores.group[:, None] >= -1) & present_B",
+            "jnp.maximum(group.count_B - 1, 1)",
+            "jnp.maximum(group.count_B, 1)",
         ),
         (
             "group_reward",
             "rounded mean of equal rewards",
-            "present_B & (high_B > low_B)",
-            "present_B & (high_B >= low_B)",
+            "group.present_B & ~group.uniform_B",
+            "group.present_B",
+        ),
+        (
+            "has_peer",
+            "every row has one",
+            'return scores.extra["has_peer"]',
+            'return 0 * scores.extra["has_peer"] + 1',
         ),
         (
             "accepted",
@@ -1460,14 +1454,14 @@ MUTATIONS = [
         (
             "evidence",
             "blind to the verdict",
-            "gain_BT = sign_BT * weights",
-            "gain_BT = jnp.abs(sign_BT) * weights",
+            "return sign_BT, sign_BT * weights",
+            "return sign_BT, jnp.abs(sign_BT) * weights",
         ),
         (
             "evidence",
             "symmetric in log space",
-            "low, high = math.log1p(-clip), math.log1p(clip)",
-            "low, high = -math.log1p(clip), math.log1p(clip)",
+            "return math.log1p(-clip), math.log1p(clip)",
+            "return -math.log1p(clip), math.log1p(clip)",
         ),
         (
             "evidence",
@@ -1478,10 +1472,126 @@ MUTATIONS = [
         (
             "evidence",
             "clipped after the exponential",
-            "jnp.exp(jnp.clip(gain_BT, low, high))",
-            "jnp.clip(jnp.exp(gain_BT) - jnp.exp(gain_BT) + jnp.exp(gain_BT), "
+            "return jnp.exp(jnp.clip(gain_BT, low, high))",
+            "return jnp.clip(jnp.exp(gain_BT) - jnp.exp(gain_BT) + jnp.exp(gain_BT), "
             "1 - clip, 1 + clip)",
         ),
+        (
+            "uniform_group",
+            "mixed groups too",
+            "group.uniform_B & (group.count_B > 1)",
+            "group.present_B & (group.count_B > 1)",
+        ),
+        (
+            "uniform_group",
+            "sizes not scaled to a mean of 1",
+            "jnp.where(mean_B > 0, mean_B, 1.0)",
+            "jnp.where(mean_B > 0, 1.0, 1.0)",
+        ),
+        (
+            "evidence_report",
+            "tokens without a verdict counted",
+            "& (sign_BT != 0)",
+            "& (sign_BT < 2)",
+        ),
+    ),
+    *_rows(
+        "measures",
+        (
+            "term_metrics",
+            "mean weight over all tokens, not the scope",
+            "total / jnp.maximum(tokens, 1)",
+            "total / inside_BT.size",
+        ),
+        (
+            "term_metrics",
+            "tokens without an advantage are flips",
+            "turned_BT & (advantage_BT != 0)",
+            "turned_BT",
+        ),
+    ),
+    *_rows(
+        "reports",
+        (
+            "information_gain",
+            "PMI per token, not per response",
+            "jnp.sum(gain_BT, axis=1)",
+            "jnp.mean(gain_BT, axis=1)",
+        ),
+        (
+            "information_gain",
+            "uniform groups counted by rows",
+            "share_B = 1.0 / jnp.maximum(group.count_B, 1)",
+            "share_B = 1.0 + 0.0 * group.count_B",
+        ),
+        (
+            "information_gain",
+            "correct and wrong swapped",
+            '(("correct", right_B), ("wrong", ~right_B))',
+            '(("correct", ~right_B), ("wrong", right_B))',
+        ),
+    ),
+    *_rows(
+        "peers",
+        ("choose", "a row sees itself", "may_BB, False)", "may_BB, may_BB.diagonal())"),
+        ("choose", "of any prompt", "(group_B[:, None] == group_B) & ", "True & "),
+        (
+            "choose",
+            "gold rows serve",
+            "good_B = student_B & (np.asarray(reward_B) >=",
+            "good_B = (np.asarray(reward_B) >=",
+        ),
+        (
+            "choose",
+            "threshold exclusive",
+            "np.asarray(reward_B) >= success",
+            "np.asarray(reward_B) > success",
+        ),
+        ("make_annotate", "a row shows its own text", "texts[peer_B[b]]", "texts[b]"),
+        (
+            "make_annotate",
+            "every row has a peer",
+            "has_B[:, None], student_BT",
+            "has_B[:, None] | True, student_BT",
+        ),
+    ),
+    *_rows(
+        "leaks",
+        ("rate", "at the beginning only", "re.search(pattern", "re.match(pattern"),
+        ("make_annotate", "old rows count", " & (rollout.age_B == 0)", ""),
+    ),
+    *_rows(
+        "methods/sdpo",
+        ("distil", "the teacher's support", 'support="student"', 'support="teacher"'),
+        ("distil", "shares swapped", "beta=alpha", "beta=1 - alpha"),
+        ("distil", "ends swapped", "if alpha == 0:", "if alpha == 1:"),
+        ("distil", "not truncated", "jnp.minimum(ratio, is_clip)", "ratio"),
+        (
+            "distil",
+            "ratio differentiated",
+            "jax.lax.stop_gradient(divergences.log_prob(student, outputs.tokens))",
+            "divergences.log_prob(student, outputs.tokens)",
+        ),
+    ),
+    *(
+        Mutation("of", bug, "groups.py", old, new, "weights_test.py")
+        for bug, old, new in (
+            (
+                "gold rows in the mean",
+                "scores.mask & (scores.source == STUDENT), axis=1)",
+                "scores.mask, axis=1)",
+            ),
+            (
+                "masked rows in the mean",
+                "jnp.any(scores.mask & (scores.source",
+                "jnp.any((scores.source",
+            ),
+            (
+                "the whole batch as one group",
+                "(scores.group[:, None] == scores.group) & present_B",
+                "(scores.group[:, None] >= -1) & present_B",
+            ),
+        )
     ),
     *_rows(
         "methods/opsd",
