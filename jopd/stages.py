@@ -80,7 +80,11 @@ def build_stages(e: Experiment, transform) -> Stages:
             with_facts=c.log.token_facts,
         ),
         term_norms=step.make_term_norms(
-            models["student"], e.terms, e.shape, accumulate=c.optimizer.accumulate
+            models["student"],
+            e.terms,
+            e.shape,
+            panels=e.panels,
+            accumulate=c.optimizer.accumulate,
         ),
         replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
         evaluate=make_evaluate(e),

@@ -207,6 +207,7 @@ def make_update(
     optimizer: optax.GradientTransformation,
     shape: Shape,
     *,
+    panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
     with_facts: bool = True,
 ):
@@ -215,7 +216,12 @@ def make_update(
     Loss, gradient and parts are those of ``make_gradient``.
     """
     gradient = make_gradient(
-        student, terms, shape, accumulate=accumulate, with_facts=with_facts
+        student,
+        terms,
+        shape,
+        panels=panels,
+        accumulate=accumulate,
+        with_facts=with_facts,
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -237,6 +243,7 @@ def make_term_norms(
     terms: tuple[Term, ...],
     shape: Shape,
     *,
+    panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
 ):
     """``(params, frozen, batch, prepared, coefs) -> metrics``: whose gradient it is.
@@ -249,7 +256,7 @@ def make_term_norms(
     backward pass per term, one compiled program for all of them; no ``parts``.
     """
     gradient = make_gradient(
-        student, terms, shape, accumulate=accumulate, with_facts=False
+        student, terms, shape, panels=panels, accumulate=accumulate, with_facts=False
     )
 
     @jax.jit

@@ -9,7 +9,16 @@ import pytest
 from scipy import special
 
 import tiny
-from jopd import collect, diagnostics, objective, panel, signals, sources, teachers
+from jopd import (
+    collect,
+    diagnostics,
+    measures,
+    objective,
+    panel,
+    signals,
+    sources,
+    teachers,
+)
 from jopd.objective import Term
 from jopd.panel import Panel
 from jopd.teachers import Teacher
@@ -156,7 +165,7 @@ def run(batch, hidden, heads, *, terms, panels=(), chunk_tokens=7):
     )  # fmt: skip
     grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
     (value, parts), grads = grad(hidden["student"], heads["student"])
-    return value, grads, parts, objective.term_metrics(terms, read, weighed)
+    return value, grads, parts, measures.term_metrics(terms, read, weighed)
 
 
 def close(got, want, atol=2e-6):
