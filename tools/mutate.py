@@ -928,8 +928,8 @@ MUTATIONS = [
         (
             "token_metrics",
             "means over padding too",
-            "found = {\n        name: mean(value, counted_BT)",
-            "found = {\n        name: mean(value, np.ones_like(counted_BT))",
+            "name: mean(value, counted_BT & serves_BT(batch, compared(name)))",
+            "name: mean(value, serves_BT(batch, compared(name)))",
         ),
         (
             "token_metrics",
@@ -1734,7 +1734,7 @@ MUTATIONS = [
     Mutation(
         "term_metrics",
         "tokens counted, not rows",
-        "objective.py",
+        "measures.py",
         "jnp.sum(jnp.any(left_out_BT, axis=1))",
         "jnp.sum(left_out_BT)",
         "panel_test.py",
