@@ -24,4 +24,5 @@ def get_config():
         signal="policy_gradient", other=None, advantage=advantage, **clips
     )
     c.objective.normalizer = "tokens"  # DAPO; "sequences" is the first GRPO's
+    c.optimizer.learning_rate = 1e-4  # bundled pair: 3e-4 and more collapse
     return c

@@ -18,6 +18,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "opsd"
+    c.optimizer.learning_rate = 1e-4  # bundled pair
     c.teachers.self = dict(weights="initial", context="{question}{solution};{question}")
     c.loss.opsd = dict(
         signal="opsd.clipped", direction="forward_kl", clip=0.05, other="self"

@@ -19,6 +19,7 @@ def get_config():
     c = base_config()
     c.name = "rlsd"
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
+    c.optimizer.learning_rate = 1e-4  # bundled pair: as GRPO
     c.teachers.self = dict(
         weights="snapshot", every_steps=10, context="{question}{answer};{question}"
     )

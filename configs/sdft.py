@@ -18,6 +18,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "sdft"
+    c.optimizer.learning_rate = 1e-4  # bundled pair
     c.teachers.self = dict(
         weights="ema", rate=0.01, context="{question}{solution};{question}"
     )

@@ -19,6 +19,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "sdpo"
+    c.optimizer.learning_rate = 1e-4  # bundled pair
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
     c.teachers.self = dict(
         weights="ema", rate=0.05, context="{question}{peer};{question}"

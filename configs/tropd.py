@@ -20,6 +20,8 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "tropd"
+    # The paper's schedule is constant, too; the rate suits the bundled pair.
+    c.optimizer.learning_rate, c.optimizer.schedule = 5e-4, "constant"
     c.loss.trust = dict(
         signal="policy_gradient",
         clip_low=1.0,  # inferred: no clip
