@@ -63,6 +63,8 @@ LAYERS = (
         "experiment",
         "stages",
         "control",
+        "held",
+        "observe",
         "train",
     },
     {"main", "generate"},

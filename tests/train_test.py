@@ -19,7 +19,7 @@ import transformers
 from safetensors.numpy import load_file
 
 import runs
-from jopd import control, optimizer, signals, train, workdir
+from jopd import control, observe, optimizer, signals, train, workdir
 from jopd.models import hf
 
 # Replay buffer, gold rows and the reference model. Rollouts end soon, so that a row is
@@ -412,10 +412,10 @@ def test_a_second_ctrl_c_is_not_swallowed():
 
 
 def test_best_is_judged_by_avg_at_k_then_by_the_divergence():
-    assert train.goodness(None) is None
-    assert train.goodness({"avg_at_k": 0.25, "reverse_kl": 3.0}) == 0.25
-    assert train.goodness({"avg_at_k": None, "reverse_kl": 3.0}) == -3.0
-    assert train.goodness({"avg_at_k": None, "reverse_kl": None}) is None
+    assert observe.goodness(None) is None
+    assert observe.goodness({"avg_at_k": 0.25, "reverse_kl": 3.0}) == 0.25
+    assert observe.goodness({"avg_at_k": None, "reverse_kl": 3.0}) == -3.0
+    assert observe.goodness({"avg_at_k": None, "reverse_kl": None}) is None
 
 
 def test_config_is_written_only_once_the_run_can_begin(models, tmp_path):
