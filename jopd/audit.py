@@ -198,6 +198,7 @@ def local_teacher(
     *,
     widths: tuple[int, ...],
     batch_rows: int,
+    copies: int = 1,
 ) -> remote.Client:
     """A model of this process as a teacher that only writes text.
 
@@ -205,31 +206,38 @@ def local_teacher(
       generate: ``(request, key) -> Rollout``, at the temperature of the plan.
       widths: padded prefix lengths, ascending; with ``batch_rows`` they fix the shapes,
         so there are as many programs as widths.
-
-    Every sample is a row of its own, so a prefix is read once per sample.
+      copies: as ``generate`` is bound to, a divisor of ``batch_rows``; best the number
+        of samples, whose prefix is then read once for all.
     """
     totals = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
 
     def continue_texts(prefixes, n, max_tokens, temperature, seeds):
         del temperature  # bound in ``generate``
         started = time.perf_counter()
-        asked = [(i, seed + j) for i, seed in enumerate(seeds) for j in range(n)]
+        asked = [
+            (i, range(n)[first : first + copies])
+            for i in range(len(prefixes))
+            for first in range(0, n, copies)
+        ]
         # Rows of like length side by side: most batches then take a narrow program.
-        asked.sort(key=lambda row: len(prefixes[row[0]].tokens))
+        asked.sort(key=lambda run: len(prefixes[run[0]].tokens))
         texts: list[list] = [[None] * n for _ in prefixes]
-        for first in range(0, len(asked), batch_rows):
-            rows = asked[first : first + batch_rows]
-            tokens = [prefixes[i].tokens for i, _ in rows]
-            filled = _request(
-                tokens, [s for _, s in rows], widths, batch_rows, max_tokens
-            )
+        for first in range(0, len(asked), batch_rows // copies):
+            runs = asked[first : first + batch_rows // copies]
+            rows = [
+                (prefixes[i].tokens, seeds[i] + numbers[min(j, len(numbers) - 1)])
+                for i, numbers in runs
+                for j in range(copies)
+            ]
+            filled = _request(rows, widths, batch_rows, max_tokens)
             rolled = jax.device_get(generate(filled, jax.random.key(0)))
-            for row, ((i, seed), given) in enumerate(zip(rows, tokens)):
-                end = rolled.length_B[row]
-                new = rolled.tokens_BT[row, len(given) : end]
-                texts[i][seed - seeds[i]] = text_of(tokenizer, given, new)
-                totals["completion_tokens"] += len(new)
-                totals["prompt_tokens"] += len(given)
+            for begin, (i, numbers) in zip(range(0, len(rows), copies), runs):
+                given = prefixes[i].tokens
+                for row, number in enumerate(numbers, begin):
+                    new = rolled.tokens_BT[row, len(given) : rolled.length_B[row]]
+                    texts[i][number] = text_of(tokenizer, given, new)
+                    totals["completion_tokens"] += len(new)
+                    totals["prompt_tokens"] += len(given)
         totals["requests"] += len(prefixes)
         totals["seconds"] += time.perf_counter() - started
         return texts
@@ -237,8 +245,9 @@ def local_teacher(
     return remote.Client(continue_texts, lambda: dict(totals))
 
 
-def _request(tokens, seeds, widths, rows: int, limit: int) -> Request:
-    """Prefixes in a batch of fixed size; rows that only fill it write nothing."""
+def _request(asked, widths, rows: int, limit: int) -> Request:
+    """(tokens, seed) pairs in a batch of fixed size; fillers of it write nothing."""
+    tokens, seeds = zip(*asked, strict=True)
     missing = rows - len(tokens)
     padded = [*tokens, *[tokens[0]] * missing]
     tokens_BP, length_B = data.pad_prompts(padded, buckets=widths)

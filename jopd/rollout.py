@@ -82,6 +82,7 @@ def generate(
     stop_ids: tuple[int, ...],
     vocabulary: int,
     filters: sampling.Filter = PLAIN,
+    copies: int = 1,
 ) -> Rollout:
     """Samples a continuation of every row.
 
@@ -92,13 +93,22 @@ def generate(
       max_new_tokens: static bound on new tokens; rows stop earlier at a stop id
         (which is kept as their last token) or at their own limit.
       vocabulary: ids at and past it are never drawn (padded heads).
+      copies: rows come in runs of this many with the same given tokens, which are
+        read once per run.
 
     Returns:
       A ``Rollout`` of width P + max_new_tokens, with ``age_B`` 0 and ``group_B`` =
       rows.
+
+    Raises:
+      ValueError: the rows are not whole runs of ``copies``.
     """
+    if len(asked.length_B) % copies:
+        raise ValueError(
+            f"{len(asked.length_B)} rollout rows are not runs of copies={copies}"
+        )
     drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
-    cache, hidden_BD = _prefill(model, params, asked, max_new_tokens)
+    cache, hidden_BD = _prefill(model, params, asked, max_new_tokens, copies)
     loop = drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
 
     def decode(loop: _Loop) -> _Loop:
@@ -111,18 +121,18 @@ def generate(
     return _compact(asked, jax.lax.while_loop(unfinished, decode, loop))
 
 
-def _prefill(model, params, asked: Request, max_new_tokens: int):
+def _prefill(model, params, asked: Request, max_new_tokens: int, copies: int):
     """Runs the given tokens; the cache has P + max_new_tokens slots."""
     rows, width = asked.tokens_BP.shape
-    positions_BP = jnp.broadcast_to(jnp.arange(width), (rows, width))
-    valid_BP = positions_BP < asked.length_B[:, None]
-    hidden_BPD, kv = model.apply(
-        {"params": params}, asked.tokens_BP, positions_BP, valid_BP
-    )
+    tokens_RP, length_R = asked.tokens_BP[::copies], asked.length_B[::copies]
+    positions_RP = jnp.broadcast_to(jnp.arange(width), tokens_RP.shape)
+    valid_RP = positions_RP < length_R[:, None]
+    hidden_RPD, kv = model.apply({"params": params}, tokens_RP, positions_RP, valid_RP)
+    last_R = (length_R - 1)[:, None, None]
+    hidden_RD = jnp.take_along_axis(hidden_RPD, last_R, axis=1)[:, 0]
+    kv = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=1), kv)
     cache = decoder.empty_cache(model.config, rows, width + max_new_tokens)
-    last_B = (asked.length_B - 1)[:, None, None]
-    hidden_BD = jnp.take_along_axis(hidden_BPD, last_B, axis=1)[:, 0]
-    return decoder.write(cache, kv, 0), hidden_BD
+    return decoder.write(cache, kv, 0), jnp.repeat(hidden_RD, copies, axis=0)
 
 
 def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> _Loop:

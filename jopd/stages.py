@@ -97,6 +97,7 @@ def make_generate(
     *,
     name: str = "student",
     max_new_tokens: int | None = None,
+    copies: int = 1,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     bound = functools.partial(
@@ -106,6 +107,7 @@ def make_generate(
         stop_ids=experiment.stop_ids,
         vocabulary=experiment.shape.vocabulary,
         filters=filters,
+        copies=copies,
     )
     if experiment.generator == "jit":
         compiled = jax.jit(bound)
@@ -235,15 +237,18 @@ def make_text_teacher(e: Experiment, prompts: data.Dataset) -> remote.Client:
         sampling.Filter(temperature=c.temperature),
         name="teacher",
         max_new_tokens=c.chunk_tokens,
+        copies=c.samples,
     )
     longest = max(len(p) for p in prompts.prompts)
     longest += e.config.rollout.max_new_tokens
-    devices = e.mesh.devices.size
+    # Whole runs of samples on every device.
+    step_rows = c.samples * e.mesh.devices.size
     return audit.local_teacher(
         functools.partial(generate, e.frozen["teacher"]),
         e.tokenizer,
         widths=inputs.auto_buckets(longest, 8),
-        batch_rows=c.batch_rows + -c.batch_rows % devices,
+        batch_rows=c.batch_rows + -c.batch_rows % step_rows,
+        copies=c.samples,
     )
 
 

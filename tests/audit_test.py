@@ -264,13 +264,14 @@ def _models(models):
     built.cache_clear()
 
 
-def teacher_of(e, rows: int = 8):
-    generate = make_generate(e, PLAIN, name="teacher", max_new_tokens=6)
+def teacher_of(e, rows: int = 8, copies: int = 1):
+    generate = make_generate(e, PLAIN, name="teacher", max_new_tokens=6, copies=copies)
     return audit.local_teacher(
         functools.partial(generate, e.frozen["teacher"]),
         e.tokenizer,
         widths=(8, 16),
         batch_rows=rows,
+        copies=copies,
     )
 
 
@@ -288,6 +289,10 @@ def test_a_local_teacher_writes_as_its_model_would():
     again = teacher_of(e, 4).continue_texts(prefixes[::-1], 3, 6, 1.0, [40, 30, 20, 10])
     assert again == found[::-1]
     assert client.continue_texts(prefixes[:1], 1, 6, 1.0, [12]) == [[found[0][2]]]
+    # Nor whether a prefix is read once for two of its samples; two devices here.
+    shared = teacher_of(e, 12, copies=2)
+    assert shared.continue_texts(prefixes, 3, 6, 1.0, [10, 20, 30, 40]) == found
+    assert shared.counts()["completion_tokens"] == counts["completion_tokens"]
     # Fewer tokens are the beginning of more.
     short = client.continue_texts(prefixes, 3, 2, 1.0, [10, 20, 30, 40])
     for row, begin in zip(found, short):

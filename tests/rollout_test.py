@@ -265,6 +265,22 @@ def test_pmap_and_sharded_jit_draw_the_same(params):
     assert_same_rollout(compiled()(split, asked(), key), base)
 
 
+def test_a_run_of_copies_is_read_once_and_drawn_apart(params):
+    rows = jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), asked())
+    rows = rows._replace(row_B=jnp.arange(24))
+    key = jax.random.key(0)
+    alone = compiled()(params, rows, key)
+    shared = jax.jit(bound(copies=3))(params, rows, key)
+    for name in ("tokens_BT", "length_B", "finished_B", "source_BT"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    np.testing.assert_allclose(
+        shared.behavior_logp_BT, alone.behavior_logp_BT, atol=2e-6
+    )
+    assert len({tuple(row) for row in np.asarray(shared.tokens_BT)[:3]}) > 1
+    with pytest.raises(ValueError, match="24 rollout rows are not runs of copies=5"):
+        bound(copies=5)(params, rows, key)
+
+
 def test_rows_must_divide_by_devices(params):
     seven = jax.tree.map(lambda x: x[:7], asked())
     with pytest.raises(ValueError, match=r"7 rollout rows .* 2 devices; use 6 or 8"):

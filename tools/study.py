@@ -17,6 +17,7 @@ A study is a Python file with
                    "last x" of key x over the updates in metrics.jsonl
     CURVES         metrics.jsonl keys to plot, with their labels
     BEST           key of ``after`` that tuning maximises ("-reverse_kl" minimises)
+    FOUND          what was seen, written by hand after the runs; may be missing
 
 Every run is its own process and work directory. A run that left ``summary.json`` is
 done, one that was cut off goes on from its checkpoint, so the same command resumes a
@@ -60,6 +61,7 @@ class Study(NamedTuple):
     metrics: dict[str, str]
     curves: dict[str, str]
     best: str
+    found: str
 
 
 def load(path: str) -> Study:
@@ -75,6 +77,7 @@ def load(path: str) -> Study:
         metrics=found["METRICS"],
         curves=found.get("CURVES", {}),
         best=found.get("BEST", "avg_at_k"),
+        found=found.get("FOUND", ""),
     )
     for name in study.arms:
         if study.grid and study.tune_seed in seeds_of(study, name):
@@ -300,6 +303,8 @@ def page(study: Study, words: str, scores, results, picture: str | None) -> str:
     parts.append(
         "Mean ± half width of the 95 % t-interval over seeds; one seed has none."
     )
+    if study.found:
+        parts += ["## What was seen", study.found.strip()]
     if scores and any(scores.values()):
         parts.append("## Learning rates")
         parts.append(
