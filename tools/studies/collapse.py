@@ -58,18 +58,17 @@ CURVES = {
     "log_ratio/repeated": "log teacher - log student, repeated tokens",
 }
 FOUND = """
-- **Vanilla OPD collapses in 3 of 3 seeds.** The truncation rate of its rollouts first passes
-  0.5 at update 65, 101 and 77 and reaches 0.95, 0.97 and 1.00; the reverse KL on rollouts
-  *falls* meanwhile, because looping tokens are cheap: where more than 30 % is truncated,
-  log teacher - log student is -0.16 on repeated tokens and -1.06 on the others. It then
-  swings between collapse and recovery.
-- **StableOPD's stays at or below 0.08 throughout, in 3 of 3 seeds**, and its accuracy is
-  higher.
-- **The gold solutions do it, not the reference KL.** Gold alone, an arm that the paper does
-  not report, is as stable and no worse. The KL alone, at the config's 0.01, only delays, as
-  in the two-state model of the collapse; larger coefficients were not run here.
-- **Averaging per sequence makes it worse, not better**: the collapse comes as early and is
-  final (truncation 1.00 over the last 50 updates in 3 of 3 seeds). That contradicts our
-  two-state model, in which it comes much later.
-- The student is weak on purpose: it loses accuracy under every arm without gold.
+- **Vanilla OPD collapses in 3 of 3 seeds.** The truncation rate of its rollouts passes
+  0.5 at update 65, 101 and 77 and reaches 0.95, 0.97 and 1.00. The reverse KL on
+  rollouts *falls* meanwhile, because looping tokens are cheap: where more than 30 % is
+  truncated, log teacher - log student is -0.16 on repeated tokens and -1.06 on others.
+  It then swings between collapse and recovery.
+- **StableOPD stays at or below 0.08 throughout, in 3 of 3 seeds**, and is more accurate.
+- **The gold solutions do it, not the reference KL.** Gold alone, an arm that the paper
+  does not report, is as stable and no less accurate. The KL alone, at the 0.01 of
+  `configs/stableopd.py`, prevents nothing; larger coefficients were not run.
+- **Averaging per sequence makes it worse**: the collapse comes as early and is final,
+  truncation 1.00 over the last 50 updates in 3 of 3 seeds.
+- No arm passes the student that it started from (34 % greedy on these problems): the
+  learning rate that shows the collapse is too high for the rest.
 """
