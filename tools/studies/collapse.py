@@ -63,7 +63,7 @@ FOUND = """
   rollouts *falls* meanwhile, because looping tokens are cheap: where more than 30 % is
   truncated, log teacher - log student is -0.16 on repeated tokens and -1.06 on others.
   It then swings between collapse and recovery.
-- **StableOPD stays at or below 0.08 throughout, in 3 of 3 seeds**, and is more accurate.
+- **StableOPD stays at or below 0.08 throughout, in 3 of 3 seeds**, more accurate.
 - **The gold solutions do it, not the reference KL.** Gold alone, an arm that the paper
   does not report, is as stable and no less accurate. The KL alone, at the 0.01 of
   `configs/stableopd.py`, prevents nothing; larger coefficients were not run.
