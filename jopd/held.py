@@ -45,6 +45,7 @@ def open_run(e: Experiment, directory: Path) -> Run:
     }
     record = {
         "tokens_sampled": 0,
+        "teacher_tokens": 0,
         "wall_seconds": 0.0,
         "gates": teachers.first_gates(e.teachers),
     }

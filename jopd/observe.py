@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import collect, diagnostics, evaluate, workdir
+from jopd.compared import frozen_named
 from jopd.experiment import Experiment
 from jopd.held import Run
 from jopd.stages import Stages, place_rows, repetition_test
@@ -57,6 +58,12 @@ def tokens_in(batch, source: int | None = None) -> int:
     if source is not None:
         counted_BT = counted_BT & (np.asarray(batch.rollout.source_BT) == source)
     return int(counted_BT.sum())
+
+
+def teacher_tokens(e: Experiment, got: collect.Collected) -> int:
+    """Response tokens that the terms' models read, each its own, or wrote as text."""
+    read = tokens_in(got.batch) * len(frozen_named(e.config, e.terms))
+    return read + int(got.facts.get("teacher/completion_tokens", 0))
 
 
 def stop_if_unfinite(logged: dict, at: int) -> None:

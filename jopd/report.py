@@ -325,6 +325,7 @@ def _facts(summary, rows) -> list[tuple[str, str]]:
     facts = [
         ("steps", _count(steps)),
         ("tokens sampled", _count(summary.get("tokens_sampled"))),
+        ("tokens read or written by teachers", _count(summary.get("teacher_tokens"))),
         ("wall time", _time(seconds[0])),
         ("to first step", _time(seconds[1])),
         ("compilations", _count(summary.get("compilations"))),

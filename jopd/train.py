@@ -29,6 +29,7 @@ from jopd.observe import (
     keep_rollouts,
     measure,
     stop_if_unfinite,
+    teacher_tokens,
     tokens_in,
 )
 from jopd.types import STUDENT
@@ -133,6 +134,7 @@ def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
     stop_if_unfinite(logged, done + 1)
     sampled = 0 if got.fresh is None else tokens_in(got.fresh, STUDENT)
     record["tokens_sampled"] += sampled
+    record["teacher_tokens"] += teacher_tokens(e, got)
     return Update(got, parts, sampled, logged)
 
 
@@ -197,6 +199,7 @@ def finish(
         "seconds_to_first_step": record.get("seconds_to_first_step"),
         "compilations": compilations,
         "tokens_sampled": record["tokens_sampled"],
+        "teacher_tokens": record["teacher_tokens"],
         "config_name": c.name,
         "seed": c.seed,
         "versions": workdir.versions(),

@@ -119,6 +119,7 @@ def test_summary_has_exactly_the_promised_keys(finished):
         "seconds_to_first_step",
         "compilations",
         "tokens_sampled",
+        "teacher_tokens",
         "config_name",
         "seed",
         "versions",
@@ -137,6 +138,14 @@ def test_tokens_sampled_is_the_sum_over_steps(finished):
     rows = runs.rows(directory / "metrics.jsonl")
     by_step = [row["length/mean"] * 4 for row in rows]
     assert summary["tokens_sampled"] == round(sum(by_step))
+
+
+def test_teacher_tokens_count_every_model_that_terms_read(finished):
+    directory, _, summary, _ = finished
+    rows = runs.rows(directory / "metrics.jsonl")
+    both = ("teacher", "reference")  # of StableOPD; gold rows are read, too
+    read = [row["tokens/opd"] + row["tokens/gold"] for row in rows]
+    assert summary["teacher_tokens"] == len(both) * round(sum(read))
 
 
 def test_samples_are_of_every_phase_and_add_up(finished):

@@ -18,6 +18,7 @@ COMMON = {
     "teacher.path": "runs/loop_models/teacher",
     "rollout.max_new_tokens": 128,
     "rollout.prompts_per_step": 16,
+    "optimizer.learning_rate": 2e-3,
     "optimizer.schedule": "constant",
     "eval.prompts": 128,
     "checkpoint.every_steps": 0,

@@ -8,13 +8,16 @@ TITLE = "A student far from its teacher"
 ABOUT = """
 The bundled teacher, and a student of the bundled shape after 100 updates of SFT:
 `python tools/make_demo_models.py --only=student --steps=100 --out=runs/far_models`.
-128 rollouts per update, the same learning rate and warm-up for all. The gradient norm
+64 rollouts per update, the same learning rate and warm-up for all. The gradient norm
 is taken before the clip at 1, the share kept is the mean trust mask.
 """
 SEEDS = (0, 1, 2)
 COMMON = {
     "steps": 150,
     "student.path": "runs/far_models/student",
+    "rollout.prompts_per_step": 16,
+    "optimizer.learning_rate": 5e-4,
+    "optimizer.schedule": "constant",
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }

@@ -9,14 +9,14 @@ The bundled student, trained further so that it can use an answer in its prompt 
 begins its response with a mark (`python tools/make_hint_models.py`). The self-teachers
 read the answer, the student never does. A response with the mark is a leak. The answer
 is a function of the question here, so a student could copy the teacher completely, mark
-included. 16 prompts x 8 rollouts per update, one learning rate for all, constant after
+included. 8 prompts x 8 rollouts per update, one learning rate for all, constant after
 its warm-up; accuracy looks at the last number only and forgives the mark.
 """
 SEEDS = (0, 1, 2)
 COMMON = {
     "steps": 200,
     "student.path": "runs/hint_models/student",
-    "rollout.prompts_per_step": 16,
+    "rollout.prompts_per_step": 8,
     "rollout.group_size": 8,
     "optimizer.learning_rate": 1e-4,
     "optimizer.schedule": "constant",
