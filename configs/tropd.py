@@ -32,6 +32,7 @@ def get_config():
         signal="top_k_forward_kl",
         k=64,
         tail=False,  # the formula; the code is said to renormalise on the 64
+        coef=1.0,  # 0: the Mask variant
         weights=dict(accepted=dict(inverse=True)),
     )
     c.rollout.prefix.source = "teacher"  # written in the run; "gold": from the data

@@ -33,13 +33,10 @@ def unknown_key(said: str, argv: list[str]) -> str:
     first = re.search(r"[A-Za-z_]\w*", said)
     key = first[0] if first else "?"
     near = re.search(r'Did you mean "(\w+)"', said)
-    flag = [
-        word.partition("=")[0]
-        for word in argv
-        if key in word.partition("=")[0].split(".")
-    ]
+    given = [word.partition("=")[0] for word in argv]
+    where = " or ".join(flag for flag in given if key in flag.split("."))
     return (
-        f"unknown key {key!r}{f' in {flag[0]}' if flag else ''}; "
+        f"unknown key {key!r}{f' in {where}' if where else ''}; "
         + (f"did you mean {near[1]!r}? " if near else "")
         + "All keys are explained in jopd/config.py; a term's arguments can be "
         "overridden where its config file gives them"

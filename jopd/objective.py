@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd import divergences, panel
-from jopd.chunks import in_chunks, join_tokens, split_tokens, sum_over_chunks
+from jopd.chunks import in_chunks, sum_over_chunks
 from jopd.panel import Panel
 from jopd.types import SOURCES, Batch, Outputs, Scores
 
@@ -207,6 +207,7 @@ def facts(
     return in_chunks(
         of_chunk,
         (aligned, batch.rollout.tokens_BT, batch.mask_BT, _per_token(batch)),
+        batch.mask_BT,
         chunk_tokens=chunk_tokens,
         shards=shards,
     )
@@ -304,9 +305,6 @@ def objective(
         serves=_per_token(batch),
         weighed=weighed,
     )
-    chunks = split_tokens(
-        (align(hidden_BTD), rows), chunk_tokens=chunk_tokens, shards=shards
-    )
     heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
     chunk_loss = functools.partial(
         _chunk_loss,
@@ -315,11 +313,17 @@ def objective(
         temperature=temperature,
         with_facts=with_facts,
     )
-    loss, parts = sum_over_chunks(
-        chunk_loss, chunks[0], head_VD[:vocabulary], chunks[1], heads, coefs
+    return sum_over_chunks(
+        chunk_loss,
+        chunk_tokens,
+        shards,
+        align(hidden_BTD),
+        head_VD[:vocabulary],
+        rows,
+        batch.mask_BT,
+        heads,
+        coefs,
     )
-    count, width = rollout.tokens_BT.shape
-    return loss, join_tokens(parts, rows=count, width=width)
 
 
 def _chunk_loss(

@@ -313,6 +313,7 @@ def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: 
         return in_chunks(
             logp,
             (hidden_BTD, batch.rollout.tokens_BT, batch.mask_BT),
+            batch.mask_BT,
             chunk_tokens=shape.chunk_tokens,
             shards=shape.shards,
         )

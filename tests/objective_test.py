@@ -568,28 +568,6 @@ def test_logits_of_all_tokens_never_exist():
     assert 2.5 < wider / memory[1] < 4.5
 
 
-@pytest.mark.parametrize("rows, width", [(1, 1), (6, 5)])
-def test_split_and_join_tokens_are_inverse(rows, width):
-    arrays = {
-        "flat": jnp.arange(rows * width).reshape(rows, width),
-        "deep": jnp.arange(rows * width * 3.0).reshape(rows, width, 3),
-    }
-    for shards in (n for n in (1, 2, 3) if rows % n == 0):
-        for chunk_tokens in (1, 4, 100):
-            cut = {"chunk_tokens": chunk_tokens, "shards": shards}
-            chunks = jax.jit(functools.partial(objective.split_tokens, **cut))(arrays)
-            back = jax.jit(
-                functools.partial(objective.join_tokens, rows=rows, width=width)
-            )(chunks)
-            jax.tree.map(np.testing.assert_array_equal, back, arrays)
-            assert chunks["flat"].shape[2] <= chunk_tokens
-            # A shard walks its own rows: its tokens never move to another.
-            share = rows * width // shards
-            for shard in range(shards):
-                own = np.asarray(chunks["flat"])[:, shard].ravel()[:share]
-                assert own.tolist() == list(range(shard * share, (shard + 1) * share))
-
-
 def test_align_moves_rows_to_the_token_they_predict():
     hidden_BTD = jnp.arange(24.0).reshape(2, 4, 3)
     moved = objective.align(hidden_BTD)

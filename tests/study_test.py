@@ -1,5 +1,6 @@
 """The study tool: its statistics, its tuning, and one small study from end to end."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -70,6 +71,9 @@ def test_every_arm_of_a_study_is_a_config_that_validates(path):
         found = runs.runpy.run_path(str(runs.ROOT / "configs" / f"{spec['config']}.py"))
         config = found["get_config"]()
         changes = {**made.common, **spec.get("overrides", {})}
+        for key in changes:  # a flag only changes what the config file gives
+            *path, last = key.split(".")
+            assert last in functools.reduce(getattr, path, config), key
         config.update_from_flattened_dict(changes)
         assert config.to_dict() != found["get_config"]().to_dict()
         validation.validate(config.lock())

@@ -1,0 +1,166 @@
+"""Seconds per update of a whole on-policy distillation run, of random models.
+
+    python tools/bench/step.py --batch=16 --prompt=32 --new=64 --vocab=8192
+
+The run is ``jopd.main``'s own: sampling, scoring by the teacher, exact reverse KL,
+AdamW with its gradient clipped, metrics written. Prompts are ``--prompt`` tokens each
+and all different; no row ends early unless ``--mixed`` draws its lengths. The last line
+printed is JSON; ``tools/bench/race.py`` compares it with others.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import string
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+STUDENT, TEACHER = "4,128,4,2,32,384", "8,256,4,2,64,768"
+LETTERS = string.ascii_letters + string.digits
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=8192)
+    shape = "layers,width,heads,kv_heads,head_dim,ffn"
+    parser.add_argument("--student", default=STUDENT, help=shape)
+    parser.add_argument("--teacher", default=TEACHER, help=shape)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--warmup", type=int, default=2, help="steps not counted")
+    parser.add_argument("--chunk", type=int, default=0, help="objective.chunk_tokens")
+    parser.add_argument("--signal", default="reverse_kl")
+    parser.add_argument("--facts", action="store_true", help="log.token_facts as well")
+    parser.add_argument("--remat", action="store_true", help="student.remat")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def make_tokenizer(folder: Path, vocabulary: int) -> None:
+    """One letter is one token; the rest of the vocabulary is only ever drawn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<eos>", *LETTERS]
+    words += [f"<{number}>" for number in range(len(words), vocabulary)]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>"
+    ).save_pretrained(folder)
+
+
+def make_model(folder: Path, shape: str, vocabulary: int, seed: int, tokenizer) -> int:
+    """A tied Qwen3 with N(0, 0.02) weights; returns its number of parameters."""
+    import jax
+
+    from jopd.models import decoder, hf
+
+    layers, width, heads, kv_heads, head_dim, ffn = map(int, shape.split(","))
+    config = decoder.DecoderConfig(
+        vocab_size=vocabulary,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        max_positions=4096,
+        rope_theta=1e6,
+        qk_norm=True,
+        tied=True,
+    )
+    params = decoder.init(config, jax.random.key(seed))
+    hf.save(folder, config, params, tokenizer=tokenizer)
+    return decoder.count(params)
+
+
+def make_data(file: Path, args) -> None:
+    rng = np.random.default_rng(args.seed)
+    rows = args.batch * (args.steps + args.warmup) + 8
+    with file.open("w") as out:
+        for _ in range(rows):
+            prompt = "".join(rng.choice(list(LETTERS), args.prompt))
+            out.write(json.dumps({"prompt": prompt}) + "\n")
+
+
+def make_config(args, folder: Path):
+    from jopd.config import base_config
+
+    c = base_config()
+    c.name, c.steps = "bench", args.steps + args.warmup
+    c.student.path, c.teacher.path = str(folder / "student"), str(folder / "teacher")
+    c.student.remat = args.remat
+    c.data.path, c.data.eval_rows = str(folder / "data.jsonl"), 8
+    c.data.max_prompt_tokens = args.prompt
+    c.rollout.prompts_per_step, c.rollout.group_size = args.batch, 1
+    c.rollout.max_new_tokens, c.rollout.ignore_eos = args.new, True
+    c.loss.opd = dict(signal=args.signal)
+    if args.chunk:
+        c.objective.chunk_tokens = args.chunk
+    c.optimizer.learning_rate, c.optimizer.schedule = 1e-4, "constant"
+    c.optimizer.warmup_steps = 0
+    c.eval.prompts, c.eval.k, c.eval.verifier = 4, 1, "none"
+    c.checkpoint.every_steps, c.export.enabled = 0, False
+    c.log.token_facts = args.facts
+    c.log.check_sampler_every_steps = c.log.samples_every_steps = 0
+    c.compilation_cache = False
+    return c
+
+
+def main() -> None:
+    args = parse_arguments()
+    began = time.perf_counter()
+    from jopd import train, workdir
+
+    imported = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_tokenizer(folder / "tokenizer", args.vocab)
+        sizes = {
+            name: make_model(
+                folder / name, shape, args.vocab, seed, folder / "tokenizer"
+            )
+            for name, shape, seed in (
+                ("student", args.student, args.seed + 1),
+                ("teacher", args.teacher, args.seed + 2),
+            )
+        }
+        make_data(folder / "data.jsonl", args)
+        summary = train.run(make_config(args, folder), folder / "run")
+        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines][args.warmup :]
+    middle = lambda key: statistics.median(row[key] for row in rows)
+    seconds, collect = middle("speed/seconds_step"), middle("speed/seconds_collect")
+    tokens = args.batch * args.new
+    found = {
+        "peer": "jopd",
+        **vars(args),
+        **{f"{name}_params": size for name, size in sizes.items()},
+        "seconds_per_step": round(seconds, 4),
+        "generate_seconds": round(collect, 4),
+        "train_seconds": round(seconds - collect, 4),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "generate_tokens_per_second": round(tokens / collect, 1),
+        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "import_seconds": round(imported, 2),
+        "seconds_to_first_step": summary["seconds_to_first_step"],
+        "compilations": summary["compilations"],
+        "loss_first": json.loads(lines[0])["loss"],
+        "loss_last": rows[-1]["loss"],
+        "python": platform.python_version(),
+        "versions": workdir.versions(),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
