@@ -96,6 +96,9 @@ def base_config() -> ConfigDict:
             "stop_ids": (),  # added to the tokenizer's end of sequence
             "ignore_eos": False,  # always write max_new_tokens (base language models)
             "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
+            # Under pmap: draws between two looks from the host, where rows that have
+            # ended leave and the cache grows. 0: one loop to the end
+            "block_tokens": 64,
             "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
             # Rollouts may start from the first part of a response that someone else
             # wrote; its tokens have the source "teacher".

@@ -45,8 +45,11 @@ class Request(NamedTuple):
     prefix_source_BP: jax.Array
 
 
-class _Loop(NamedTuple):
-    """Carry of the decode loop; ``count_B`` tokens are drawn so far in each row."""
+class Loop(NamedTuple):
+    """Carry of the decode loop: ``step`` draws are done, ``count_B`` of each row count.
+
+    A row that is done has ended or reached its limit; one that is finished has ended.
+    """
 
     step: jax.Array
     cache: decoder.KV
@@ -103,26 +106,79 @@ def generate(
     Raises:
       ValueError: the rows are not whole runs of ``copies``.
     """
+    draw = dict(stop_ids=stop_ids, vocabulary=vocabulary, filters=filters)
+    loop = begin(
+        params,
+        asked,
+        key,
+        model=model,
+        max_new_tokens=max_new_tokens,
+        slots=max_new_tokens,
+        copies=copies,
+        **draw,
+    )
+    return join(
+        asked, advance(params, asked, key, loop, max_new_tokens, model=model, **draw)
+    )
+
+
+def begin(
+    params,
+    asked: Request,
+    key: jax.Array,
+    *,
+    model: decoder.Decoder,
+    max_new_tokens: int,
+    slots: int,
+    stop_ids: tuple[int, ...],
+    vocabulary: int,
+    filters: sampling.Filter = PLAIN,
+    copies: int = 1,
+) -> Loop:
+    """Reads the given tokens and draws the first; room for ``slots`` new tokens.
+
+    Else as ``generate``, whose first part it is.
+    """
     if len(asked.length_B) % copies:
         raise ValueError(
             f"{len(asked.length_B)} rollout rows are not runs of copies={copies}"
         )
     drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
-    cache, hidden_BD = _prefill(model, params, asked, max_new_tokens, copies)
-    loop = drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
+    cache, hidden_BD = _prefill(model, params, asked, slots, copies)
+    return drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
 
-    def decode(loop: _Loop) -> _Loop:
-        cache, hidden_BD = _advance(model, params, asked, loop)
+
+def advance(
+    params,
+    asked: Request,
+    key: jax.Array,
+    loop: Loop,
+    until: jax.Array | int,
+    *,
+    model: decoder.Decoder,
+    stop_ids: tuple[int, ...],
+    vocabulary: int,
+    filters: sampling.Filter = PLAIN,
+) -> Loop:
+    """Draws until ``until`` tokens of a row are drawn or every row has ended.
+
+    ``until`` must not exceed the room in the cache. Else as ``generate``, whose second
+    part it is.
+    """
+    drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
+
+    def decode(loop: Loop) -> Loop:
+        cache, hidden_BD = _feed(model, params, asked, loop)
         return drawer(loop._replace(cache=cache), hidden_BD)
 
-    def unfinished(loop: _Loop):
-        return (loop.step < max_new_tokens) & ~jnp.all(loop.done_B)
+    def unfinished(loop: Loop):
+        return (loop.step < until) & ~jnp.all(loop.done_B)
 
-    return _compact(asked, jax.lax.while_loop(unfinished, decode, loop))
+    return jax.lax.while_loop(unfinished, decode, loop)
 
 
-def _prefill(model, params, asked: Request, max_new_tokens: int, copies: int):
-    """Runs the given tokens; the cache has P + max_new_tokens slots."""
+def _prefill(model, params, asked: Request, slots: int, copies: int):
+    """Runs the given tokens; the cache has P + ``slots`` slots."""
     rows, width = asked.tokens_BP.shape
     tokens_RP, length_R = asked.tokens_BP[::copies], asked.length_B[::copies]
     positions_RP = jnp.broadcast_to(jnp.arange(width), tokens_RP.shape)
@@ -131,18 +187,18 @@ def _prefill(model, params, asked: Request, max_new_tokens: int, copies: int):
     last_R = (length_R - 1)[:, None, None]
     hidden_RD = jnp.take_along_axis(hidden_RPD, last_R, axis=1)[:, 0]
     kv = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=1), kv)
-    cache = decoder.empty_cache(model.config, rows, width + max_new_tokens)
+    cache = decoder.empty_cache(model.config, rows, width + slots)
     return decoder.write(cache, kv, 0), jnp.repeat(hidden_RD, copies, axis=0)
 
 
-def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> _Loop:
+def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> Loop:
     rows = len(asked.length_B)
     last_B = jnp.take_along_axis(asked.tokens_BP, (asked.length_B - 1)[:, None], 1)[
         :, 0
     ]
     # A prefix may already be a complete response; such a row has nothing to draw.
     complete_B = (asked.length_B > asked.prompt_length_B) & _is_stop(last_B, stop_ids)
-    return _Loop(
+    return Loop(
         step=jnp.int32(0),
         cache=cache,
         token_B=jnp.zeros(rows, jnp.int32),
@@ -163,7 +219,7 @@ def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
     head_VD = decoder.head(params)[:vocabulary]
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
-    def draw(loop: _Loop, hidden_BD) -> _Loop:
+    def draw(loop: Loop, hidden_BD) -> Loop:
         logits_BV = jnp.einsum(
             "bd,vd->bv",
             hidden_BD,
@@ -193,11 +249,11 @@ def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
     return draw
 
 
-def _advance(model, params, asked: Request, loop: _Loop):
+def _feed(model, params, asked: Request, loop: Loop):
     """Feeds the last drawn token of every row; the cache and its hidden state."""
     width = asked.tokens_BP.shape[1]
     drawn = loop.step - 1  # the token being fed is response token number ``drawn``
-    slots_S = jnp.arange(width + loop.tokens_BL.shape[1])[None]
+    slots_S = jnp.arange(loop.cache.v.shape[3])[None]
     given_BS = slots_S < asked.length_B[:, None]
     answered_S = (slots_S >= width) & (slots_S < width + drawn)
     positions_BS = jnp.where(
@@ -215,7 +271,7 @@ def _advance(model, params, asked: Request, loop: _Loop):
     return decoder.write(loop.cache, kv, width + drawn), hidden_B1D[:, 0]
 
 
-def _compact(asked: Request, loop: _Loop) -> Rollout:
+def join(asked: Request, loop: Loop) -> Rollout:
     """Joins given and drawn tokens to rows ``prompt | response | padding``."""
     rows, width = asked.tokens_BP.shape
     total = width + loop.tokens_BL.shape[1]
@@ -255,16 +311,24 @@ def data_parallel(function: Callable, devices: int) -> Callable:
     )
 
     def call(params, asked: Request, key) -> Rollout:
-        rows = len(asked.length_B)
-        if rows % devices:
-            raise ValueError(
-                f"{rows} rollout rows are not divisible by {devices} devices; use "
-                f"{rows - rows % devices or devices} or {rows + -rows % devices} rows"
-            )
-        split = jax.tree.map(
-            lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked
-        )
-        rolled = mapped(params, split, key)
-        return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), rolled)
+        rolled = mapped(params, split_rows(asked, devices), key)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rolled)
 
     return call
+
+
+def split_rows(asked: Request, devices: int) -> Request:
+    """Leaves [B, ...] to [devices, B / devices, ...].
+
+    Raises:
+      ValueError: the rows do not divide.
+    """
+    rows = len(asked.length_B)
+    if rows % devices:
+        raise ValueError(
+            f"{rows} rollout rows are not divisible by {devices} devices; use "
+            f"{rows - rows % devices or devices} or {rows + -rows % devices} rows"
+        )
+    return jax.tree.map(
+        lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked
+    )

@@ -11,6 +11,7 @@ from jopd import (
     audit,
     collect,
     data,
+    engine,
     evaluate,
     inputs,
     leaks,
@@ -44,7 +45,9 @@ def build_stages(e: Experiment, transform) -> Stages:
     """Binds every stage to an experiment; nothing compiles before its first call."""
     c = e.config
     filters = train_filters(c)
-    generate = make_generate(e, filters)
+    # The rollouts of a prompt share its reading where they are on one device.
+    whole = e.mix.fresh // e.mesh.devices.size % e.mix.group_size == 0
+    generate = make_generate(e, filters, copies=e.mix.group_size if whole else 1)
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
     place = place_rows(e, own_prompts, e.served)
@@ -100,22 +103,26 @@ def make_generate(
     copies: int = 1,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
-    bound = functools.partial(
-        rollout.generate,
+    c, devices = experiment.config.rollout, experiment.mesh.devices.size
+    settings = dict(
         model=experiment.models[name],
-        max_new_tokens=max_new_tokens or experiment.config.rollout.max_new_tokens,
+        max_new_tokens=max_new_tokens or c.max_new_tokens,
         stop_ids=experiment.stop_ids,
         vocabulary=experiment.shape.vocabulary,
         filters=filters,
         copies=copies,
     )
+    bound = functools.partial(rollout.generate, **settings)
     if experiment.generator == "jit":
         compiled = jax.jit(bound)
         rows = sharding.rows(experiment.mesh)
         return lambda params, asked, key: compiled(
             params, jax.device_put(asked, rows), key
         )
-    mapped = rollout.data_parallel(bound, experiment.mesh.devices.size)
+    if 0 < c.block_tokens < settings["max_new_tokens"]:
+        mapped = engine.in_blocks(block=c.block_tokens, devices=devices, **settings)
+    else:
+        mapped = rollout.data_parallel(bound, devices)
     whole = sharding.replicated(experiment.mesh)
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
 

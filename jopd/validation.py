@@ -86,6 +86,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "seed",
         "rollout.temperature",
         "rollout.top_k",
+        "rollout.block_tokens",
         "rollout.min_p",
         "eval.temperature",
         "eval.batch_rows",

@@ -26,6 +26,7 @@ LAYERS = (
         "models",
         "sharding",
         "rollout",
+        "engine",
         "step",
         "tasks",
         "sources",

@@ -1,0 +1,131 @@
+"""Generation in blocks against one loop: same rows, fewer and smaller steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from jopd import engine, rollout, sampling
+from jopd.models import decoder
+from jopd.types import STUDENT, TEACHER
+
+CONFIG = tiny.config(qk_norm=True, sliding_window=4, sliding_layers=(True, False))
+MODEL = decoder.Decoder(CONFIG)
+P, NEW, ROWS = 5, 24, 32
+DRAW = {
+    "stop_ids": (3,),
+    "vocabulary": tiny.VOCABULARY,
+    "filters": sampling.Filter(temperature=0.8),
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny.params(CONFIG, 5)
+
+
+def asked(limits=None, copies: int = 1) -> rollout.Request:
+    """Rows of all lengths, some with a prefix; limits from nothing to everything."""
+    rng = np.random.default_rng(0)
+    repeat = lambda x: np.repeat(x[: ROWS // copies], copies, axis=0)
+    length_B = repeat(rng.integers(2, P + 1, ROWS))
+    prompt_B = length_B - repeat(rng.integers(0, 2, ROWS))
+    tokens_BP = repeat(rng.integers(4, 10, (ROWS, P)))
+    behind_BP = np.arange(P) >= prompt_B[:, None]
+    limit_B = rng.integers(0, NEW + 1, ROWS) if limits is None else limits
+    return rollout.Request(
+        tokens_BP=jnp.asarray(tokens_BP, jnp.int32),
+        length_B=jnp.asarray(length_B, jnp.int32),
+        prompt_length_B=jnp.asarray(prompt_B, jnp.int32),
+        limit_B=jnp.asarray(np.broadcast_to(limit_B, ROWS), jnp.int32),
+        row_B=jnp.arange(ROWS, dtype=jnp.int32) + 7,
+        prefix_source_BP=jnp.asarray(np.where(behind_BP, TEACHER, STUDENT), jnp.int32),
+    )
+
+
+def in_one_loop(params, request, key, copies: int = 1):
+    bound = functools.partial(
+        rollout.generate, model=MODEL, max_new_tokens=NEW, copies=copies, **DRAW
+    )
+    return jax.device_get(jax.jit(bound)(params, request, key))
+
+
+def in_blocks(params, request, key, block: int, devices: int = 1, copies: int = 1):
+    bound = engine.in_blocks(
+        model=MODEL, max_new_tokens=NEW, block=block, devices=devices, copies=copies,
+        **DRAW,
+    )  # fmt: skip
+    return bound(params, request, key)
+
+
+def assert_same(got, want):
+    for name, a, b in zip(got._fields, got, want, strict=True):
+        if name == "behavior_logp_BT":
+            np.testing.assert_allclose(a, b, atol=2e-6)
+        else:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.mark.parametrize("block, devices, copies", [(3, 1, 1), (8, 1, 4), (5, 2, 2)])
+def test_the_rows_are_those_of_one_loop(params, block, devices, copies):
+    request, key = asked(copies=copies), jax.random.key(3)
+    got = in_blocks(params, request, key, block, devices, copies)
+    want = in_one_loop(params, request, key, copies)
+    assert_same(got, want)
+    new_B = got.length_B - np.asarray(request.length_B)
+    assert new_B.min() == 0 and new_B.max() > 2 * block, "long and short rows"
+    assert got.finished_B.any() and not got.finished_B.all()
+
+
+def test_nobody_has_anything_to_write(params):
+    request = asked(limits=0)
+    got = in_blocks(params, request, jax.random.key(0), 4)
+    np.testing.assert_array_equal(got.length_B, request.length_B)
+    assert not got.finished_B.any() and not got.behavior_logp_BT.any()
+
+
+def shapes_seen(params, request, block: int, monkeypatch) -> list[tuple[int, int]]:
+    """(rows, slots for new tokens) of every program that was compiled."""
+    seen, feed = [], rollout._feed
+
+    def recorded(model, params, asked, loop):
+        seen.append((len(asked.length_B), loop.cache.v.shape[3] - P))
+        return feed(model, params, asked, loop)
+
+    monkeypatch.setattr(rollout, "_feed", recorded)
+    generate = engine.in_blocks(model=MODEL, max_new_tokens=NEW, block=block, **DRAW)
+    generate(params, request, jax.random.key(0))
+    once = list(dict.fromkeys(seen))
+    seen.clear()
+    generate(params, request, jax.random.key(0))
+    assert not seen, "the second call compiles nothing"
+    return once
+
+
+def test_rows_leave_and_the_cache_grows(params, monkeypatch):
+    monkeypatch.setitem(DRAW, "stop_ids", ())
+    limits = np.asarray([4] * 6 + [8] * 12 + [NEW] * 14)
+    shapes = shapes_seen(params, asked(limits), 4, monkeypatch)
+    assert shapes == [(32, 4), (32, 8), (16, 16), (16, 24)]
+
+
+def test_equal_rows_stay_together(params, monkeypatch):
+    monkeypatch.setitem(DRAW, "stop_ids", ())
+    shapes = shapes_seen(params, asked(limits=10), 4, monkeypatch)
+    assert shapes == [(32, 4), (32, 8), (32, 16)]
+
+
+def test_sizes():
+    assert engine.row_sizes(32) == [8, 12, 16, 24, 32]
+    assert engine.row_sizes(5) == [5]
+    assert engine.row_sizes(20) == [8, 10, 15, 20]
+    assert engine.slot_sizes(64, 1024) == [64, 128, 256, 512, 1024]
+    assert engine.slot_sizes(64, 100) == [64, 100]
+
+
+def test_rows_must_divide_by_devices(params):
+    with pytest.raises(ValueError, match="32 rollout rows are not divisible by 3"):
+        in_blocks(params, asked(), jax.random.key(0), 4, devices=3)
