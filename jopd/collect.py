@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import buffer as replay
-from jopd import data, rewards
+from jopd import data, packing, rewards
 from jopd.objective import response_mask
 from jopd.rollout import Request
 from jopd.types import STUDENT, TEACHER, Batch, Rollout
@@ -204,6 +204,28 @@ def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:
     """Adds, by prompt id, which rows models with a route serve (bool[prompts] each)."""
     ids = np.asarray(batch.prompt_id_B)
     return batch._replace(serves={name: rows[ids] for name, rows in served.items()})
+
+
+def with_packing(batch: Batch, widths: tuple[int, ...], shards: int) -> Batch:
+    """Adds how every model may read the rows side by side; rows without a mask not."""
+    rollout, found = batch.rollout, {}
+    needed_B = np.asarray(batch.mask_BT).any(axis=1)
+    length_B = np.where(needed_B, rollout.length_B, 0)
+    columns = rollout.tokens_BT.shape[1]
+    found[""] = packing.plan(length_B, columns=columns, widths=widths, shards=shards)
+    for name, (prompt_BP, prompt_length_B) in batch.prompts.items():
+        shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
+        total = prompt_BP.shape[1] + columns
+        found[name] = packing.plan(
+            np.where(needed_B, length_B + shift_B, 0),
+            columns=total,
+            widths=(total,),
+            shift_B=shift_B,
+            places=columns,
+            shards=shards,
+        )
+    packed = {name: plan for name, plan in found.items() if plan is not None}
+    return batch._replace(packing=packed)
 
 
 def stack(batches: list[Batch]) -> Batch:

@@ -168,6 +168,7 @@ def base_config() -> ConfigDict:
         {
             "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
             "temperature": 1.0,  # of the distributions in the loss, all models alike
+            "packing": True,  # rows side by side, padding unread; not with accumulate
             "chunk_tokens": 512,  # tokens whose [*, V] logits exist at one time
         }
     )

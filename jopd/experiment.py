@@ -55,6 +55,11 @@ class Experiment(NamedTuple):
     generator: str
     notes: list[str]
 
+    @property
+    def packed(self) -> bool:
+        """Whether updates read their rows side by side; micro-batches stay rows."""
+        return self.config.objective.packing and self.config.optimizer.accumulate == 1
+
 
 def pick_generator(config, mesh) -> str:
     """pmap while one device holds the student, jit over the mesh where it is split."""

@@ -50,7 +50,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     generate = make_generate(e, filters, copies=e.mix.group_size if whole else 1)
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
-    place = place_rows(e, own_prompts, e.served)
+    place = place_rows(e, own_prompts, e.served, packed=e.packed)
     return Stages(
         collect=collect.make_collect(
             generate=generate,
@@ -60,7 +60,8 @@ def build_stages(e: Experiment, transform) -> Stages:
             mix=e.mix,
             seed=c.seed,
             prompt_buckets=e.given_buckets,
-            length_buckets=e.length_buckets,
+            # Packed rows are cut by their packing: one width fewer that programs know.
+            length_buckets=e.length_buckets[-1:] if e.packed else e.length_buckets,
             max_new_tokens=c.rollout.max_new_tokens,
             place=place,
             prefix=make_prefix(e),
@@ -314,6 +315,8 @@ def place_rows(
     experiment: Experiment,
     own_prompts: dict | None = None,
     served: dict | None = None,
+    *,
+    packed: bool = False,
 ):
     """Puts the rows of a batch on the devices that work on them.
 
@@ -321,10 +324,13 @@ def place_rows(
     ``served`` which of its rows models with a route serve.
     """
     rows = sharding.rows(experiment.mesh)
+    shards = experiment.shape.shards
 
     def place(batch):
         batch = collect.with_prompts(batch, own_prompts or {})
         batch = collect.with_serves(batch, served or {})
+        if packed:
+            batch = collect.with_packing(batch, experiment.length_buckets, shards)
         return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
 
     return place

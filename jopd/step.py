@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopd import sampling
+from jopd import packing, sampling
 from jopd.chunks import in_chunks
 from jopd.measures import term_metrics
 from jopd.models import decoder
@@ -56,17 +56,36 @@ class Shape(NamedTuple):
 
 
 def hidden_states(
-    model: decoder.Decoder, params, batch: Batch, name: str = "student"
+    model: decoder.Decoder,
+    params,
+    batch: Batch,
+    name: str = "student",
+    *,
+    shards: int = 1,
 ) -> jax.Array:
     """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
 
     A model with a prompt of its own in ``batch.prompts`` reads that one, and its states
-    are moved to the places that the response has in the student's rows.
+    are moved to the places that the response has in the student's rows. With a packing
+    in the batch rows are read side by side.
     """
     rollout = batch.rollout
     tokens_BT, length_B, shift_B = rollout.tokens_BT, rollout.length_B, None
     if name in batch.prompts:
         tokens_BT, length_B, shift_B = under_prompt(rollout, *batch.prompts[name])
+    own = name in batch.prompts
+    packed = batch.packing.get(name if own else "")
+    if packed is not None:
+        hidden_RWD, _ = model.apply(
+            {"params": params},
+            packing.pack(tokens_BT, packed, shards),
+            packed.position_RW,
+            packed.segment_RW > 0,
+            segment_BT=packed.segment_RW,
+            return_kv=False,
+        )
+        back = packing.spread if own else packing.spread_own
+        return back(hidden_RWD, packed, shards)
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     valid_BT = positions_BT < length_B[:, None]
     hidden_BTD, _ = model.apply(
@@ -129,7 +148,9 @@ def make_prepare(
     cut = shape._asdict() | {"panels": panels}
 
     def forward(name, params, batch):
-        part = functools.partial(hidden_states, models[name], params, name=name)
+        part = functools.partial(
+            hidden_states, models[name], params, name=name, shards=shape.shards
+        )
         if accumulate == 1:
             return part(batch)
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
@@ -170,7 +191,7 @@ def make_gradient(
             name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden
         }
         return objective(
-            hidden_states(student, params, batch),
+            hidden_states(student, params, batch, shards=shape.shards),
             decoder.head(params),
             prepared.hidden,
             heads,

@@ -48,6 +48,25 @@ class Rollout(NamedTuple):
     age_B: jax.Array
 
 
+class Packing(NamedTuple):
+    """Where tokens of B rows lie in R bins of W places, see ``packing``.
+
+    Flat indices are within a shard: of ``[rows, W]`` in ``source``, of ``[bins, W]`` in
+    ``place``.
+
+    Attributes:
+      source_RW: i32, the token at each place.
+      position_RW: i32, its position in its row.
+      segment_RW: i32, 1 + its row; 0 where there is no token.
+      place_BT: i32, the place of each token.
+    """
+
+    source_RW: jax.Array
+    position_RW: jax.Array
+    segment_RW: jax.Array
+    place_BT: jax.Array
+
+
 class Batch(NamedTuple):
     """What one update sees: a rollout after replay, its mask and its rewards.
 
@@ -63,6 +82,8 @@ class Batch(NamedTuple):
       extra: name -> f32[B, T], facts that an annotation added (see ``collect``).
       serves: name -> bool[B], rows that a model or panel with a route may judge; one
         that is not here serves every row (see ``teachers.served``).
+      packing: how models read the rows side by side: those in ``prompts`` by name, all
+        others by "". A missing one reads row by row.
     """
 
     rollout: Rollout
@@ -73,6 +94,7 @@ class Batch(NamedTuple):
     uniform_BT: jax.Array | None = None
     extra: dict[str, jax.Array] = {}  # never changed in place
     serves: dict[str, jax.Array] = {}  # never changed in place
+    packing: dict[str, Packing] = {}  # never changed in place
 
 
 class Scores(NamedTuple):

@@ -15,6 +15,7 @@ LAYERS = (
         "sampling",
         "buffer",
         "chunks",
+        "packing",
         "panel",
         "gate",
         "groups",

@@ -262,6 +262,7 @@ class Decoder(nn.Module):
         cache_positions_BS: jax.Array | None = None,
         cache_valid_BS: jax.Array | None = None,
         *,
+        segment_BT: jax.Array | None = None,
         return_kv: bool = True,
     ) -> tuple[jax.Array, KV | None]:
         """Runs T tokens per row against a read-only cache and themselves.
@@ -276,6 +277,7 @@ class Decoder(nn.Module):
           cache: earlier keys and values; not changed (see ``write``).
           cache_positions_BS: i32, position of what each slot holds.
           cache_valid_BS: bool, False for slots that hold nothing.
+          segment_BT: i32, tokens see their own segment only; not with a cache.
           return_kv: False drops the second output, for training.
 
         Returns:
@@ -305,7 +307,7 @@ class Decoder(nn.Module):
             x_BTD,
             (cache, _windows(c)),
             *_angles(c, positions_BT),
-            _distance(positions_BT, *keys),
+            _distance(positions_BT, *keys, segment_BT),
         )
         scale = self.param("norm", nn.initializers.ones, (c.width,))
         return _rms_norm(x_BTD, scale, c.norm_eps), new
@@ -323,10 +325,12 @@ def _angles(config: DecoderConfig, positions_BT: jax.Array):
     return jnp.cos(angles_BTH) * factor, jnp.sin(angles_BTH) * factor
 
 
-def _distance(positions_BT, key_positions_BS, key_valid_BS) -> jax.Array:
+def _distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Array:
     """How far each query looks back at each key, i32[B, T, S]; _FAR if it must not."""
     distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None]
     seen_BTS = key_valid_BS[:, None] & (distance_BTS >= 0)
+    if segment_BT is not None:
+        seen_BTS = seen_BTS & (segment_BT[:, :, None] == segment_BT[:, None])
     return jnp.where(seen_BTS, distance_BTS, _FAR)
 
 

@@ -1,0 +1,152 @@
+"""Rows read side by side: where tokens go, and that no model sees the difference."""
+
+import context_test
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from jopd import collect, packing, sharding, step
+from jopd.models import decoder
+from jopd.types import STUDENT, Rollout
+
+# A window makes positions count, not only their order.
+CONFIG = tiny.config(qk_norm=True, sliding_window=4, sliding_layers=(True, False))
+MODEL = decoder.Decoder(CONFIG)
+ROWS, COLUMNS = 16, 12
+WIDTHS = (6, 9, 12)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny.params(CONFIG, 5)
+
+
+def lengths(low: int, high: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(low, high + 1, ROWS)
+
+
+def batch(length_B):
+    """Prompts of two tokens, padding not to be read, one row that nobody needs."""
+    rng = np.random.default_rng(1)
+    tokens_BT = rng.integers(1, tiny.VOCABULARY, (ROWS, COLUMNS)).astype(np.int32)
+    inside_BT = np.arange(COLUMNS) < length_B[:, None]
+    rollout = Rollout(
+        tokens_BT=np.where(inside_BT, tokens_BT, tiny.VOCABULARY - 1).astype(np.int32),
+        prompt_length_B=np.minimum(2, length_B).astype(np.int32),
+        length_B=length_B.astype(np.int32),
+        finished_B=np.ones(ROWS, bool),
+        behavior_logp_BT=np.zeros((ROWS, COLUMNS), np.float32),
+        source_BT=np.full((ROWS, COLUMNS), STUDENT, np.int32),
+        group_B=np.arange(ROWS, dtype=np.int32),
+        age_B=np.zeros(ROWS, np.int32),
+    )
+    made = jax.tree.map(np.asarray, collect.batch_of(rollout))
+    mask_BT = made.mask_BT.copy()
+    mask_BT[5] = False
+    return made._replace(mask_BT=mask_BT)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("low, high", [(1, 12), (1, 5), (7, 9), (0, 3)])
+def test_every_token_has_one_place(low, high, shards):
+    length_B = lengths(low, high)
+    plan = packing.plan(length_B, columns=COLUMNS, widths=WIDTHS, shards=shards)
+    bins, width = plan.segment_RW.shape
+    assert bins * width < ROWS * COLUMNS and width in WIDTHS
+    assert (plan.segment_RW > 0).sum() == length_B.sum()
+    rows, share = ROWS // shards, bins // shards
+    for shard in range(shards):
+        part = slice(shard * share, (shard + 1) * share)
+        segment, source = plan.segment_RW[part].ravel(), plan.source_RW[part].ravel()
+        position = plan.position_RW[part].ravel()
+        for row in range(rows):
+            length = length_B[shard * rows + row]
+            place = plan.place_BT[shard * rows + row, :length]
+            assert (segment[place] == row + 1).all()
+            assert position[place].tolist() == list(range(length))
+            assert (source[place] == row * COLUMNS + np.arange(length)).all()
+            # One bin, one after the other.
+            assert len(set(place // width)) <= 1
+            assert (np.diff(place) == 1).all()
+
+
+def test_of_two_ways_the_one_with_fewer_places():
+    shape = lambda low, high: (
+        packing.plan(
+            lengths(low, high), columns=COLUMNS, widths=WIDTHS
+        ).segment_RW.shape
+    )
+    assert shape(7, 9) == (ROWS, 9), "no two of them fit into twelve"
+    assert shape(1, 5) == (6, 12)
+    full = packing.plan(lengths(10, 12), columns=COLUMNS, widths=WIDTHS)
+    assert full is None, "nothing to save"
+
+
+def test_the_number_of_bins_takes_few_values():
+    rng = np.random.default_rng(0)
+    plans = [
+        packing.plan(rng.integers(1, 13, 64), columns=12, widths=(12,))
+        for _ in range(50)
+    ]
+    assert {plan.segment_RW.shape[0] % 8 for plan in plans} == {0}
+
+
+def hidden(params, held, shards=1, name="student"):
+    return step.hidden_states(MODEL, params, held, name, shards=shards)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("low, high", [(2, 12), (2, 5), (7, 9)])
+def test_states_and_gradients_are_those_of_the_rows_alone(params, low, high, shards):
+    plain = batch(lengths(low, high))
+    packed = collect.with_packing(plain, WIDTHS, shards)
+    assert packed.packing[""].segment_RW.shape[0] <= ROWS
+    pull_BTD = jax.random.normal(jax.random.key(0), (ROWS, COLUMNS, CONFIG.width))
+    # As the objective has it: the state before a response token, and nothing else.
+    before_BT = np.roll(plain.mask_BT, -1, axis=1)
+
+    def loss(params, held):
+        states_BTD = jnp.where(before_BT[..., None], hidden(params, held, shards), 0)
+        return jnp.sum(pull_BTD * states_BTD), states_BTD
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (got, states), grads = gradient(params, packed)
+    (want, expected), expected_grads = gradient(params, plain)
+    np.testing.assert_allclose(states, expected, atol=2e-5)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    for a, b in zip(*map(jax.tree.leaves, (grads, expected_grads)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(b)) + 1))
+
+
+def test_a_model_with_its_own_prompt_is_packed_apart():
+    own = {"teacher": context_test.dataset(context_test.OWN)}
+    plain = collect.with_prompts(context_test.batch(), own)
+    rows = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), plain)
+    packed = collect.with_packing(rows, (4, 8), 1)
+    assert set(packed.packing) == {"", "teacher"}
+    before_BT = np.roll(np.asarray(rows.mask_BT), -1, axis=1)
+    for name in ("student", "teacher"):
+        states = [
+            step.hidden_states(context_test.MODEL, context_test.PARAMS, held, name)
+            for held in (packed, rows)
+        ]
+        assert states[0].shape == states[1].shape
+        np.testing.assert_allclose(
+            *(np.asarray(x)[before_BT] for x in states), atol=2e-6
+        )
+
+
+def test_a_mesh_reads_the_same(params):
+    plain = batch(lengths(2, 9))
+    mesh = sharding.make_mesh(2, 1, 1)
+    packed = collect.with_packing(plain, WIDTHS, 2)
+    placed = jax.device_put(packed, sharding.rows(mesh))
+    got = jax.jit(lambda p, b: hidden(p, b, 2))(params, placed)
+    before_BT = np.roll(plain.mask_BT, -1, axis=1)
+    np.testing.assert_allclose(
+        np.asarray(got)[before_BT],
+        np.asarray(hidden(params, plain))[before_BT],
+        atol=2e-5,
+    )
