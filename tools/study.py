@@ -288,7 +288,12 @@ def plot(study: Study, folders: dict[str, list[Path]], target: Path) -> None:
         panel.set_title(label, fontsize=10)
         panel.set_xlabel("update")
         panel.grid(alpha=0.2)
-    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    # An arm that does not log one panel's number may log another's.
+    lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
+    shown = [lines[arm] for arm in folders if arm in lines]
+    axes[0][-1].legend(
+        handles=shown, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     figure.tight_layout()
     figure.savefig(target, dpi=110)
     plt.close(figure)
