@@ -68,6 +68,12 @@ def pick_generator(config, mesh) -> str:
     return "jit" if mesh.shape["tensor"] > 1 else "pmap"
 
 
+def chunk_tokens(config, columns: int) -> int:
+    """Tokens of a chunk over all devices, from the number itself or its memory."""
+    c = config.objective
+    return c.chunk_tokens or max((c.chunk_mib << 20) // (4 * columns), 16)
+
+
 def check_rows(config, mesh, mix: collect.Mix) -> None:
     """Rows must split evenly over devices and micro-batches.
 
@@ -194,7 +200,7 @@ def build(config, *, train: bool = True) -> Experiment:
         shape=step.Shape(
             vocabulary=columns,
             chunk_tokens=max(
-                config.objective.chunk_tokens // sharding.row_shards(mesh), 1
+                chunk_tokens(config, columns) // sharding.row_shards(mesh), 1
             ),
             shards=sharding.row_shards(mesh),
             temperature=config.objective.temperature,

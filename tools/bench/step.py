@@ -4,7 +4,7 @@
 
 The run is ``jopd.main``'s own: sampling, scoring by the teacher, exact reverse KL,
 AdamW with its gradient clipped, metrics written. Prompts are ``--prompt`` tokens each
-and all different; no row ends early unless ``--mixed`` draws its lengths. The last line
+and all different; no row ends early unless ``--stop-share`` is given. The last line
 printed is JSON; ``tools/bench/race.py`` compares it with others.
 """
 
@@ -35,6 +35,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", default=TEACHER, help=shape)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=2, help="steps not counted")
+    parser.add_argument(
+        "--stop-share",
+        type=float,
+        default=0.0,
+        help="of the vocabulary that ends a row: mixed lengths, 1 / share on average",
+    )
     parser.add_argument("--chunk", type=int, default=0, help="objective.chunk_tokens")
     parser.add_argument("--signal", default="reverse_kl")
     parser.add_argument("--facts", action="store_true", help="log.token_facts as well")
@@ -103,6 +109,9 @@ def make_config(args, folder: Path):
     c.data.max_prompt_tokens = args.prompt
     c.rollout.prompts_per_step, c.rollout.group_size = args.batch, 1
     c.rollout.max_new_tokens, c.rollout.ignore_eos = args.new, True
+    # The last ids end a row: with random weights they come up evenly.
+    stops = round(args.stop_share * args.vocab)
+    c.rollout.stop_ids = tuple(range(args.vocab - stops, args.vocab))
     c.loss.opd = dict(signal=args.signal)
     if args.chunk:
         c.objective.chunk_tokens = args.chunk
@@ -140,12 +149,13 @@ def main() -> None:
     rows = [json.loads(line) for line in lines][args.warmup :]
     middle = lambda key: statistics.median(row[key] for row in rows)
     seconds, collect = middle("speed/seconds_step"), middle("speed/seconds_collect")
-    tokens = args.batch * args.new
+    tokens = middle("length/mean") * args.batch
     found = {
         "peer": "jopd",
         **vars(args),
         **{f"{name}_params": size for name, size in sizes.items()},
         "seconds_per_step": round(seconds, 4),
+        "new_tokens_per_step": tokens,
         "generate_seconds": round(collect, 4),
         "train_seconds": round(seconds - collect, 4),
         "tokens_per_second": round(tokens / seconds, 1),
