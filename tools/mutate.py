@@ -657,14 +657,20 @@ MUTATIONS = [
         (
             "_prefill",
             "padding of the prompt attended to",
-            "valid_BP = positions_BP < asked.length_B[:, None]",
-            "valid_BP = positions_BP < width",
+            "valid_RP = positions_RP < length_R[:, None]",
+            "valid_RP = positions_RP < width",
         ),
         (
             "_prefill",
             "last column instead of last token",
-            "last_B = (asked.length_B - 1)[:, None, None]",
-            "last_B = jnp.full_like(asked.length_B, width - 1)[:, None, None]",
+            "last_R = (length_R - 1)[:, None, None]",
+            "last_R = jnp.full_like(length_R, width - 1)[:, None, None]",
+        ),
+        (
+            "_prefill",
+            "copies read from the wrong row",
+            "jnp.repeat(hidden_RD, copies, axis=0)",
+            "jnp.tile(hidden_RD, (copies, 1))",
         ),
         (
             "_start",
@@ -730,8 +736,8 @@ MUTATIONS = [
         (
             "generate",
             "loop runs to the bound",
-            "return (loop.step < max_new_tokens) & ~jnp.all(loop.done_B)",
-            "return loop.step < max_new_tokens",
+            "return (loop.step < until) & ~jnp.all(loop.done_B)",
+            "return loop.step < until",
         ),
         (
             "_advance",
@@ -1138,8 +1144,8 @@ MUTATIONS = [
         (
             "local_teacher",
             "samples of a prefix in the wrong place",
-            "texts[i][seed - seeds[i]]",
-            "texts[i][(seed - seeds[i] + 1) % n]",
+            "texts[i][number] = text_of(",
+            "texts[i][(number + 1) % n] = text_of(",
         ),
     ),
     *_rows(
@@ -1613,6 +1619,106 @@ MUTATIONS = [
         "return estimators.k1(*_sampled(outputs, other))",
         "return estimators.k2(*_sampled(outputs, other))",
         "methods_exact_test.py",
+    ),
+    *_rows(
+        "engine",
+        (
+            "in_blocks",
+            "rows leave without what they wrote",
+            "                _keep(written, held)\n                held, room",
+            "                held, room",
+        ),
+        (
+            "in_blocks",
+            "rows that have ended stay",
+            "rows = min(n for n in row_sizes(count) if n >= live)",
+            "rows = count",
+        ),
+        (
+            "in_blocks",
+            "the whole cache from the first block on",
+            "slots=slots[0],",
+            "slots=slots[-1],",
+        ),
+        (
+            "_refit",
+            "keeps the rows that have ended",
+            "np.argsort(done_DB, axis=1",
+            "np.argsort(~done_DB, axis=1",
+        ),
+        (
+            "_refit",
+            "rows forget where they came from",
+            "np.take_along_axis(held.row_DB, kept_DB, axis=1)",
+            "held.row_DB[:, :rows]",
+        ),
+        (
+            "_resize",
+            "cache of other rows",
+            "cache = rows(loop.cache, 1)",
+            "cache = jax.tree.map(lambda x: x[:, : len(kept_B)], loop.cache)",
+        ),
+        (
+            "_resize",
+            "slots added at the front",
+            "k=jnp.pad(cache.k, [(0, 0)] * 4 + [(0, missing)])",
+            "k=jnp.pad(cache.k, [(0, 0)] * 4 + [(missing, 0)])",
+        ),
+    ),
+    *_rows(
+        "packing",
+        (
+            "_first_fit",
+            "a bin may overflow",
+            "if taken + length <= width",
+            "if taken <= width",
+        ),
+        (
+            "_lay_out",
+            "positions count through the bin",
+            "position_RW[bins_of[row], inside] = own",
+            "position_RW[bins_of[row], inside] = own + starts[row]",
+        ),
+        (
+            "_lay_out",
+            "a bin is one segment",
+            "segment_RW[bins_of[row], inside] = row + 1",
+            "segment_RW[bins_of[row], inside] = 1",
+        ),
+        (
+            "_lay_out",
+            "shift ignored",
+            "np.clip(np.arange(places) + shift, 0,",
+            "np.clip(np.arange(places), 0,",
+        ),
+        (
+            "plan",
+            "the more expensive way",
+            "if bins * shared >= rows * alone:",
+            "if bins * shared < rows * alone:",
+        ),
+        (
+            "_spread_backward",
+            "empty places get a gradient",
+            "jnp.where(packing.segment_RW[..., None] > 0, read_RWD, 0)",
+            "read_RWD",
+        ),
+    ),
+    Mutation(
+        "_distance",
+        "segments see each other",
+        "models/decoder.py",
+        "seen_BTS = seen_BTS & (segment_BT[:, :, None] == segment_BT[:, None])",
+        "seen_BTS = seen_BTS",
+        "packing_test.py",
+    ),
+    Mutation(
+        "with_packing",
+        "a teacher's rows as long as the student's",
+        "collect.py",
+        "np.where(needed_B, length_B + shift_B, 0),",
+        "np.where(needed_B, length_B, 0),",
+        "packing_test.py",
     ),
     Mutation(
         "chunks",
