@@ -2,9 +2,9 @@
 
 TITLE = "Methods side by side on the bundled pair"
 ABOUT = """
-The bundled teacher and student, 120 updates of 64 rollouts (or as many gold rows; arms
+The bundled teacher and student, 100 updates of 64 rollouts (or as many gold rows; arms
 with a gold share have those rows besides), the same prompts in the same order for one
-seed. Accuracy is greedy on 256 held-out problems, the rest over 4 samples per problem
+seed. Accuracy is greedy on 128 held-out problems, the rest over 4 samples per problem
 at temperature 1. Teacher tokens are those that the models of the loss read, a reference
 or a self-teacher counts too, or wrote as text. Two runs at a time, one core each; the
 seconds include what else the machine did.
@@ -15,7 +15,8 @@ GRID = (1e-4, 5e-4, 2e-3)
 TUNE_SEED = 1000
 BEST = "avg_at_k"
 COMMON = {
-    "steps": 120,
+    "steps": 100,
+    "eval.prompts": 128,
     "rollout.prompts_per_step": 16,
     "rollout.group_size": 4,
     "optimizer.warmup_steps": 20,

@@ -6,7 +6,7 @@ The bundled pair; the teacher only writes text. Everything but what an arm names
 `configs/omniopd.py`: 3 chunks of 6 tokens, 8 continuations each, peaks of entropy.
 """
 SEEDS = (0, 1, 2)
-COMMON = {"steps": 100, "checkpoint.every_steps": 0, "export.enabled": False}
+COMMON = {"steps": 60, "checkpoint.every_steps": 0, "export.enabled": False}
 
 
 def _arm(**overrides):
