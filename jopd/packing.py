@@ -57,7 +57,7 @@ def plan(
         _lay_out(lengths, shifts, *fit, (bins, width), columns, places or columns)
         for lengths, shifts, fit in zip(length_SB, shift_SB, fits, strict=True)
     ]
-    return Packing(*map(np.concatenate, zip(*parts, strict=True)))
+    return Packing(*map(np.stack, zip(*parts, strict=True)))
 
 
 def _first_fit(lengths, width: int) -> tuple[list[int], list[int]]:
@@ -90,53 +90,56 @@ def _lay_out(lengths, shifts, bins_of, starts, shape, columns: int, places: int)
     return source_RW, position_RW, segment_RW, place_BT
 
 
-def pack(tokens_BT: jax.Array, packing: Packing, shards: int) -> jax.Array:
-    """The tokens of the bins, i32[R, W]."""
-    return _take(tokens_BT, packing.source_RW, shards)
+def pack(tokens_BT: jax.Array, packing: Packing) -> jax.Array:
+    """The tokens of the bins, i32[S * R, W]."""
+    return _take(tokens_BT, packing.source_SRW)
 
 
-def spread(hidden_RWD: jax.Array, packing: Packing, shards: int) -> jax.Array:
+def read(packing: Packing) -> tuple[jax.Array, jax.Array]:
+    """Positions and segments of the bins, i32[S * R, W] each."""
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    return flat(packing.position_SRW), flat(packing.segment_SRW)
+
+
+def spread(hidden_RWD: jax.Array, packing: Packing) -> jax.Array:
     """From bins back to the student's rows, [B, T, D].
 
     Columns that hold no token of a row get the state of some other place: finite, to be
     masked.
     """
-    return _take(hidden_RWD, packing.place_BT, shards)
+    return _take(hidden_RWD, packing.place_SBT)
 
 
-def spread_own(hidden_RWD: jax.Array, packing: Packing, shards: int) -> jax.Array:
+@jax.custom_vjp
+def spread_own(hidden_RWD: jax.Array, packing: Packing) -> jax.Array:
     """``spread`` for a packing without shifts, with a backward pass that is a gather.
 
     The gradient of columns that hold no token must be 0: then every place has at most
     one reader, and nothing needs to be added up.
     """
-    return _spread(shards, hidden_RWD, packing)
+    return spread(hidden_RWD, packing)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _spread(shards: int, hidden_RWD, packing: Packing):
-    return spread(hidden_RWD, packing, shards)
+def _spread_forward(hidden_RWD, packing: Packing):
+    return spread(hidden_RWD, packing), packing
 
 
-def _spread_forward(shards: int, hidden_RWD, packing: Packing):
-    return _spread(shards, hidden_RWD, packing), packing
+def _spread_backward(packing: Packing, gradient_BTD):
+    read_RWD = _take(gradient_BTD, packing.source_SRW)
+    return jnp.where(read(packing)[1][..., None] > 0, read_RWD, 0), None
 
 
-def _spread_backward(shards: int, packing: Packing, gradient_BTD):
-    read_RWD = _take(gradient_BTD, packing.source_RW, shards)
-    return jnp.where(packing.segment_RW[..., None] > 0, read_RWD, 0), None
+spread_own.defvjp(_spread_forward, _spread_backward)
 
 
-_spread.defvjp(_spread_forward, _spread_backward)
-
-
-def _take(values, index, shards: int):
-    """``values[B, T, ...]`` at flat indices ``[R, W]``, every shard its own."""
+def _take(values, index_SRW):
+    """Rows ``[B, T, ...]`` at flat indices of each shard: ``[S * R, W, ...]``."""
+    shards, rows, width = index_SRW.shape
     flat = values.reshape(shards, -1, *values.shape[2:])
-    index_SN = index.reshape(shards, -1)
+    index_SN = index_SRW.reshape(shards, -1)
     take = functools.partial(jnp.take, axis=0, mode="clip")
     if shards == 1:
         taken = take(flat[0], index_SN[0])
     else:
         taken = jax.vmap(take)(flat, index_SN)
-    return taken.reshape(*index.shape, *values.shape[2:])
+    return taken.reshape(shards * rows, width, *values.shape[2:])

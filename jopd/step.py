@@ -60,8 +60,6 @@ def hidden_states(
     params,
     batch: Batch,
     name: str = "student",
-    *,
-    shards: int = 1,
 ) -> jax.Array:
     """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
 
@@ -76,16 +74,17 @@ def hidden_states(
     own = name in batch.prompts
     packed = batch.packing.get(name if own else "")
     if packed is not None:
+        position_RW, segment_RW = packing.read(packed)
         hidden_RWD, _ = model.apply(
             {"params": params},
-            packing.pack(tokens_BT, packed, shards),
-            packed.position_RW,
-            packed.segment_RW > 0,
-            segment_BT=packed.segment_RW,
+            packing.pack(tokens_BT, packed),
+            position_RW,
+            segment_RW > 0,
+            segment_BT=segment_RW,
             return_kv=False,
         )
         back = packing.spread if own else packing.spread_own
-        return back(hidden_RWD, packed, shards)
+        return back(hidden_RWD, packed)
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     valid_BT = positions_BT < length_B[:, None]
     hidden_BTD, _ = model.apply(
@@ -148,9 +147,7 @@ def make_prepare(
     cut = shape._asdict() | {"panels": panels}
 
     def forward(name, params, batch):
-        part = functools.partial(
-            hidden_states, models[name], params, name=name, shards=shape.shards
-        )
+        part = functools.partial(hidden_states, models[name], params, name=name)
         if accumulate == 1:
             return part(batch)
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
@@ -191,7 +188,7 @@ def make_gradient(
             name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden
         }
         return objective(
-            hidden_states(student, params, batch, shards=shape.shards),
+            hidden_states(student, params, batch),
             decoder.head(params),
             prepared.hidden,
             heads,

@@ -49,22 +49,22 @@ class Rollout(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where tokens of B rows lie in R bins of W places, see ``packing``.
+    """Where tokens of B rows lie in bins of W places, R on each of S devices.
 
-    Flat indices are within a shard: of ``[rows, W]`` in ``source``, of ``[bins, W]`` in
-    ``place``.
+    Flat indices are within a device: of its rows in ``source``, of its bins in
+    ``place``. See ``packing``.
 
     Attributes:
-      source_RW: i32, the token at each place.
-      position_RW: i32, its position in its row.
-      segment_RW: i32, 1 + its row; 0 where there is no token.
-      place_BT: i32, the place of each token.
+      source_SRW: i32, the token at each place.
+      position_SRW: i32, its position in its row.
+      segment_SRW: i32, 1 + its row; 0 where there is no token.
+      place_SBT: i32, the place of each token, [S, B / S, T].
     """
 
-    source_RW: jax.Array
-    position_RW: jax.Array
-    segment_RW: jax.Array
-    place_BT: jax.Array
+    source_SRW: jax.Array
+    position_SRW: jax.Array
+    segment_SRW: jax.Array
+    place_SBT: jax.Array
 
 
 class Batch(NamedTuple):

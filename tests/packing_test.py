@@ -53,17 +53,19 @@ def batch(length_B):
 def test_every_token_has_one_place(low, high, shards):
     length_B = lengths(low, high)
     plan = packing.plan(length_B, columns=COLUMNS, widths=WIDTHS, shards=shards)
-    bins, width = plan.segment_RW.shape
-    assert bins * width < ROWS * COLUMNS and width in WIDTHS
-    assert (plan.segment_RW > 0).sum() == length_B.sum()
-    rows, share = ROWS // shards, bins // shards
+    *_, width = plan.segment_SRW.shape
+    assert plan.segment_SRW.size < ROWS * COLUMNS and width in WIDTHS
+    assert (plan.segment_SRW > 0).sum() == length_B.sum()
+    rows = ROWS // shards
     for shard in range(shards):
-        part = slice(shard * share, (shard + 1) * share)
-        segment, source = plan.segment_RW[part].ravel(), plan.source_RW[part].ravel()
-        position = plan.position_RW[part].ravel()
+        segment, source = (
+            plan.segment_SRW[shard].ravel(),
+            plan.source_SRW[shard].ravel(),
+        )
+        position = plan.position_SRW[shard].ravel()
         for row in range(rows):
             length = length_B[shard * rows + row]
-            place = plan.place_BT[shard * rows + row, :length]
+            place = plan.place_SBT[shard, row, :length]
             assert (segment[place] == row + 1).all()
             assert position[place].tolist() == list(range(length))
             assert (source[place] == row * COLUMNS + np.arange(length)).all()
@@ -76,10 +78,10 @@ def test_of_two_ways_the_one_with_fewer_places():
     shape = lambda low, high: (
         packing.plan(
             lengths(low, high), columns=COLUMNS, widths=WIDTHS
-        ).segment_RW.shape
+        ).segment_SRW.shape
     )
-    assert shape(7, 9) == (ROWS, 9), "no two of them fit into twelve"
-    assert shape(1, 5) == (6, 12)
+    assert shape(7, 9) == (1, ROWS, 9), "no two of them fit into twelve"
+    assert shape(1, 5) == (1, 6, 12)
     full = packing.plan(lengths(10, 12), columns=COLUMNS, widths=WIDTHS)
     assert full is None, "nothing to save"
 
@@ -90,11 +92,11 @@ def test_the_number_of_bins_takes_few_values():
         packing.plan(rng.integers(1, 13, 64), columns=12, widths=(12,))
         for _ in range(50)
     ]
-    assert {plan.segment_RW.shape[0] % 8 for plan in plans} == {0}
+    assert {plan.segment_SRW.shape[1] % 8 for plan in plans} == {0}
 
 
-def hidden(params, held, shards=1, name="student"):
-    return step.hidden_states(MODEL, params, held, name, shards=shards)
+def hidden(params, held):
+    return step.hidden_states(MODEL, params, held)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -102,13 +104,13 @@ def hidden(params, held, shards=1, name="student"):
 def test_states_and_gradients_are_those_of_the_rows_alone(params, low, high, shards):
     plain = batch(lengths(low, high))
     packed = collect.with_packing(plain, WIDTHS, shards)
-    assert packed.packing[""].segment_RW.shape[0] <= ROWS
+    assert packed.packing[""].segment_SRW.shape[1] <= ROWS // shards
     pull_BTD = jax.random.normal(jax.random.key(0), (ROWS, COLUMNS, CONFIG.width))
     # As the objective has it: the state before a response token, and nothing else.
     before_BT = np.roll(plain.mask_BT, -1, axis=1)
 
     def loss(params, held):
-        states_BTD = jnp.where(before_BT[..., None], hidden(params, held, shards), 0)
+        states_BTD = jnp.where(before_BT[..., None], hidden(params, held), 0)
         return jnp.sum(pull_BTD * states_BTD), states_BTD
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -143,7 +145,7 @@ def test_a_mesh_reads_the_same(params):
     mesh = sharding.make_mesh(2, 1, 1)
     packed = collect.with_packing(plain, WIDTHS, 2)
     placed = jax.device_put(packed, sharding.rows(mesh))
-    got = jax.jit(lambda p, b: hidden(p, b, 2))(params, placed)
+    got = jax.jit(hidden)(params, placed)
     before_BT = np.roll(plain.mask_BT, -1, axis=1)
     np.testing.assert_allclose(
         np.asarray(got)[before_BT],

@@ -1700,7 +1700,7 @@ MUTATIONS = [
         (
             "_spread_backward",
             "empty places get a gradient",
-            "jnp.where(packing.segment_RW[..., None] > 0, read_RWD, 0)",
+            "jnp.where(read(packing)[1][..., None] > 0, read_RWD, 0)",
             "read_RWD",
         ),
     ),
