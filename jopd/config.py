@@ -170,7 +170,8 @@ def base_config() -> ConfigDict:
             "temperature": 1.0,  # of the distributions in the loss, all models alike
             "packing": True,  # rows side by side, padding unread; not with accumulate
             "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
-            "chunk_mib": 64,  # many as one model's float32 logits of them take this
+            "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
+            # 128 tokens at least), 256 elsewhere
         }
     )
     # The numbers suit the bundled pair; billions of parameters want 1e-6 to 1e-5.

@@ -70,7 +70,6 @@ def _check_ranges(config: ConfigDict) -> None:
         "rollout.prompts_per_step",
         "rollout.group_size",
         "rollout.max_new_tokens",
-        "objective.chunk_mib",
         "optimizer.accumulate",
         "eval.k",
         "eval.prompts",
@@ -85,6 +84,7 @@ def _check_ranges(config: ConfigDict) -> None:
     for key in (
         "seed",
         "objective.chunk_tokens",
+        "objective.chunk_mib",
         "rollout.temperature",
         "rollout.top_k",
         "rollout.block_tokens",
