@@ -1,4 +1,4 @@
-"""The main table: every method on the bundled pair, with the same budget."""
+"""The main table: methods on the bundled pair, with the same budget."""
 
 TITLE = "Methods side by side on the bundled pair"
 ABOUT = """
@@ -49,14 +49,8 @@ ARMS = {
     "TrOPD, mask and prefix": _tropd(**{"loss.outlier.coef": 0.0}),
     "GRPO": {"config": "grpo", "seeds": LEADERS},
     "OPSD": {"config": "opsd"},
-    "SDFT": {"config": "sdft"},
-    "SDPO": {"config": "sdpo"},
     "RLSD": {"config": "rlsd", "seeds": LEADERS},
     "OmniOPD": {"config": "omniopd"},
-    "MiniLLM": {"config": "minillm"},
-    "DistiLLM": {"config": "distillm"},
-    "OPD+": {"config": "opd_plus"},
-    "PowerOPD": {"config": "power_opd"},
 }
 METRICS = {
     "accuracy": "accuracy, %",
