@@ -1,0 +1,92 @@
+"""Tokens per second of sampling, by how the lengths of the rows are drawn.
+
+    python tools/bench/rollout.py --rows=64 --new=1024 --shortest=64
+
+One line for rows with lengths drawn evenly between ``--shortest`` and ``--new``, one
+for rows that all have the mean length, one for rows that all have the greatest; each in
+one loop and in blocks (``jopd.engine``). The model is random.
+"""
+
+import argparse
+import functools
+import time
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--new", type=int, default=1024)
+    parser.add_argument("--shortest", type=int, default=64)
+    parser.add_argument("--block", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=8192)
+    shape = "layers,width,heads,kv_heads,head_dim,ffn"
+    parser.add_argument("--model", default="4,128,4,2,32,384", help=shape)
+    parser.add_argument("--repeats", type=int, default=2)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    import jax
+    import numpy as np
+
+    from jopd import engine, rollout, sharding
+    from jopd.models import decoder
+
+    layers, width, heads, kv_heads, head_dim, ffn = map(int, args.model.split(","))
+    config = decoder.DecoderConfig(
+        vocab_size=args.vocab,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        max_positions=args.prompt + args.new,
+        qk_norm=True,
+        tied=True,
+    )
+    devices = jax.local_device_count()
+    whole = sharding.replicated(sharding.make_mesh())
+    params = jax.device_put(decoder.init(config, jax.random.key(0)), whole)
+    settings = dict(
+        model=decoder.Decoder(config),
+        max_new_tokens=args.new,
+        stop_ids=(),
+        vocabulary=args.vocab,
+        filters=rollout.PLAIN,
+    )
+    ways = {
+        "one loop": rollout.data_parallel(
+            functools.partial(rollout.generate, **settings), devices
+        ),
+        "blocks": engine.in_blocks(block=args.block, devices=devices, **settings),
+    }
+    rng = np.random.default_rng(0)
+    drawn_B = rng.integers(args.shortest, args.new + 1, args.rows).astype(np.int32)
+    tokens_BP = rng.integers(0, args.vocab, (args.rows, args.prompt)).astype(np.int32)
+    asked = rollout.request(tokens_BP, np.full(args.rows, args.prompt), limit=0)
+    cases = {
+        f"{args.shortest} to {args.new}": drawn_B,
+        f"all {round(drawn_B.mean())}": np.full_like(drawn_B, round(drawn_B.mean())),
+        f"all {args.new}": np.full_like(drawn_B, args.new),
+    }
+    print("| lengths | way | tokens | seconds | tokens/s |")
+    print("|---|---|---|---|---|")
+    for case, limit_B in cases.items():
+        for way, generate in ways.items():
+            seconds = []
+            for _ in range(args.repeats + 1):  # the first one compiles
+                began = time.perf_counter()
+                jax.device_get(
+                    generate(params, asked._replace(limit_B=limit_B), jax.random.key(1))
+                )
+                seconds.append(time.perf_counter() - began)
+            fastest, tokens = min(seconds[1:]), int(limit_B.sum())
+            cells = (case, way, tokens, f"{fastest:.2f}", f"{tokens / fastest:,.0f}")
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
