@@ -11,6 +11,7 @@ from jopd import (
     compared,
     data,
     inputs,
+    packing,
     panel,
     sharding,
     step,
@@ -301,7 +302,11 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
             "compiles",
             f"generate (sampled{', greedy' if e.verifier else ''}) x "
             f"{len(e.prompt_buckets)} prompt widths; score, prepare, update x "
-            f"{len(e.length_buckets)} row widths",
+            + (
+                f"at most {packing.STEPS + len(e.length_buckets)} packings"
+                if e.packed
+                else f"{len(e.length_buckets)} row widths"
+            ),
         ),
     ]
 
