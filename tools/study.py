@@ -222,8 +222,10 @@ def interval(values) -> tuple[float, float]:
 
 
 def shown(values, key: str) -> str:
-    """A cell: mean and half width, rates in percent."""
+    """A cell: mean and half width, rates in percent; a dash for what nobody logs."""
     mean, half = interval(values)
+    if np.isnan(mean):
+        return "–"
     rate = key.split(".")[-1].endswith(("accuracy", "_at_k", "_rate"))
     scale, digits = (100.0, 1) if rate else (1.0, 3 if abs(mean) < 100 else 0)
     text = f"{mean * scale:,.{digits}f}"
