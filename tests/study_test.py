@@ -33,6 +33,7 @@ def test_interval_is_students():
         ([0.25], "truncation_rate", "25.0"),
         ([0.1234], "reverse_kl", "0.123"),
         ([1_940_446.0], "tokens_sampled", "1,940,446"),
+        ([np.nan, np.nan], "mean weight/trust", "–"),
     ],
 )
 def test_cells(values, key, want):

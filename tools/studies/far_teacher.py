@@ -43,7 +43,7 @@ METRICS = {
     "avg_at_k": "avg@4, %",
 }
 FOUND = """
-- **Outliers make the gradient of vanilla OPD**: its norm is 7.3 on average and up to 17,
+- **Outliers make the gradient of vanilla OPD**: its norm is 7.3 on average, 17 at most,
   against 1.3 under REOPOLD's clip, 0.47 under the mask and 1.2 with TrOPD's forward KL
   on what the mask rejects. A token can have a log-ratio of -20 in every arm.
 - The mask keeps 45 % of the tokens at the start and 50 % at the end.
