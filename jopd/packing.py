@@ -13,7 +13,7 @@ import numpy as np
 
 from jopd.types import Packing
 
-STEPS = 8  # numbers of bins are multiples of 1 / STEPS of the rows: few programs
+STEPS = 4  # numbers of bins are multiples of 1 / STEPS of the rows: few programs
 
 
 def plan(

@@ -243,7 +243,7 @@ def make_update(
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+    def compiled(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
         (loss, parts), grads = gradient(state.params, frozen, batch, prepared, coefs)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -252,6 +252,12 @@ def make_update(
             metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
         metrics |= prepared.metrics
         return TrainState(state.step + 1, params, opt_state), metrics, parts
+
+    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+        # Not the prompts of others, whose packing would ask for one more program each.
+        own = {name: plan for name, plan in batch.packing.items() if not name}
+        batch = batch._replace(prompts={}, packing=own)
+        return compiled(state, frozen, batch, prepared, coefs)
 
     return update
 

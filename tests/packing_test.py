@@ -49,7 +49,7 @@ def batch(length_B):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-@pytest.mark.parametrize("low, high", [(1, 12), (1, 5), (7, 9), (0, 3)])
+@pytest.mark.parametrize("low, high", [(1, 9), (1, 5), (7, 9), (0, 3)])
 def test_every_token_has_one_place(low, high, shards):
     length_B = lengths(low, high)
     plan = packing.plan(length_B, columns=COLUMNS, widths=WIDTHS, shards=shards)
@@ -81,7 +81,7 @@ def test_of_two_ways_the_one_with_fewer_places():
         ).segment_SRW.shape
     )
     assert shape(7, 9) == (1, ROWS, 9), "no two of them fit into twelve"
-    assert shape(1, 5) == (1, 6, 12)
+    assert shape(0, 3) == (1, 4, 12)
     full = packing.plan(lengths(10, 12), columns=COLUMNS, widths=WIDTHS)
     assert full is None, "nothing to save"
 
@@ -92,7 +92,7 @@ def test_the_number_of_bins_takes_few_values():
         packing.plan(rng.integers(1, 13, 64), columns=12, widths=(12,))
         for _ in range(50)
     ]
-    assert {plan.segment_SRW.shape[1] % 8 for plan in plans} == {0}
+    assert {plan.segment_SRW.shape[1] % 16 for plan in plans} == {0}
 
 
 def hidden(params, held):
