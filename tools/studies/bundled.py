@@ -2,7 +2,7 @@
 
 TITLE = "Methods side by side on the bundled pair"
 ABOUT = """
-The bundled teacher and student, 100 updates of 64 rollouts (or as many gold rows; arms
+The bundled teacher and student, 80 updates of 64 rollouts (or as many gold rows; arms
 with a gold share have those rows besides), the same prompts in the same order for one
 seed. Accuracy is greedy on 128 held-out problems, the rest over 4 samples per problem
 at temperature 1. Teacher tokens are those that the models of the loss read, a reference
@@ -14,7 +14,7 @@ GRID = (2e-4, 2e-3)
 TUNE_SEED = 1000
 BEST = "avg_at_k"
 COMMON = {
-    "steps": 100,
+    "steps": 80,
     "eval.prompts": 128,
     "rollout.prompts_per_step": 16,
     "rollout.group_size": 4,
@@ -33,7 +33,6 @@ ARMS = {
     "SFT": {"config": "sft"},
     "OPD": {"config": "opd"},
     "GKD": {"config": "gkd"},
-    "EOPD": {"config": "eopd"},
     "REOPOLD": {"config": "reopold"},
     "StableOPD": {"config": "stableopd"},
     "TrOPD": _tropd(),
@@ -45,10 +44,9 @@ ARMS = {
             "loss.outlier.coef": 0.0,
         }
     ),
-    "TrOPD, mask and prefix": _tropd(**{"loss.outlier.coef": 0.0}),
     "GRPO": {"config": "grpo"},
-    "OPSD": {"config": "opsd"},
     "RLSD": {"config": "rlsd"},
+    "OPSD": {"config": "opsd"},
     "OmniOPD": {"config": "omniopd"},
 }
 METRICS = {
