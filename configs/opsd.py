@@ -1,6 +1,6 @@
 """OPSD (arXiv:2601.18734): the student taught by itself with the solution in sight.
 
-    python -m jopd.main --config=configs/opsd.py
+    python -m jopd.main --config=configs/opsd.py  # 48.8 -> 1.6 %
 
     L = mean_t sum_v min(T_v log(T_v / S_v), 0.05),  T = S_0(. | x, solution, y_<t)
 
