@@ -49,6 +49,17 @@ def cache(tmp_path_factory) -> Path:
         yield folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs go with the module that asked for them.
+
+    Each is some twenty mappings of memory; all of a session are more than the 65,530
+    that Linux grants a process, which then ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def strict_promotion():
     """Kernel tests opt in: no silent broadcasting of ranks or mixing of dtypes.
