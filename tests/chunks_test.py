@@ -16,6 +16,8 @@ def tokens(rows: int, width: int, share: float):
     """Numbered tokens, and a mask that holds about ``share`` of them."""
     number_BT = np.arange(1, rows * width + 1).reshape(rows, width)
     inside_BT = np.random.default_rng(0).random((rows, width)) < share
+    if share < 1:
+        inside_BT[:2] = False  # the first shard has fewer than the others
     arrays = {
         "flat": jnp.asarray(number_BT),
         "deep": jnp.asarray(number_BT[..., None] * [1.0, 10.0]),
@@ -68,9 +70,10 @@ def test_as_many_chunks_as_the_fullest_shard_needs(chunk_tokens, shards):
     assert all(counts[number] == 1 for number in own)
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
 @pytest.mark.parametrize("chunk_tokens, shards", CUTS)
-def test_a_sum_and_its_gradient_see_the_mask_only(chunk_tokens, shards):
-    arrays, inside_BT = tokens(6, 5, 0.4)
+def test_a_sum_and_its_gradient_see_the_mask_only(chunk_tokens, shards, share):
+    arrays, inside_BT = tokens(6, 5, share)
     rng = np.random.default_rng(1)
     hidden_BTD = jnp.asarray(rng.normal(size=(6, 5, 3)), jnp.float32)
     head_VD = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)

@@ -28,13 +28,13 @@ def lengths(low: int, high: int) -> np.ndarray:
 
 
 def batch(length_B):
-    """Prompts of two tokens, padding not to be read, one row that nobody needs."""
+    """Prompts of one token, padding not to be read, one row that nobody needs."""
     rng = np.random.default_rng(1)
     tokens_BT = rng.integers(1, tiny.VOCABULARY, (ROWS, COLUMNS)).astype(np.int32)
     inside_BT = np.arange(COLUMNS) < length_B[:, None]
     rollout = Rollout(
         tokens_BT=np.where(inside_BT, tokens_BT, tiny.VOCABULARY - 1).astype(np.int32),
-        prompt_length_B=np.minimum(2, length_B).astype(np.int32),
+        prompt_length_B=np.minimum(1, length_B).astype(np.int32),
         length_B=length_B.astype(np.int32),
         finished_B=np.ones(ROWS, bool),
         behavior_logp_BT=np.zeros((ROWS, COLUMNS), np.float32),
