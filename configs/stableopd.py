@@ -1,6 +1,6 @@
 """StableOPD (arXiv:2604.08527): on-policy distillation that does not inflate.
 
-    python -m jopd.main --config=configs/stableopd.py  # 48.8 -> 88.7 %, 4 min
+    python -m jopd.main --config=configs/stableopd.py  # 48.8 -> 87.9 %, 3:24
 
     L = PG(rollouts) + lambda_gold * NLL(gold) + beta_KL * KL(student || reference)
 
