@@ -28,12 +28,12 @@ class _Walk(NamedTuple):
 
 
 def in_chunks(function, arrays, mask_BT, *, chunk_tokens: int, shards: int = 1):
-    """Maps ``function`` over the tokens of ``mask_BT``; others get 0.
+    """Maps ``function`` over the tokens of ``mask_BT``.
 
     ``arrays`` have leaves ``[B, T, ...]``. ``function(chunk)`` sees leaves
     ``[C, ...]`` of at most ``chunk_tokens`` tokens, filled up with tokens that are
     outside of the mask or all zeros, and returns a pytree with the same leading axis;
-    the result has leaves ``[B, T, ...]``.
+    the result has leaves ``[B, T, ...]``, 0 for tokens that were not visited.
     """
     flat, walk, size = _start(arrays, mask_BT, chunk_tokens, shards)
 

@@ -1,6 +1,7 @@
 """Everything a run needs, built from a config and checked before anything compiles."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -301,14 +302,27 @@ def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
         (
             "compiles",
             f"generate (sampled{', greedy' if e.verifier else ''}) x "
-            f"{len(e.prompt_buckets)} prompt widths; score, prepare, update x "
-            + (
-                f"at most {packing.STEPS + len(e.length_buckets)} packings"
-                if e.packed
-                else f"{len(e.length_buckets)} row widths"
-            ),
+            f"{len(e.prompt_buckets)} prompt widths; {_row_shapes(e)}",
         ),
     ]
+
+
+def _row_shapes(e: Experiment) -> str:
+    """How many programs the rows of updates may ask for."""
+    if not e.packed:
+        return f"score, prepare, update x {len(e.length_buckets)} row widths"
+    student = packing.shapes(len(e.length_buckets))
+    peers = e.peer_prompts.contexts if e.peer_prompts else {}
+    others = math.prod(
+        packing.shapes(1) * (len(e.peer_prompts.widths) if name in peers else 1)
+        for name in {*e.own_prompts, *peers}
+    )
+    if others == 1:
+        return f"score, prepare, update x at most {student} packings"
+    return (
+        f"score, prepare x at most {student * others} packings (few occur), update x "
+        f"at most {student}"
+    )
 
 
 def _share(e: Experiment, name: str) -> str:

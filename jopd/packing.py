@@ -16,6 +16,11 @@ from jopd.types import Packing
 STEPS = 4  # numbers of bins are multiples of 1 / STEPS of the rows: few programs
 
 
+def shapes(widths: int) -> int:
+    """How many shapes ``plan`` may give to as many rows, with that many widths."""
+    return STEPS - 1 + widths
+
+
 def plan(
     length_B: np.ndarray,
     *,

@@ -56,10 +56,7 @@ class Shape(NamedTuple):
 
 
 def hidden_states(
-    model: decoder.Decoder,
-    params,
-    batch: Batch,
-    name: str = "student",
+    model: decoder.Decoder, params, batch: Batch, name: str = "student"
 ) -> jax.Array:
     """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
 
@@ -69,9 +66,9 @@ def hidden_states(
     """
     rollout = batch.rollout
     tokens_BT, length_B, shift_B = rollout.tokens_BT, rollout.length_B, None
-    if name in batch.prompts:
-        tokens_BT, length_B, shift_B = under_prompt(rollout, *batch.prompts[name])
     own = name in batch.prompts
+    if own:
+        tokens_BT, length_B, shift_B = under_prompt(rollout, *batch.prompts[name])
     packed = batch.packing.get(name if own else "")
     if packed is not None:
         position_RW, segment_RW = packing.read(packed)
@@ -254,12 +251,15 @@ def make_update(
         return TrainState(state.step + 1, params, opt_state), metrics, parts
 
     def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
-        # Not the prompts of others, whose packing would ask for one more program each.
-        own = {name: plan for name, plan in batch.packing.items() if not name}
-        batch = batch._replace(prompts={}, packing=own)
-        return compiled(state, frozen, batch, prepared, coefs)
+        return compiled(state, frozen, for_student(batch), prepared, coefs)
 
     return update
+
+
+def for_student(batch: Batch) -> Batch:
+    """Without the prompts of others, whose packings would ask for more programs."""
+    own = {name: plan for name, plan in batch.packing.items() if not name}
+    return batch._replace(prompts={}, packing=own)
 
 
 def make_term_norms(
@@ -288,7 +288,7 @@ def make_term_norms(
         return optax.tree.norm(gradient(params, frozen, batch, prepared, coefs)[1])
 
     def term_norms(params, frozen, batch: Batch, prepared: Prepared, coefs):
-        norms = {}
+        norms, batch = {}, for_student(batch)
         for term in terms:
             alone = {name: coefs[name] * (name == term.name) for name in coefs}
             norms[term.name] = float(norm(params, frozen, batch, prepared, alone))

@@ -238,7 +238,6 @@ def test_gsm8k_and_math(shared):
     rows = sources.read(str(shared / "gsm8k" / "train.jsonl"), answer_after="####")
     assert len(rows) == 7_473 and rows[0].answer == "72"
     assert rows[0].solution.endswith("#### 72")
-    pytest.importorskip("pyarrow")
     rows = sources.read(
         str(shared / "math" / "math_train12k.parquet"),
         answer_column="reward_model.ground_truth",

@@ -129,7 +129,6 @@ def test_an_atomic_write_that_fails_leaves_the_old_text(tmp_path, monkeypatch):
 
 
 def test_tensorboard_files_hold_the_numbers(tmp_path):
-    pytest.importorskip("tensorboardX")
     writers = metrics.open_writers(tmp_path, tensorboard=True)
     writers.write(7, {"loss": 0.5, "note": "text", "none": None})
     writers.close()

@@ -95,6 +95,17 @@ def test_the_number_of_bins_takes_few_values():
     assert {plan.segment_SRW.shape[1] % 16 for plan in plans} == {0}
 
 
+@pytest.mark.parametrize("rows", [3, 8, 64, 70])
+def test_as_many_shapes_as_are_promised(rows):
+    rng, seen = np.random.default_rng(0), set()
+    for high in (2, 3, 5, 6, 7, 9, 10, 12) * 8:
+        plan = packing.plan(
+            rng.integers(0, high + 1, rows), columns=COLUMNS, widths=WIDTHS
+        )
+        seen.add(plan and plan.segment_SRW.shape)
+    assert 2 < len(seen) <= packing.shapes(len(WIDTHS))
+
+
 def hidden(params, held):
     return step.hidden_states(MODEL, params, held)
 

@@ -1,10 +1,11 @@
 """Tokens per second of sampling, by how the lengths of the rows are drawn.
 
-    python tools/bench/rollout.py --rows=64 --new=1024 --shortest=64
+    python tools/make_random_model.py out/student --vocab-size=8192
+    python tools/bench/rollout.py --model=out/student --rows=64 --new=1024
 
 One line for rows with lengths drawn evenly between ``--shortest`` and ``--new``, one
 for rows that all have the mean length, one for rows that all have the greatest; each in
-one loop and in blocks (``jopd.engine``). The model is random.
+one loop and in blocks (``jopd.engine``). Nothing but the limit ends a row.
 """
 
 import argparse
@@ -14,14 +15,12 @@ import time
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="Hugging Face directory")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--new", type=int, default=1024)
     parser.add_argument("--shortest", type=int, default=64)
     parser.add_argument("--block", type=int, default=64)
-    parser.add_argument("--vocab", type=int, default=8192)
-    shape = "layers,width,heads,kv_heads,head_dim,ffn"
-    parser.add_argument("--model", default="4,128,4,2,32,384", help=shape)
     parser.add_argument("--repeats", type=int, default=2)
     return parser.parse_args()
 
@@ -32,29 +31,17 @@ def main() -> None:
     import numpy as np
 
     from jopd import engine, rollout, sharding
-    from jopd.models import decoder
+    from jopd.models import decoder, hf
 
-    layers, width, heads, kv_heads, head_dim, ffn = map(int, args.model.split(","))
-    config = decoder.DecoderConfig(
-        vocab_size=args.vocab,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn=ffn,
-        max_positions=args.prompt + args.new,
-        qk_norm=True,
-        tied=True,
-    )
+    config, params = hf.load(args.model, dtype="float32")
     devices = jax.local_device_count()
     whole = sharding.replicated(sharding.make_mesh())
-    params = jax.device_put(decoder.init(config, jax.random.key(0)), whole)
+    params = jax.device_put(params, whole)
     settings = dict(
         model=decoder.Decoder(config),
         max_new_tokens=args.new,
         stop_ids=(),
-        vocabulary=args.vocab,
+        vocabulary=config.vocab_size,
         filters=rollout.PLAIN,
     )
     ways = {
@@ -65,7 +52,7 @@ def main() -> None:
     }
     rng = np.random.default_rng(0)
     drawn_B = rng.integers(args.shortest, args.new + 1, args.rows).astype(np.int32)
-    tokens_BP = rng.integers(0, args.vocab, (args.rows, args.prompt)).astype(np.int32)
+    tokens_BP = rng.integers(0, config.vocab_size, (args.rows, args.prompt))
     asked = rollout.request(tokens_BP, np.full(args.rows, args.prompt), limit=0)
     cases = {
         f"{args.shortest} to {args.new}": drawn_B,

@@ -14,12 +14,15 @@ import platform
 import resource
 import statistics
 import string
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+TOOLS = Path(__file__).resolve().parents[1]
 STUDENT, TEACHER = "4,128,4,2,32,384", "8,256,4,2,64,768"
 LETTERS = string.ascii_letters + string.digits
 
@@ -64,29 +67,15 @@ def make_tokenizer(folder: Path, vocabulary: int) -> None:
     ).save_pretrained(folder)
 
 
-def make_model(folder: Path, shape: str, vocabulary: int, seed: int, tokenizer) -> int:
+def make_model(folder: Path, shape: str, args, seed: int) -> int:
     """A tied Qwen3 with N(0, 0.02) weights; returns its number of parameters."""
-    import jax
-
-    from jopd.models import decoder, hf
-
-    layers, width, heads, kv_heads, head_dim, ffn = map(int, shape.split(","))
-    config = decoder.DecoderConfig(
-        vocab_size=vocabulary,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn=ffn,
-        max_positions=4096,
-        rope_theta=1e6,
-        qk_norm=True,
-        tied=True,
-    )
-    params = decoder.init(config, jax.random.key(seed))
-    hf.save(folder, config, params, tokenizer=tokenizer)
-    return decoder.count(params)
+    words = [sys.executable, str(TOOLS / "make_random_model.py"), str(folder)]
+    flags = ("layers", "width", "heads", "kv-heads", "head-dim", "ffn")
+    words += [f"--{key}={n}" for key, n in zip(flags, shape.split(","), strict=True)]
+    words += [f"--vocab-size={args.vocab}", f"--seed={seed}"]
+    words += [f"--tokenizer={folder.parent / 'tokenizer'}"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["parameters"]
 
 
 def make_data(file: Path, args) -> None:
@@ -135,13 +124,12 @@ def main() -> None:
         folder = Path(scratch)
         make_tokenizer(folder / "tokenizer", args.vocab)
         sizes = {
-            name: make_model(
-                folder / name, shape, args.vocab, seed, folder / "tokenizer"
-            )
-            for name, shape, seed in (
-                ("student", args.student, args.seed + 1),
-                ("teacher", args.teacher, args.seed + 2),
-            )
+            "student": make_model(
+                folder / "student", args.student, args, args.seed + 1
+            ),
+            "teacher": make_model(
+                folder / "teacher", args.teacher, args, args.seed + 2
+            ),
         }
         make_data(folder / "data.jsonl", args)
         summary = train.run(make_config(args, folder), folder / "run")
