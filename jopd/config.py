@@ -99,6 +99,9 @@ def base_config() -> ConfigDict:
             # Under pmap: draws between two looks from the host, where rows that have
             # ended leave and the cache grows. 0: one loop to the end
             "block_tokens": 64,
+            # Most rows that a device draws at a time, whole groups; others wait and
+            # take the places of rows that have ended. 0: all
+            "at_once": 0,
             "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
             # Rollouts may start from the first part of a response that someone else
             # wrote; its tokens have the source "teacher".

@@ -1,16 +1,18 @@
 """Generation in blocks, with a look from the host in between.
 
 What ``rollout.generate`` does in one loop is cut into blocks of draws. Between two of
-them rows that have ended leave, so that a few long rows do not cost the time of all,
-and the cache grows as it fills, so that attention reads no slots that are still empty.
-Both change shapes: there is one program for every pair of sizes that occurs, rows in
-two steps per halving, slots by doubling. The tokens are those of ``generate``, because
+them rows that have ended make room: for rows that wait, where not all are drawn at
+once, else for nobody, so that a few long rows do not cost the time of all. The cache
+grows with its longest row, so that attention reads few slots that are empty. Sizes come
+from short lists, rows in two steps per halving, slots in two per doubling, and there is
+one program for every pair that occurs. The tokens are those of ``generate``, because
 randomness belongs to the row.
 
 Every device keeps its own rows; all have as many as the fullest one needs.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +35,15 @@ class _Held(NamedTuple):
     row_DB: np.ndarray
 
 
+class _Programs(NamedTuple):
+    """What runs on the devices, bound to its settings."""
+
+    begin: Callable
+    advance: Callable
+    enter: Callable
+    resize: Callable
+
+
 def row_sizes(rows: int) -> list[int]:
     """``rows``, three quarters of it, half of it, ... down to ``LEAST_ROWS``."""
     sizes, half = [rows], rows
@@ -43,11 +54,12 @@ def row_sizes(rows: int) -> list[int]:
 
 
 def slot_sizes(block: int, max_new_tokens: int) -> list[int]:
-    """Room for new tokens: ``block``, twice that, ... up to all."""
-    sizes = [block]
-    while sizes[-1] < max_new_tokens:
-        sizes.append(min(2 * sizes[-1], max_new_tokens))
-    return sizes
+    """Room for new tokens: ``block``, half more, twice that, ... up to all."""
+    sizes, double = [], block
+    while double < max_new_tokens:
+        sizes += [double, min(3 * double // 2, max_new_tokens)]
+        double *= 2
+    return sorted({*sizes, max_new_tokens})
 
 
 def in_blocks(
@@ -57,6 +69,7 @@ def in_blocks(
     block: int,
     devices: int = 1,
     copies: int = 1,
+    at_once: int = 0,
     **draw: Any,
 ):
     """``(params, request, key) -> Rollout`` on the host, bound to its settings.
@@ -64,55 +77,119 @@ def in_blocks(
     Args:
       block: draws between two looks.
       devices: local devices that rows are split over, as ``rollout.data_parallel``.
+      at_once: most rows that a device draws at a time, whole runs of ``copies``; 0 is
+        all. Others wait, and enter a quarter of that at a time.
       draw: ``stop_ids``, ``vocabulary`` and ``filters`` of ``rollout.generate``.
+
+    Raises:
+      ValueError: ``at_once`` is not a multiple of ``copies``.
     """
+    if at_once % copies:
+        raise ValueError(f"at_once={at_once} rows are not whole runs of {copies}")
     slots = slot_sizes(block, max_new_tokens)
-    local = jax.local_devices()[:devices]
-    mapped = functools.partial(jax.pmap, devices=local)
-    begin = functools.partial(
-        rollout.begin,
-        model=model,
-        max_new_tokens=max_new_tokens,
-        slots=slots[0],
-        copies=copies,
-        **draw,
-    )
-    begin = mapped(begin, in_axes=(None, 0, None))
-    advance = mapped(
-        functools.partial(rollout.advance, model=model, **draw),
-        in_axes=(None, 0, None, 0, None),
-        donate_argnums=3,
-    )
-    resize = mapped(_resize, in_axes=(0, 0, 0, None), static_broadcasted_argnums=3)
+    programs = _programs(model, max_new_tokens, block, devices, copies, draw)
     join = jax.jit(rollout.join)
 
     def call(params, asked: Request, key: jax.Array) -> Rollout:
-        split = rollout.split_rows(asked, devices)
+        split = jax.tree.map(np.asarray, rollout.split_rows(asked, devices))
         count = split.length_B.shape[1]
-        held = _Held(
-            split, begin(params, split, key), np.tile(np.arange(count), (devices, 1))
-        )
-        written = _nothing(split, max_new_tokens)
-        step, room = 0, slots[0]
+        first = min(at_once or count, count)
+        held, written = _first(programs, params, split, key, first, max_new_tokens)
+        waiting_D = np.full(devices, count - first)
+        unit = copies * -(-first // (4 * copies))
         while True:
-            step = min(step + block, max_new_tokens)
-            loop = advance(params, held.asked, key, held.loop, np.int32(step))
+            loop = programs.advance(params, held.asked, key, held.loop)
             held = held._replace(loop=loop)
             done_DB = np.asarray(loop.done_B)
-            live = int((~done_DB).sum(axis=1).max())
-            if not live or step == max_new_tokens:
+            if done_DB.all() and not waiting_D.any():
                 break
-            rows = min(n for n in row_sizes(count) if n >= live)
-            needed = min(n for n in slots if n > step)
-            if rows < done_DB.shape[1] or needed > room:
+            while (coming_D := _coming(done_DB, waiting_D, unit, copies)).any():
                 _keep(written, held)
-                held, room = _refit(resize, held, done_DB, rows, needed), needed
+                held = _enter(
+                    programs, params, key, split, held, waiting_D, coming_D, unit
+                )
+                done_DB = np.asarray(held.loop.done_B)
+                waiting_D = waiting_D - coming_D
+            live = max(int((~done_DB).sum(axis=1).max()), 1)
+            rows = min(n for n in row_sizes(first) if n >= live)
+            longest = np.asarray(held.loop.count_B).max(where=~done_DB, initial=0)
+            # Up to the last draw of the next block all but that one are read.
+            needed = min(longest + block - 1, max_new_tokens)
+            room = min(n for n in slots if n >= needed)
+            if waiting_D.any():
+                rows = done_DB.shape[1]
+            if rows < done_DB.shape[1] or room != _room(held):
+                _keep(written, held)
+                held = _refit(programs, held, done_DB, rows, room)
         _keep(written, held)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), written)
-        drawn = Loop(step=None, cache=None, token_B=None, done_B=None, **flat)
-        return jax.device_get(join(asked, drawn))
+        unread = dict(step=None, start_B=None, cache=None, token_B=None, done_B=None)
+        return jax.device_get(join(asked, Loop(**unread, **flat)))
 
     return call
+
+
+def _programs(model, max_new_tokens, block, devices, copies, draw) -> _Programs:
+    mapped = functools.partial(jax.pmap, devices=jax.local_devices()[:devices])
+    draw = dict(model=model, **draw)
+
+    def begin(params, asked, key):
+        sizes = dict(max_new_tokens=max_new_tokens, slots=block, copies=copies)
+        return rollout.begin(params, asked, key, **sizes, **draw)
+
+    def advance(params, asked, key, loop):
+        return rollout.advance(params, asked, key, loop, loop.step + block, **draw)
+
+    enter = functools.partial(rollout.enter, copies=copies, **draw)
+    return _Programs(
+        begin=mapped(begin, in_axes=(None, 0, None)),
+        advance=mapped(advance, in_axes=(None, 0, None, 0), donate_argnums=3),
+        enter=mapped(enter, in_axes=(None, 0, None, 0, 0, 0), donate_argnums=3),
+        resize=mapped(_resize, in_axes=(0, 0, 0, None), static_broadcasted_argnums=3),
+    )
+
+
+def _first(programs, params, split: Request, key, rows: int, max_new_tokens: int):
+    """The first rows of every device, begun, and room for what all will write."""
+    asked = jax.tree.map(lambda leaf: leaf[:, :rows], split)
+    row_DB = np.tile(np.arange(rows), (len(split.length_B), 1))
+    held = _Held(asked, programs.begin(params, asked, key), row_DB)
+    return held, _nothing(split, max_new_tokens)
+
+
+def _coming(done_DB, waiting_D, unit: int, copies: int) -> np.ndarray:
+    """How many rows enter on every device: ``unit`` of them, or all that wait, or none.
+
+    Whole runs, so that each is read once. A device with room for less than that goes
+    on, and so does its share of the machine: entering costs all of them a program.
+    """
+    free_D = done_DB.sum(axis=1) // copies * copies
+    wanted_D = np.minimum(waiting_D, unit)
+    return np.where(free_D >= wanted_D, wanted_D, 0)
+
+
+def _enter(programs, params, key, split, held: _Held, waiting_D, coming_D, unit: int):
+    """Puts the next ``coming_D`` rows of every device where rows have ended."""
+    done_DB = np.asarray(held.loop.done_B)
+    devices, rows = done_DB.shape
+    number_U = np.arange(unit)
+    comes_DU = number_U < coming_D[:, None]
+    next_DU = split.length_B.shape[1] - waiting_D[:, None] + number_U
+    next_DU = np.where(comes_DU, next_DU, 0)
+    # Ended rows first; a place behind the last one is nobody's.
+    place_DU = np.argsort(~done_DB, axis=1, kind="stable")[:, :unit]
+    place_DU = np.where(comes_DU, place_DU, rows).astype(np.int32)
+    device = np.arange(devices)[:, None]
+    coming = jax.tree.map(lambda leaf: leaf[device, next_DU], split)
+    asked, loop = programs.enter(params, held.asked, key, held.loop, coming, place_DU)
+    row_DB, who = held.row_DB.copy(), np.nonzero(comes_DU)
+    row_DB[who[0], place_DU[who]] = next_DU[who]
+    return _Held(asked, loop, row_DB)
+
+
+def _room(held: _Held) -> int:
+    """Slots for new tokens in the cache."""
+    return held.loop.cache.v.shape[4] - held.asked.tokens_BP.shape[2]
 
 
 def _resize(asked: Request, loop: Loop, kept_B, room: int):
@@ -120,20 +197,24 @@ def _resize(asked: Request, loop: Loop, kept_B, room: int):
     rows = lambda tree, axis: jax.tree.map(
         lambda leaf: jnp.take(leaf, kept_B, axis=axis), tree
     )
+    width, newest = asked.tokens_BP.shape[1], loop.step - 1
+    old = loop.cache.v.shape[3] - width
+    # Draw j is in slot j mod room. What is too old for one of the two rings belongs to
+    # no row that goes on, so that whatever lands there is not read.
+    draw_S = newest - (newest - jnp.arange(room)) % room
+    slot_S = jnp.concatenate([jnp.arange(width), width + draw_S % old])
     cache = rows(loop.cache, 1)
-    missing = asked.tokens_BP.shape[1] + room - cache.v.shape[3]
     cache = decoder.KV(
-        k=jnp.pad(cache.k, [(0, 0)] * 4 + [(0, missing)]),
-        v=jnp.pad(cache.v, [(0, 0)] * 3 + [(0, missing), (0, 0)]),
+        k=jnp.take(cache.k, slot_S, axis=4), v=jnp.take(cache.v, slot_S, axis=3)
     )
     others = rows(loop._replace(step=None, cache=None), 0)
     return rows(asked, 0), others._replace(step=loop.step, cache=cache)
 
 
-def _refit(resize, held: _Held, done_DB, rows: int, room: int) -> _Held:
+def _refit(programs, held: _Held, done_DB, rows: int, room: int) -> _Held:
     """Keeps the live rows of every device, and as many others as fill the shape."""
     kept_DB = np.argsort(done_DB, axis=1, kind="stable")[:, :rows].astype(np.int32)
-    asked, loop = resize(held.asked, held.loop, kept_DB, room)
+    asked, loop = programs.resize(held.asked, held.loop, kept_DB, room)
     return _Held(asked, loop, np.take_along_axis(held.row_DB, kept_DB, axis=1))
 
 
@@ -151,5 +232,11 @@ def _nothing(split: Request, max_new_tokens: int) -> dict[str, np.ndarray]:
 def _keep(written: dict[str, np.ndarray], held: _Held) -> None:
     """Copies what the devices hold to the host, into the places of its rows."""
     device = np.arange(len(held.row_DB))[:, None]
+    start_DB = np.asarray(held.loop.start_B)
     for name, room in written.items():
-        room[device, held.row_DB] = np.asarray(getattr(held.loop, name))
+        found = np.asarray(getattr(held.loop, name))
+        if found.ndim == 3:  # a record: turn it so that every row's first draw leads
+            column_L = np.arange(found.shape[2])
+            turned_DBL = (start_DB[..., None] + column_L) % len(column_L)
+            found = np.take_along_axis(found, turned_DBL, axis=2)
+        room[device, held.row_DB] = found

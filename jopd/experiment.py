@@ -64,10 +64,21 @@ class Experiment(NamedTuple):
 
 
 def pick_generator(config, mesh) -> str:
-    """pmap while one device holds the student, jit over the mesh where it is split."""
-    if config.rollout.parallel != "auto":
-        return config.rollout.parallel
-    return "jit" if mesh.shape["tensor"] > 1 else "pmap"
+    """pmap while one device holds the student, jit over the mesh where it is split.
+
+    Raises:
+      ValueError: ``rollout.at_once`` under jit, where all rows are one loop.
+    """
+    asked, split = config.rollout.parallel, mesh.shape["tensor"] > 1
+    picked = asked if asked != "auto" else "jit" if split else "pmap"
+    if picked == "jit" and config.rollout.at_once:
+        raise ValueError(
+            f"rollout.at_once={config.rollout.at_once} needs rollouts under pmap; "
+            f"rollout.parallel={asked!r} with tensor={mesh.shape['tensor']} runs them "
+            "under jit, all rows in one loop: use at_once=0, or parallel='pmap' where "
+            "one device holds the student"
+        )
+    return picked
 
 
 def chunk_tokens(config, columns: int) -> int:

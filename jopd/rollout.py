@@ -7,8 +7,9 @@ models that need several devices. Both give the same tokens: randomness belongs 
 row.
 
 Cache slots and positions are independent. Prompts of different lengths are padded on
-the right to P slots, response token j of every row goes to slot P + j, and positions
-say where a token really stands; so all rows write to one slot and no row is ever moved.
+the right to P slots, what draw number j of the loop gave goes to slot P + j (around a
+ring, when rows that came later are still drawn), and positions say where a token really
+stands; so all rows write to one slot and no row is ever moved.
 """
 
 import functools
@@ -48,10 +49,13 @@ class Request(NamedTuple):
 class Loop(NamedTuple):
     """Carry of the decode loop: ``step`` draws are done, ``count_B`` of each row count.
 
-    A row that is done has ended or reached its limit; one that is finished has ended.
+    ``start_B`` draws were done when a row came. Draw j is column j mod L of the two
+    records. A row that is done has ended or reached its limit; one that is finished has
+    ended.
     """
 
     step: jax.Array
+    start_B: jax.Array
     cache: decoder.KV
     token_B: jax.Array
     count_B: jax.Array
@@ -148,6 +152,46 @@ def begin(
     return drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
 
 
+def enter(
+    params,
+    asked: Request,
+    key: jax.Array,
+    loop: Loop,
+    coming: Request,
+    place_R: jax.Array,
+    *,
+    model: decoder.Decoder,
+    stop_ids: tuple[int, ...],
+    vocabulary: int,
+    filters: sampling.Filter = PLAIN,
+    copies: int = 1,
+) -> tuple[Request, Loop]:
+    """Puts other rows in the places of some: reads them and draws their first token.
+
+    Args:
+      coming: rows with given tokens as wide as those of ``asked``.
+      place_R: i32, which row each replaces; one past the last for none.
+
+    Else as ``generate``. The records of a replaced row are gone: keep them before.
+    """
+    drawer = _drawer(params, coming, key, stop_ids, vocabulary, filters)
+    kv, hidden_RD = _prefill(model, params, coming, 0, copies)
+    fresh = _start(coming, kv, loop.tokens_BL.shape[1], stop_ids)
+    # As if they had always been there: their first draw is the loop's latest.
+    late_R = jnp.full_like(place_R, loop.step - 1)
+    fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden_RD)
+    width = coming.tokens_BP.shape[1]
+    cache = decoder.KV(
+        k=loop.cache.k.at[:, place_R, :, :, :width].set(kv.k, mode="drop"),
+        v=loop.cache.v.at[:, place_R, :, :width].set(kv.v, mode="drop"),
+    )
+    put = lambda old, new: old.at[place_R].set(new, mode="drop")
+    bare = lambda loop: loop._replace(step=None, cache=None)
+    merged = jax.tree.map(put, bare(loop), bare(fresh))
+    rows = jax.tree.map(put, asked, coming)
+    return rows, merged._replace(step=loop.step, cache=cache)
+
+
 def advance(
     params,
     asked: Request,
@@ -160,10 +204,10 @@ def advance(
     vocabulary: int,
     filters: sampling.Filter = PLAIN,
 ) -> Loop:
-    """Draws until ``until`` tokens of a row are drawn or every row has ended.
+    """Draws until ``until`` draws are done or every row has ended.
 
-    ``until`` must not exceed the room in the cache. Else as ``generate``, whose second
-    part it is.
+    Past the room in the cache the oldest slots are written again, so there must be room
+    for the longest row. Else as ``generate``, whose second part it is.
     """
     drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
 
@@ -200,6 +244,7 @@ def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> Loop:
     complete_B = (asked.length_B > asked.prompt_length_B) & _is_stop(last_B, stop_ids)
     return Loop(
         step=jnp.int32(0),
+        start_B=jnp.zeros(rows, jnp.int32),
         cache=cache,
         token_B=jnp.zeros(rows, jnp.int32),
         count_B=jnp.zeros(rows, jnp.int32),
@@ -226,53 +271,62 @@ def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
             head_VD.astype(hidden_BD.dtype),
             preferred_element_type=jnp.float32,
         )
-        uniform_B = sampling.row_uniforms(keys_B, loop.step)
+        uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
         token_B, logp_B = sampling.draw(uniform_B, logits_BV, filters)
         live_B = ~loop.done_B
         count_B = loop.count_B + live_B
         stopped_B = live_B & _is_stop(token_B, stop_ids)
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        token_B = jnp.where(live_B, token_B, 0)
         return loop._replace(
             step=loop.step + 1,
-            token_B=jnp.where(live_B, token_B, 0),
+            token_B=token_B,
             count_B=count_B,
             done_B=loop.done_B | stopped_B | (count_B >= asked.limit_B),
             finished_B=loop.finished_B | stopped_B,
-            tokens_BL=put(
-                loop.tokens_BL, jnp.where(live_B, token_B, 0)[:, None], loop.step
-            ),
-            logp_BL=put(
-                loop.logp_BL, jnp.where(live_B, logp_B, 0.0)[:, None], loop.step
-            ),
+            tokens_BL=_record(loop.tokens_BL, token_B, loop.step, live_B),
+            logp_BL=_record(loop.logp_BL, logp_B, loop.step, live_B),
         )
 
     return draw
 
 
+def _record(old_BL: jax.Array, new_B: jax.Array, step, live_B) -> jax.Array:
+    """Column ``step``, around; rows that are done keep what they wrote there."""
+    column = step % old_BL.shape[1]
+    kept_B1 = jax.lax.dynamic_slice_in_dim(old_BL, column, 1, axis=1)
+    new_B1 = jnp.where(live_B[:, None], new_B[:, None], kept_B1)
+    return jax.lax.dynamic_update_slice_in_dim(old_BL, new_B1, column, axis=1)
+
+
 def _feed(model, params, asked: Request, loop: Loop):
     """Feeds the last drawn token of every row; the cache and its hidden state."""
     width = asked.tokens_BP.shape[1]
-    drawn = loop.step - 1  # the token being fed is response token number ``drawn``
-    slots_S = jnp.arange(loop.cache.v.shape[3])[None]
+    room = loop.cache.v.shape[3] - width
+    newest = loop.step - 1  # the draw whose token is being fed
+    number_B = (newest - loop.start_B)[:, None]  # which token of its row that is
+    slots_S = jnp.arange(width + room)[None]
+    age_S = (newest - (slots_S - width)) % room
+    number_BS = number_B - age_S  # of the token in a slot; negative: not this row's
     given_BS = slots_S < asked.length_B[:, None]
-    answered_S = (slots_S >= width) & (slots_S < width + drawn)
-    positions_BS = jnp.where(
-        slots_S < width, slots_S, slots_S - width + asked.length_B[:, None]
-    )
+    answered_BS = (age_S > 0) & (number_BS >= 0)
     hidden_B1D, kv = model.apply(
         {"params": params},
         loop.token_B[:, None],
-        (asked.length_B + drawn)[:, None],
+        asked.length_B[:, None] + number_B,
         jnp.ones_like(loop.token_B, bool)[:, None],
         loop.cache,
-        positions_BS,
-        jnp.where(slots_S < width, given_BS, answered_S),
+        jnp.where(slots_S < width, slots_S, number_BS + asked.length_B[:, None]),
+        jnp.where(slots_S < width, given_BS, answered_BS),
     )
-    return decoder.write(loop.cache, kv, width + drawn), hidden_B1D[:, 0]
+    return decoder.write(loop.cache, kv, width + newest % room), hidden_B1D[:, 0]
 
 
 def join(asked: Request, loop: Loop) -> Rollout:
-    """Joins given and drawn tokens to rows ``prompt | response | padding``."""
+    """Joins given and drawn tokens to rows ``prompt | response | padding``.
+
+    Of the loop only ``count_B``, ``finished_B`` and the records are read, whose first
+    column must be the first draw of every row.
+    """
     rows, width = asked.tokens_BP.shape
     total = width + loop.tokens_BL.shape[1]
     place_T = jnp.arange(total)[None]

@@ -120,8 +120,14 @@ def make_generate(
         return lambda params, asked, key: compiled(
             params, jax.device_put(asked, rows), key
         )
-    if 0 < c.block_tokens < settings["max_new_tokens"]:
-        mapped = engine.in_blocks(block=c.block_tokens, devices=devices, **settings)
+    longest = settings["max_new_tokens"]
+    if c.at_once or 0 < c.block_tokens < longest:
+        mapped = engine.in_blocks(
+            block=min(c.block_tokens or longest, longest),
+            devices=devices,
+            at_once=-(-c.at_once // copies) * copies,
+            **settings,
+        )
     else:
         mapped = rollout.data_parallel(bound, devices)
     whole = sharding.replicated(experiment.mesh)

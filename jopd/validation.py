@@ -53,6 +53,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     if config.eval.verifier not in ("auto", "none"):
         rewards.resolve(config.eval.verifier)
     _check_ranges(config)
+    _check_at_once(config.rollout)
     _check_patterns(config)
     _check_mix(config, terms)
     _check_prefix(config)
@@ -88,6 +89,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "rollout.temperature",
         "rollout.top_k",
         "rollout.block_tokens",
+        "rollout.at_once",
         "rollout.min_p",
         "eval.temperature",
         "eval.batch_rows",
@@ -176,6 +178,15 @@ def _check_mix(config: ConfigDict, terms) -> None:
                 f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
                 "gives none; set mix.gold above 0"
             )
+
+
+def _check_at_once(c: ConfigDict) -> None:
+    if c.at_once % c.group_size:
+        raise ValueError(
+            f"rollout.at_once={c.at_once} is not a multiple of "
+            f"rollout.group_size={c.group_size}; groups stay together, so use "
+            f"{-(-c.at_once // c.group_size) * c.group_size}, or 0 for all rows"
+        )
 
 
 def _check_prefix(config: ConfigDict) -> None:

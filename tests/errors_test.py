@@ -392,6 +392,14 @@ CASES = {
         ("'pages'", "rows"),
     ),
     "unknown generator": ({"rollout__parallel": "vmap"}, ("'vmap'", "pmap")),
+    "half a group at once": (
+        {"rollout__at_once": 3},
+        ("rollout.at_once=3", "rollout.group_size=2", "use 4"),
+    ),
+    "rows that wait under jit": (
+        {"rollout__at_once": 4, "rollout__parallel": "jit"},
+        ("rollout.at_once=4 needs rollouts under pmap", "at_once=0"),
+    ),
     "no steps": ({"steps": 0}, ("steps=0 must be at least 1",)),
     "no rows": ({"mix__student": 0.0}, ("mix.student and mix.gold are both 0",)),
     "top-p": ({"rollout__top_p": 0.0}, ("rollout.top_p=0.0 must be in (0, 1]",)),

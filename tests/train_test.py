@@ -473,6 +473,20 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     assert "check/sampler_gap_mean" in rows[0]
 
 
+def test_a_run_is_the_same_however_many_rows_are_drawn_at_once(models, tmp_path):
+    changes = {"rollout__prompts_per_step": 4, "rollout__block_tokens": 4}
+    found = []
+    for at_once in (0, 2):
+        place = tmp_path / str(at_once)
+        built = runs.config(models, **changes, rollout__at_once=at_once)
+        summary = train.run(built, place)
+        losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
+        found.append((summary["tokens_sampled"], losses))
+    (drawn, losses), (others, others_losses) = found
+    assert drawn == others
+    np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
 def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
     """Two runs of two and four updates are one of four, moving teachers included."""

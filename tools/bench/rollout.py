@@ -5,7 +5,8 @@
 
 One line for rows with lengths drawn evenly between ``--shortest`` and ``--new``, one
 for rows that all have the mean length, one for rows that all have the greatest; each in
-one loop and in blocks (``jopd.engine``). Nothing but the limit ends a row.
+one loop and in blocks (``jopd.engine``), and with ``--at-once`` in so many places that
+are filled again. Nothing but the limit ends a row.
 """
 
 import argparse
@@ -21,6 +22,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=1024)
     parser.add_argument("--shortest", type=int, default=64)
     parser.add_argument("--block", type=int, default=64)
+    parser.add_argument("--at-once", type=int, default=0, help="rows of a device")
+    parser.add_argument("--ways", nargs="+", help="of those in the table; empty: all")
     parser.add_argument("--repeats", type=int, default=2)
     return parser.parse_args()
 
@@ -44,12 +47,18 @@ def main() -> None:
         vocabulary=config.vocab_size,
         filters=rollout.PLAIN,
     )
+    blocks = functools.partial(
+        engine.in_blocks, block=args.block, devices=devices, **settings
+    )
     ways = {
         "one loop": rollout.data_parallel(
             functools.partial(rollout.generate, **settings), devices
         ),
-        "blocks": engine.in_blocks(block=args.block, devices=devices, **settings),
+        "blocks": blocks(),
     }
+    if args.at_once:
+        ways[f"blocks, {args.at_once} at once"] = blocks(at_once=args.at_once)
+    ways = {name: ways[name] for name in args.ways or ways}
     rng = np.random.default_rng(0)
     drawn_B = rng.integers(args.shortest, args.new + 1, args.rows).astype(np.int32)
     tokens_BP = rng.integers(0, config.vocab_size, (args.rows, args.prompt))
