@@ -34,6 +34,7 @@ def base_config() -> ConfigDict:
             "weights": "path",  # path, or the student: initial live ema snapshot gated
             "path": "demo:teacher",
             "dtype": "float32",
+            "quantize": "",  # int8: its layers' matrices in a quarter of the memory
             "rate": 0.05,  # ema: the student's share at every update
             "every_steps": 10,  # updates between two copies: snapshot; at least: gated
             # gated: the student is copied when its reward has risen and its responses

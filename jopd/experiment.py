@@ -20,7 +20,7 @@ from jopd import (
     validation,
 )
 from jopd import config as configs
-from jopd.models import decoder, hf
+from jopd.models import decoder, hf, quantize
 from jopd.objective import Term
 
 
@@ -211,6 +211,8 @@ def build(config, *, train: bool = True) -> Experiment:
         models[name] = decoder.Decoder(shape)
         if itself or known[name].weights in ("path", "initial"):
             _, params = hf.load(path, dtype="float32")
+            if not itself and known[name].quantize:
+                models[name], params = _in_int8(models[name], params)
             params = _cast(params, "float32" if itself else dtype)
             loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
     return Experiment(
@@ -268,8 +270,19 @@ def used_teachers(config, terms) -> dict[str, teachers.Teacher]:
     return {name: known[name] for name in known if name in names}
 
 
+def _in_int8(model: decoder.Decoder, params):
+    shape, params = quantize.int8(model.config, params)
+    return decoder.Decoder(shape), params
+
+
 def _cast(params, dtype: str):
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+    """Integers stay what they are, and so do their scales."""
+    keeps = lambda path, x: (
+        x.dtype == np.int8 or jax.tree_util.keystr(path).endswith("_scale']")
+    )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if keeps(path, x) else x.astype(dtype), params
+    )
 
 
 def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
@@ -347,4 +360,5 @@ def _size(params) -> str:
 
 
 def _describe(shape: decoder.DecoderConfig) -> str:
-    return f"{shape.layers} layers x {shape.width}, {shape.dtype}"
+    eight = ", matrices int8" if shape.int8 else ""
+    return f"{shape.layers} layers x {shape.width}, {shape.dtype}{eight}"

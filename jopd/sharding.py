@@ -21,7 +21,7 @@ RULES: tuple[tuple[str, tuple], ...] = (
     (r"^(embed|head)$", ("tensor", "fsdp")),
     (r"^layers/(q|k|v|gate|up)$", (None, "fsdp", "tensor")),
     (r"^layers/(o|down)$", (None, "tensor", "fsdp")),
-    (r"^layers/(q|k|v)_bias$", (None, "tensor")),
+    (r"^layers/((q|k|v)_bias|(q|k|v|gate|up)_scale)$", (None, "tensor")),
     (r"", ()),
 )
 

@@ -43,6 +43,7 @@ class Teacher(NamedTuple):
       weights: one of ``WEIGHTS``.
       path: of the model directory, for ``path`` only.
       dtype: of compute.
+      quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
       rate: the student's share in an ``ema`` update, in (0, 1].
       every_steps: updates between two copies of a ``snapshot``; of a ``gated`` one, the
         fewest.
@@ -57,6 +58,7 @@ class Teacher(NamedTuple):
     weights: str = "path"
     path: str = ""
     dtype: str = "float32"
+    quantize: str = ""
     rate: float = 0.05
     every_steps: int = 10
     reward_rate: float = 0.1
@@ -82,6 +84,16 @@ def check(name: str, teacher: Teacher) -> None:
         raise ValueError(
             f"a term compares with {name!r}, but {name}.path is empty; name a model, "
             f"or set {name}.weights to initial, live, ema or snapshot"
+        )
+    if teacher.quantize not in ("", "int8"):
+        raise ValueError(
+            f"{name}.quantize={teacher.quantize!r} is unknown; use 'int8', or '' for "
+            "none"
+        )
+    if teacher.quantize and teacher.weights != "path":
+        raise ValueError(
+            f"{name}.quantize={teacher.quantize!r} is for models of their own that "
+            f"never change; {name}.weights={teacher.weights!r} is made of the student"
         )
     if teacher.weights == "ema" and not 0 < teacher.rate <= 1:
         raise ValueError(f"{name}.rate={teacher.rate} must be in (0, 1]")

@@ -392,6 +392,14 @@ CASES = {
         ("'pages'", "rows"),
     ),
     "unknown generator": ({"rollout__parallel": "vmap"}, ("'vmap'", "pmap")),
+    "unknown quantisation": (
+        {"teacher__quantize": "int4"},
+        ("teacher.quantize='int4'", "'int8'"),
+    ),
+    "quantised weights that move": (
+        with_self(weights="ema", quantize="int8"),
+        ("self.quantize='int8'", "self.weights='ema'"),
+    ),
     "half a group at once": (
         {"rollout__at_once": 3},
         ("rollout.at_once=3", "rollout.group_size=2", "use 4"),

@@ -24,6 +24,7 @@ LAYERS = (
     {
         "models.decoder",
         "models.hf",
+        "models.quantize",
         "models",
         "sharding",
         "rollout",

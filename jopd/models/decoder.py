@@ -38,6 +38,7 @@ class DecoderConfig:
       sliding_window: number of positions a query sees, itself included; 0 is all.
       sliding_layers: for each layer whether it has the window; ``()`` means all have.
       dtype: of compute and activations; norms, rope and softmax are always float32.
+      int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
       remat: recompute each layer in the backward pass, keeping only its input.
     """
 
@@ -60,6 +61,7 @@ class DecoderConfig:
     sliding_layers: tuple[bool, ...] = ()
     activation: str = "silu"
     dtype: str = "float32"
+    int8: bool = False
     remat: bool = False
 
     def __post_init__(self):
@@ -237,6 +239,9 @@ class Layer(nn.Module):
         # As one matrix of rows: XLA's CPU backend is a third slower on gradients of a
         # product with two batch dimensions. Elsewhere it makes no difference.
         y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+        if self.config.int8:
+            scale = self.param(f"{name}_scale", nn.initializers.ones, (out,))
+            y *= scale.astype(x.dtype)[None]
         if bias:
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (out,))
             y += bias.astype(x.dtype)[None]
@@ -353,8 +358,12 @@ def head(params: Mapping) -> jax.Array:
 
 
 def count(params: Mapping) -> int:
-    """Number of parameters; a tied head counts once."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    """Number of parameters; a tied head counts once, scales of int8 do not."""
+    return sum(
+        math.prod(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if not path[-1].key.endswith("_scale")
+    )
 
 
 def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None) -> KV:
