@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd import collect, console, metrics, sharding, step, teachers, workdir
+from jopd import collect, console, control, metrics, sharding, step, teachers, workdir
 from jopd import config as configs
 from jopd.checkpoint import Checkpointer
 from jopd.experiment import Experiment
@@ -18,7 +18,7 @@ class Run(NamedTuple):
 
     ``held`` is what a checkpoint stores: train state, replay buffer and the teachers
     that move. ``record`` is what travels with it as JSON: numbers that a resumed run
-    could not know.
+    could not know. ``compiled`` counts the programs of this process.
     """
 
     directory: Path
@@ -28,9 +28,10 @@ class Run(NamedTuple):
     record: dict
     saver: Checkpointer
     writer: metrics.Writers
+    compiled: control.CompileCounter
 
 
-def open_run(e: Experiment, directory: Path) -> Run:
+def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -> Run:
     """Stages bound, newest checkpoint restored, logs cut to where it stands."""
     c = e.config
     learning_rate, transform = configs.build_optimizer(c)
@@ -73,7 +74,7 @@ def open_run(e: Experiment, directory: Path) -> Run:
         wandb=c.log.wandb_project or None,
     )
     stages = build_stages(e, transform)
-    return Run(directory, stages, learning_rate, held, record, saver, writer)
+    return Run(directory, stages, learning_rate, held, record, saver, writer, compiled)
 
 
 def first_state(e: Experiment, transform) -> step.TrainState:

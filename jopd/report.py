@@ -90,6 +90,7 @@ CHARTS = (
         ),
     ),
     Chart("Time per step", "s", (("speed/seconds_*", "*"),)),
+    Chart("Programs compiled", "", (("speed/compilations", "since the start"),)),
 )
 _INK = "#010203"  # stands for the text colour of the page; replaced in _svg
 # Readable on white and on near-black alike.

@@ -64,7 +64,7 @@ def run(config, directory) -> dict:
         console.startup(experiments.summary_rows(e))
         for note in e.notes:
             console.warn(note)
-        run = open_run(e, directory)
+        run = open_run(e, directory, compiled)
         try:
             reached = loop(e, run, began, interrupt)
         finally:
@@ -72,7 +72,7 @@ def run(config, directory) -> dict:
         if reached < config.steps:
             console.say(f"stopped at step {reached}; the same command continues")
             return {"interrupted": reached}
-        return finish(e, run, began, compiled.count)
+        return finish(e, run, began)
 
 
 def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
@@ -163,6 +163,7 @@ def log_step(
     logged["speed/seconds_step"] = seconds
     logged["speed/tokens_per_second"] = tokens_in(update.got.batch) / seconds
     logged["speed/sampled_per_second"] = update.sampled / seconds
+    logged["speed/compilations"] = run.compiled.count
 
 
 def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
@@ -185,9 +186,7 @@ def _due(every: int, at: int, last: int | None = None) -> bool:
     return (bool(every) and at % every == 0) or at == last
 
 
-def finish(
-    e: experiments.Experiment, run: Run, began: float, compilations: int
-) -> dict:
+def finish(e: experiments.Experiment, run: Run, began: float) -> dict:
     """Evaluates, exports, writes summary and report, and shows the table."""
     c, directory, record = e.config, run.directory, run.record
     after = measure(e, run, c.steps, "after")
@@ -197,7 +196,7 @@ def finish(
         "steps": c.steps,
         "wall_seconds": record["wall_seconds"],
         "seconds_to_first_step": record.get("seconds_to_first_step"),
-        "compilations": compilations,
+        "compilations": run.compiled.count,
         "tokens_sampled": record["tokens_sampled"],
         "teacher_tokens": record["teacher_tokens"],
         "config_name": c.name,

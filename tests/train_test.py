@@ -187,6 +187,15 @@ def test_nothing_compiles_for_a_packing_that_was_seen(finished):
     assert summary["compilations"] >= sum(count for _, count in seen) > 0
 
 
+def test_programs_are_counted_step_by_step(finished):
+    directory, _, summary, seen = finished
+    logged = [
+        row["speed/compilations"] for row in runs.rows(directory / "metrics.jsonl")
+    ]
+    assert logged == sorted(logged) and logged[-1] <= summary["compilations"]
+    assert logged[-1] - logged[0] >= sum(count for _, count in seen[1:])
+
+
 def test_running_again_does_not_train_and_repeats_the_summary(finished, tmp_path):
     directory, config, summary, _ = finished
     again = tmp_path / "run"
