@@ -1644,6 +1644,38 @@ MUTATIONS = [
         "new_B[:, None]",
         "engine_test.py",
     ),
+    Mutation(
+        "int8",
+        "one scale for a whole matrix",
+        "models/quantize.py",
+        "np.abs(whole).max(axis=1) / 127.0",
+        "np.abs(whole).max(axis=(1, 2))[:, None].repeat(whole.shape[2], 1) / 127.0",
+        "quantize_test.py",
+    ),
+    Mutation(
+        "int8",
+        "cut, not rounded",
+        "models/quantize.py",
+        "np.rint(whole / steps)",
+        "np.trunc(whole / steps)",
+        "quantize_test.py",
+    ),
+    Mutation(
+        "Layer.linear",
+        "scales are not applied",
+        "models/decoder.py",
+        "y *= scale.astype(x.dtype)[None]",
+        "y *= 1 + 0 * scale.astype(x.dtype)[None]",
+        "quantize_test.py",
+    ),
+    Mutation(
+        "_cast",
+        "scales in the compute type",
+        "experiment.py",
+        """endswith("_scale']")""",
+        """endswith("_steps']")""",
+        "quantize_test.py",
+    ),
     *_rows(
         "engine",
         (
