@@ -206,23 +206,36 @@ def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:
     return batch._replace(serves={name: rows[ids] for name, rows in served.items()})
 
 
-def with_packing(batch: Batch, widths: tuple[int, ...], shards: int) -> Batch:
-    """Adds how every model may read the rows side by side; rows without a mask not."""
+def with_packing(
+    batch: Batch, widths: tuple[int, ...], shards: int, accumulate: int = 1
+) -> Batch:
+    """Adds how every model may read the rows side by side; rows without a mask not.
+
+    Micro-batches are packed each for itself, as if each were a device's rows: those
+    that ``step.split_rows`` makes of the batch, packings included.
+    """
     rollout, found = batch.rollout, {}
+    parts = shards * accumulate
+    # Row j * accumulate + g of a device is row j of its micro-batch g.
+    apart = lambda x_B: (
+        np.asarray(x_B).reshape(shards, -1, accumulate).swapaxes(1, 2).ravel()
+    )
     needed_B = np.asarray(batch.mask_BT).any(axis=1)
     length_B = np.where(needed_B, rollout.length_B, 0)
     columns = rollout.tokens_BT.shape[1]
-    found[""] = packing.plan(length_B, columns=columns, widths=widths, shards=shards)
+    found[""] = packing.plan(
+        apart(length_B), columns=columns, widths=widths, shards=parts
+    )
     for name, (prompt_BP, prompt_length_B) in batch.prompts.items():
         shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
         total = prompt_BP.shape[1] + columns
         found[name] = packing.plan(
-            np.where(needed_B, length_B + shift_B, 0),
+            apart(np.where(needed_B, length_B + shift_B, 0)),
             columns=total,
             widths=(total,),
-            shift_B=shift_B,
+            shift_B=apart(shift_B),
             places=columns,
-            shards=shards,
+            shards=parts,
         )
     packed = {name: plan for name, plan in found.items() if plan is not None}
     return batch._replace(packing=packed)

@@ -172,7 +172,7 @@ def base_config() -> ConfigDict:
         {
             "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
             "temperature": 1.0,  # of the distributions in the loss, all models alike
-            "packing": True,  # rows side by side, padding unread; not with accumulate
+            "packing": True,  # rows side by side, padding unread
             "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
             "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
             # 128 tokens at least), 256 elsewhere

@@ -59,8 +59,8 @@ class Experiment(NamedTuple):
 
     @property
     def packed(self) -> bool:
-        """Whether updates read their rows side by side; micro-batches stay rows."""
-        return self.config.objective.packing and self.config.optimizer.accumulate == 1
+        """Whether updates read their rows side by side."""
+        return self.config.objective.packing
 
 
 def pick_generator(config, mesh) -> str:

@@ -331,12 +331,15 @@ def place_rows(
     """
     rows = sharding.rows(experiment.mesh)
     shards = experiment.shape.shards
+    accumulate = experiment.config.optimizer.accumulate
 
     def place(batch):
         batch = collect.with_prompts(batch, own_prompts or {})
         batch = collect.with_serves(batch, served or {})
         if packed:
-            batch = collect.with_packing(batch, experiment.length_buckets, shards)
+            batch = collect.with_packing(
+                batch, experiment.length_buckets, shards, accumulate
+            )
         return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)
 
     return place

@@ -1,5 +1,7 @@
 """Rows read side by side: where tokens go, and that no model sees the difference."""
 
+import functools
+
 import context_test
 import jax
 import jax.numpy as jnp
@@ -133,21 +135,42 @@ def test_states_and_gradients_are_those_of_the_rows_alone(params, low, high, sha
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(b)) + 1))
 
 
-def test_a_model_with_its_own_prompt_is_packed_apart():
+@pytest.mark.parametrize("shards, accumulate", [(1, 2), (2, 2), (1, 4)])
+def test_micro_batches_are_packed_each_for_itself(params, shards, accumulate):
+    plain = batch(lengths(2, 6))
+    packed = collect.with_packing(plain, WIDTHS, shards, accumulate)
+    bins = packed.packing[""].segment_SRW
+    assert len(bins) == shards * accumulate
+    assert bins.shape[1] * bins.shape[2] < ROWS * COLUMNS / len(bins)
+    before_BT = np.roll(plain.mask_BT, -1, axis=1)
+    split = step.split_rows(packed, accumulate)
+    states = [
+        hidden(params, jax.tree.map(lambda x, g=group: x[g], split))
+        for group in range(accumulate)
+    ]
+    got = step.join_rows(np.stack(states))
+    np.testing.assert_allclose(
+        got[before_BT], np.asarray(hidden(params, plain))[before_BT], atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_model_with_its_own_prompt_is_packed_apart(accumulate):
     own = {"teacher": context_test.dataset(context_test.OWN)}
     plain = collect.with_prompts(context_test.batch(), own)
     rows = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), plain)
-    packed = collect.with_packing(rows, (4, 8), 1)
+    packed = collect.with_packing(rows, (4, 8), 1, accumulate)
     assert set(packed.packing) == {"", "teacher"}
     before_BT = np.roll(np.asarray(rows.mask_BT), -1, axis=1)
     for name in ("student", "teacher"):
-        states = [
-            step.hidden_states(context_test.MODEL, context_test.PARAMS, held, name)
-            for held in (packed, rows)
-        ]
-        assert states[0].shape == states[1].shape
+        read = functools.partial(
+            step.hidden_states, context_test.MODEL, context_test.PARAMS, name=name
+        )
+        got = step.join_rows(jax.lax.map(read, step.split_rows(packed, accumulate)))
+        want = read(rows)
+        assert got.shape == want.shape
         np.testing.assert_allclose(
-            *(np.asarray(x)[before_BT] for x in states), atol=2e-6
+            *(np.asarray(x)[before_BT] for x in (got, want)), atol=2e-6
         )
 
 

@@ -10,7 +10,16 @@ import optax
 import pytest
 
 import tiny
-from jopd import objective, optimizer, sampling, sharding, signals, step, weights
+from jopd import (
+    collect,
+    objective,
+    optimizer,
+    sampling,
+    sharding,
+    signals,
+    step,
+    weights,
+)
 from jopd.models import decoder
 from jopd.objective import Term
 
@@ -94,6 +103,22 @@ def test_micro_batches_give_the_same_update(whole):
     mask_BT = np.asarray(fresh()[2].mask_BT)
     for name, part_BT in parts.items():
         same(part_BT[mask_BT], whole[2][name][mask_BT], 1e-5)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_packed_rows_give_the_same_update(whole, shards):
+    state, frozen, batch = fresh()
+    columns = batch.rollout.tokens_BT.shape[1]
+    batch = collect.with_packing(jax.device_get(batch), (columns,), shards)
+    assert batch.packing, "side by side there is less to read"
+    held = (state, frozen, batch)
+    if shards > 1:
+        held, shape = on_mesh(held, sharding.make_mesh(1, shards, 1))
+    else:
+        shape = SHAPE
+    got = one_step(held, 1, shape)
+    same(got[1], whole[1], 1e-5)
+    same(got[0].params, whole[0].params, 1e-5)
 
 
 @pytest.mark.parametrize(

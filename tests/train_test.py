@@ -482,12 +482,16 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     assert "check/sampler_gap_mean" in rows[0]
 
 
-def test_a_run_is_the_same_however_many_rows_are_drawn_at_once(models, tmp_path):
-    changes = {"rollout__prompts_per_step": 4, "rollout__block_tokens": 4}
+@pytest.mark.parametrize(
+    "change", [{"rollout__at_once": 2}, {"optimizer__accumulate": 2}], ids=str
+)
+def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
+    """Rows drawn a few at a time; micro-batches, each packed for itself."""
+    changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 4}
     found = []
-    for at_once in (0, 2):
-        place = tmp_path / str(at_once)
-        built = runs.config(models, **changes, rollout__at_once=at_once)
+    for name, more in (("whole", {}), ("cut", change)):
+        place = tmp_path / name
+        built = runs.config(models, **changes, **more)
         summary = train.run(built, place)
         losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
         found.append((summary["tokens_sampled"], losses))

@@ -1645,6 +1645,14 @@ MUTATIONS = [
         "engine_test.py",
     ),
     Mutation(
+        "with_packing",
+        "micro-batches packed as if they lay one after the other",
+        "collect.py",
+        "reshape(shards, -1, accumulate).swapaxes(1, 2).ravel()",
+        "ravel()",
+        "packing_test.py",
+    ),
+    Mutation(
         "int8",
         "one scale for a whole matrix",
         "models/quantize.py",
