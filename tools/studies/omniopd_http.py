@@ -1,0 +1,45 @@
+"""OmniOPD with the teacher in this process and behind a server."""
+
+TITLE = "OmniOPD: a local teacher and the same one behind HTTP"
+ABOUT = """
+`configs/omniopd.py` for 20 updates of 8 rollouts, audited by the bundled teacher, once
+in the run and once as text from a real server (transformers 5.23.0) on this machine:
+
+    cp -r jopd/assets/teacher out/teacher
+    echo '{"do_sample": true, "eos_token_id": 1, "pad_token_id": 0}' \\
+        > out/teacher/generation_config.json
+    HF_HUB_CACHE=out/empty HF_HUB_OFFLINE=1 \\
+        transformers serve out/teacher --device=cpu --port=8123
+
+It answers one sample per request, 192 requests per update here. Both teachers draw
+their own samples, so runs agree on average only.
+"""
+SEEDS = (0, 1, 2)
+COMMON = {
+    "steps": 20,
+    "rollout.prompts_per_step": 2,
+    "optimizer.warmup_steps": 5,
+    "checkpoint.every_steps": 0,
+    "export.enabled": False,
+}
+HTTP = {
+    "audit.teacher": "http",
+    "remote.url": "http://127.0.0.1:8123/v1",
+    "remote.model": "out/teacher",
+    "remote.per_request": 1,
+}
+ARMS = {
+    "local": {"config": "omniopd", "overrides": {}},
+    "over HTTP": {"config": "omniopd", "overrides": HTTP},
+}
+METRICS = {
+    "accuracy": "accuracy, %",
+    "avg_at_k": "avg@4, %",
+    "reverse_kl": "reverse KL",
+    "mean audit/similarity": "similarity",
+    "mean audit/chunks": "chunks",
+    "max audit/dropped": "dropped, most",
+    "mean teacher/completion_tokens": "teacher tokens written",
+    "mean speed/seconds_audit": "seconds of audit",
+    "wall_seconds": "seconds",
+}
