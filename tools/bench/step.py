@@ -5,7 +5,9 @@
 The run is ``jopd.main``'s own: sampling, scoring by the teacher, exact reverse KL,
 AdamW with its gradient clipped, metrics written. Prompts are ``--prompt`` tokens each
 and all different; no row ends early unless ``--stop-share`` is given. The last line
-printed is JSON; ``tools/bench/race.py`` compares it with others.
+printed is JSON; ``tools/bench/race.py`` compares it with others. Its ``limit_seconds``
+is what the products of an update would take at the rate of a large float32 product on
+this machine, everything else for nothing.
 """
 
 import argparse
@@ -114,6 +116,40 @@ def make_config(args, folder: Path):
     return c
 
 
+def products(args, tokens: float) -> float:
+    """Multiplications and additions of one update with ``tokens`` new ones."""
+
+    def model(shape: str) -> tuple[int, int]:  # per token: layers, head
+        layers, width, heads, kv_heads, head_dim, ffn = map(int, shape.split(","))
+        mixing = width * head_dim * (2 * heads + 2 * kv_heads)
+        looks = 2 * heads * head_dim * (args.prompt + args.new) // 2  # half on average
+        return 2 * layers * (mixing + looks + 3 * width * ffn), 2 * width * args.vocab
+
+    layers, head = model(args.student)
+    teacher_layers, teacher_head = model(args.teacher)
+    read = tokens + args.batch * args.prompt
+    sampled = read * layers + tokens * head
+    scored = read * teacher_layers + tokens * teacher_head
+    passes = 3 + args.remat  # forward, twice as much backward, forward again
+    return sampled + scored + passes * read * layers + 3 * tokens * head
+
+
+def product_rate() -> float:
+    """FLOP/s of a float32 product of 2,048 x 2,048 x 2,048, the best of some."""
+    import jax
+    import jax.numpy as jnp
+
+    side, best = 2048, float("inf")
+    a = jnp.ones((side, side))
+    multiply = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(multiply(a))
+    for _ in range(8):
+        began = time.perf_counter()
+        jax.block_until_ready(multiply(a))
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
 def main() -> None:
     args = parse_arguments()
     began = time.perf_counter()
@@ -138,6 +174,7 @@ def main() -> None:
     middle = lambda key: statistics.median(row[key] for row in rows)
     seconds, collect = middle("speed/seconds_step"), middle("speed/seconds_collect")
     tokens = middle("length/mean") * args.batch
+    flops, rate = products(args, tokens), product_rate()
     found = {
         "peer": "jopd",
         **vars(args),
@@ -148,6 +185,10 @@ def main() -> None:
         "train_seconds": round(seconds - collect, 4),
         "tokens_per_second": round(tokens / seconds, 1),
         "generate_tokens_per_second": round(tokens / collect, 1),
+        "gflop": round(flops / 1e9, 2),
+        "gflops_of_a_product": round(rate / 1e9, 1),
+        "limit_seconds": round(flops / rate, 4),
+        "share_of_limit": round(flops / rate / seconds, 3),
         "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "import_seconds": round(imported, 2),
         "seconds_to_first_step": summary["seconds_to_first_step"],
