@@ -11,8 +11,7 @@ from jopd import (
     console,
     control,
     diagnostics,
-    inputs,
-    report,
+    ending,
     teachers,
     validation,
     workdir,
@@ -20,7 +19,6 @@ from jopd import (
 from jopd import config as configs
 from jopd import experiment as experiments
 from jopd.held import Run, open_run, save
-from jopd.models import hf
 from jopd.observe import (
     check_sampler,
     describe,
@@ -72,7 +70,7 @@ def run(config, directory) -> dict:
         if reached < config.steps:
             console.say(f"stopped at step {reached}; the same command continues")
             return {"interrupted": reached}
-        return finish(e, run, began)
+        return ending.finish(e, run)
 
 
 def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
@@ -184,38 +182,3 @@ def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
 def _due(every: int, at: int, last: int | None = None) -> bool:
     """Whether ``at`` is one of every ``every`` steps (0: never) or the last one."""
     return (bool(every) and at % every == 0) or at == last
-
-
-def finish(e: experiments.Experiment, run: Run, began: float) -> dict:
-    """Evaluates, exports, writes summary and report, and shows the table."""
-    c, directory, record = e.config, run.directory, run.record
-    after = measure(e, run, c.steps, "after")
-    summary = {
-        "before": record["before"],
-        "after": after,
-        "steps": c.steps,
-        "wall_seconds": record["wall_seconds"],
-        "seconds_to_first_step": record.get("seconds_to_first_step"),
-        "compilations": run.compiled.count,
-        "tokens_sampled": record["tokens_sampled"],
-        "teacher_tokens": record["teacher_tokens"],
-        "config_name": c.name,
-        "seed": c.seed,
-        "versions": workdir.versions(),
-        "git_commit": workdir.git_commit(),
-    }
-    left = [directory / "summary.json", directory / "metrics.jsonl"]
-    workdir.write_json(left[0], summary)
-    run.writer.close()
-    run.saver.close()
-    if c.export.enabled:
-        hf.save(
-            directory / "export",
-            e.models["student"].config,
-            run.held["train"].params,
-            source=inputs.model_path(c.student.path),
-        )
-        left.append(directory / "export")
-    left.append(report.write_report(directory))
-    console.before_after(summary["before"], after, left)
-    return summary

@@ -68,6 +68,7 @@ LAYERS = (
         "control",
         "held",
         "observe",
+        "ending",
         "train",
     },
     {"main", "generate"},
