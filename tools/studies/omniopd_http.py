@@ -14,7 +14,7 @@ in the run and once as text from a real server (transformers 5.23.0) on this mac
 It answers one sample per request, 192 requests per update here. Both teachers draw
 their own samples, so runs agree on average only.
 """
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 COMMON = {
     "steps": 20,
     "rollout.prompts_per_step": 2,
