@@ -101,7 +101,7 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, tmp_path):
         "ARMS = {'A': {'config': 'opd'},\n"
         "        'B': {'config': 'gkd', 'seeds': (3,)}}\n"
         "METRICS = {'reverse_kl': 'KL', 'tokens_sampled': 'tokens'}\n"
-        "CURVES, BEST = {'loss': 'loss'}, '-reverse_kl'\n"
+        "CURVES, BEST, START = {'loss': 'loss'}, '-reverse_kl', 'A'\n"
     )
     words = [
         sys.executable,
@@ -130,6 +130,12 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, tmp_path):
     ]
     assert len(kls) == 2
     assert f"| A | 2 | {study.shown(kls, 'reverse_kl')} |" in page
+    befores = [
+        json.loads(path.read_text())["before"]["reverse_kl"]
+        for path in sorted((tmp_path / "runs" / "A").glob("seed[01]-lr*/summary.json"))
+    ]
+    line = f"| student before | 2 | {study.shown(befores, 'reverse_kl')} | – |"
+    assert line in page and page.index(line) < page.index("| A | 2 |")
     assert "| B | 1 |" in page and "±" not in page.split("| B | 1 |")[1].split("\n")[0]
     assert page.count("**") == 4, "one best rate for each arm"
     assert (tmp_path / "page.png").stat().st_size > 5_000

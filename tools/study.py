@@ -16,6 +16,7 @@ A study is a Python file with
                    ``before``) or of the summary itself; or "mean x", "max x", "min x",
                    "last x" of key x over the updates in metrics.jsonl
     CURVES         metrics.jsonl keys to plot, with their labels
+    START          arm whose student, before training, is the first line; may be missing
     BEST           key of ``after`` that tuning maximises ("-reverse_kl" minimises)
     FOUND          what was seen, written by hand after the runs; may be missing
 
@@ -61,6 +62,7 @@ class Study(NamedTuple):
     metrics: dict[str, str]
     curves: dict[str, str]
     best: str
+    start: str
     found: str
 
 
@@ -77,6 +79,7 @@ def load(path: str) -> Study:
         metrics=found["METRICS"],
         curves=found.get("CURVES", {}),
         best=found.get("BEST", "avg_at_k"),
+        start=found.get("START", ""),
         found=found.get("FOUND", ""),
     )
     for name in study.arms:
@@ -190,7 +193,9 @@ def chosen(scores: dict[float, float]) -> float | None:
 def value_of(summary: dict, key: str) -> float:
     """A number of a run, see METRICS; NaN where it has none."""
     how, _, name = key.partition(" ")
-    if name:
+    if key.startswith("before."):
+        found = summary["before"].get(key.removeprefix("before."))
+    elif name:
         values = [row[name] for row in updates(summary["folder"]) if name in row]
         values = [value for value in values if value is not None]
         reduce = {
@@ -200,8 +205,6 @@ def value_of(summary: dict, key: str) -> float:
             "last": lambda v: v[-1],
         }
         found = reduce[how](values) if values else None
-    elif key.startswith("before."):
-        found = summary["before"].get(key.removeprefix("before."))
     else:
         found = summary["after"].get(key, summary.get(key))
     return np.nan if found is None else float(found)
@@ -235,12 +238,18 @@ def shown(values, key: str) -> str:
 def table(study: Study, results: dict[str, list[dict]]) -> str:
     head = ["arm", "seeds", *study.metrics.values()]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for arm, summaries in results.items():
-        cells = [
-            shown([value_of(s, key) for s in summaries], key) for key in study.metrics
-        ]
-        lines.append(f"| {arm} | {len(summaries)} | {' | '.join(cells)} |")
+    if study.start:
+        lines.append(_line("student before", study, results[study.start], "before."))
+    lines += [_line(arm, study, summaries) for arm, summaries in results.items()]
     return "\n".join(lines)
+
+
+def _line(name: str, study: Study, summaries: list[dict], before: str = "") -> str:
+    cells = [
+        shown([value_of(s, before + key) for s in summaries], key)
+        for key in study.metrics
+    ]
+    return f"| {name} | {len(summaries)} | {' | '.join(cells)} |"
 
 
 def grid_table(scores: dict[str, dict[float, float]]) -> str:

@@ -15,6 +15,7 @@ LEADERS = (0, 1, 2, 3, 4)
 GRID = (1e-4, 5e-4, 2e-3)
 TUNE_SEED = 1000
 BEST = "avg_at_k"
+START = "OPD"
 COMMON = {
     "steps": 200,
     "eval.prompts": 128,
