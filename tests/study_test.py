@@ -32,6 +32,7 @@ def test_interval_is_students():
         ([0.5, 0.7], "accuracy", "60.0 ± 127.1"),
         ([0.25], "truncation_rate", "25.0"),
         ([0.1234], "reverse_kl", "0.123"),
+        ([36.48], "mean_length", "36.5"),
         ([1_940_446.0], "tokens_sampled", "1,940,446"),
         ([np.nan, np.nan], "mean weight/trust", "–"),
     ],

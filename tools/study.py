@@ -230,7 +230,9 @@ def shown(values, key: str) -> str:
     if np.isnan(mean):
         return "–"
     rate = key.split(".")[-1].endswith(("accuracy", "_at_k", "_rate"))
-    scale, digits = (100.0, 1) if rate else (1.0, 3 if abs(mean) < 100 else 0)
+    size = abs(mean)
+    plain = 3 if size < 10 else 1 if size < 1000 else 0
+    scale, digits = (100.0, 1) if rate else (1.0, plain)
     text = f"{mean * scale:,.{digits}f}"
     return text if np.isnan(half) else f"{text} ± {half * scale:,.{digits}f}"
 
