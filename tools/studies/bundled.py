@@ -73,33 +73,32 @@ CURVES = {
     "length/truncation_rate": "truncation rate of rollouts",
 }
 FOUND = """
-**Whole distributions and gold text learn at once, rewards of sampled tokens do not.** In
-12,800 rollouts SFT gains 44 points, GKD 25, StableOPD (a fifth of its rows are gold) 4
-greedy and 8 on average. OPD and EOPD come closer to the teacher (reverse KL 0.83 from
-0.90) and answer no better; REOPOLD, with its rewards bounded, gains 4 points on average.
+**Whole distributions and gold text teach at once, rewards of sampled tokens do not.**
+In 12,800 rollouts SFT gains 44 points, GKD 25, StableOPD (a fifth of its rows are gold)
+4 greedy and 8 on average. OPD and EOPD come closer to the teacher (reverse KL 0.83 and
+0.81 from 0.90) and answer no better; REOPOLD, its rewards bounded, gains 4 on average.
 
-**This is the early phase only.** At 2e-3 the sampled rewards first cost half of the
-accuracy; with four times the rollouts that is made up for, and the same configs end at
-64 % (OPD), 79 % (REOPOLD) and 88 % (StableOPD): the README's table. Tuning on 200 updates
-takes the lowest rate instead, at which little happens at all. For seven arms the best
-rate is the lowest of the grid, for four the highest: their own best may lie outside.
+**This is the early phase only.** At 2e-3 the sampled rewards first cost more than half
+of the accuracy. With four times the rollouts that is made up for: the same configs end
+at 64 % (OPD), 79 % (REOPOLD) and 88 % (StableOPD), see the README's table. Tuning on
+200 updates takes a low rate instead, at which little happens at all. For eight arms the
+best rate is the lowest of the grid, for four the highest: their own may lie outside.
 
-**TrOPD's parts do not add up here.** Its full form is the worst of its four, against the
-paper's ablation. Without the prefix greedy accuracy rises to 52 % while single samples
-get worse (14.5 %): the top 64 of an 18-token vocabulary is all of it, so outliers pull
-towards covering the teacher, and the student's entropy rises from 0.20 to 0.30 nats. With
-the prefix half of the tokens are the teacher's, which count for a thousandth, and the
-student trains on half as many of its own. The paper has far larger students, which
-already have the teacher's prefixes within reach; [far_teacher.md](far_teacher.md) looks
-at what the trust region is for.
+**TrOPD's parts do not add up here.** Its full form is the worst of its four, against
+the paper (49.9 for all of it, 47.7 for the mask alone). Without the prefix greedy
+accuracy rises to 52 % while single samples get worse (14.5 %): the top 64 of an
+18-token vocabulary is all of it, so outliers pull towards covering the teacher, and the
+student's entropy rises from 0.20 to 0.30 nats. With the prefix half of the tokens are the teacher's, which count for
+a thousandth, and the student trains on half as many of its own.
+[far_teacher.md](far_teacher.md) looks at what the trust region is for.
 
-**Rewards alone lower accuracy** (GRPO 25 %, RLSD 33 %) in this budget: a group of four at
-22 % correct says little. RLSD's interval covers GRPO's mean. OPSD ruins a student that
-cannot read what its teacher is shown; see [leak.md](leak.md) for one that can.
+**Rewards alone lower accuracy** in this budget (GRPO 26 %, RLSD 33 %): a group of four
+at 22 % correct says little. RLSD's interval covers GRPO's mean. OPSD ruins a student
+that cannot read what its teacher is shown; [leak.md](leak.md) has one that can.
 
-**Not in the table: OmniOPD.** An update of 64 rollouts would ask for 1,536 continuations.
-[omniopd.md](omniopd.md) has its arms at 32 rollouts, [omniopd_http.md](omniopd_http.md) a
-teacher behind a server.
+**Not in the table: OmniOPD.** An update of 64 rollouts asks for 1,536 continuations.
+[omniopd.md](omniopd.md) has its arms at 32 rollouts,
+[omniopd_http.md](omniopd_http.md) a teacher behind a server.
 
-Seconds are of a shared machine, and differ between seeds of one arm by up to half.
+Seconds are of a shared machine; they differ between seeds of one arm by up to half.
 """
