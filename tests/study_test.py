@@ -50,6 +50,22 @@ def test_numbers_of_a_run(tmp_path):
     np.testing.assert_array_equal(found, [2, 3, 1, 1, 3, 1, 2, np.nan])
 
 
+def test_a_curve_of_seeds_that_log_different_updates(tmp_path):
+    for seed, steps in enumerate(((1, 2, 4), (2, 3, 4))):
+        (tmp_path / f"{seed}").mkdir()
+        rows = [
+            {"step": s, "x": s + seed} if s in steps else {"step": s}
+            for s in range(1, 6)
+        ]
+        text = "\n".join(map(json.dumps, rows))
+        (tmp_path / f"{seed}" / "metrics.jsonl").write_text(text)
+    folders = [tmp_path / "0", tmp_path / "1"]
+    found = study.curve(folders, "x")
+    want = [[1, 2, 3, 4], [1, 2.5, 4, 4.5], [1, 2, 4, 4], [1, 3, 4, 5]]
+    np.testing.assert_array_equal(found, want)
+    assert study.curve(folders, "y") is None
+
+
 def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
     assert study.chosen({1e-3: 0.5, 1e-4: 0.5, 1e-2: 0.1}) == 1e-4
     assert study.chosen({1e-3: -np.inf, 1e-2: 0.1}) == 1e-2

@@ -273,15 +273,20 @@ def curve(folders: list[Path], key: str):
     for place in folders:
         rows = updates(place)
         series.append({r["step"]: r[key] for r in rows if r.get(key) is not None})
-    steps = sorted(set.intersection(*(set(s) for s in series)))
+    steps = sorted(set.union(*(set(s) for s in series)))
     if not steps:
         return None
-    values = np.asarray([[s[step] for step in steps] for s in series])
+    # Not every update of every seed need log it: GKD makes rollouts for half of them.
+    values = np.asarray([[s.get(step, np.nan) for step in steps] for s in series])
     width = max(len(steps) // 50, 1)
-    smooth = np.apply_along_axis(
-        lambda row: np.convolve(row, np.ones(width) / width, "valid"), 1, values
-    )
-    return steps[width - 1 :], smooth.mean(0), smooth.min(0), smooth.max(0)
+    windows = np.lib.stride_tricks.sliding_window_view(values, width, axis=1)
+    there = np.isfinite(windows)
+    count = there.sum(-1)
+    smooth = np.where(there, windows, 0.0).sum(-1) / np.where(count, count, np.nan)
+    seen = np.isfinite(smooth).any(0)
+    smooth = smooth[:, seen]
+    shown = np.asarray(steps[width - 1 :])[seen]
+    return shown, *(f(smooth, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
 
 
 def plot(study: Study, folders: dict[str, list[Path]], target: Path) -> None:

@@ -70,7 +70,7 @@ METRICS = {
 CURVES = {
     "kl/reverse": "reverse KL on rollouts, nats per token",
     "reward/mean": "reward of rollouts",
-    "length/truncation_rate": "truncation rate of rollouts",
+    "entropy/student": "entropy of the student, nats per token",
 }
 FOUND = """
 **Whole distributions and gold text teach at once, rewards of sampled tokens do not.**
@@ -88,8 +88,9 @@ best rate is the lowest of the grid, for four the highest: their own may lie out
 the paper (49.9 for all of it, 47.7 for the mask alone). Without the prefix greedy
 accuracy rises to 52 % while single samples get worse (14.5 %): the top 64 of an
 18-token vocabulary is all of it, so outliers pull towards covering the teacher, and the
-student's entropy rises from 0.20 to 0.30 nats. With the prefix half of the tokens are the teacher's, which count for
-a thousandth, and the student trains on half as many of its own.
+student's entropy rises from 0.20 to 0.30 nats. With the prefix half of the tokens are
+the teacher's, which count for a thousandth, and the student trains on half as many of
+its own.
 [far_teacher.md](far_teacher.md) looks at what the trust region is for.
 
 **Rewards alone lower accuracy** in this budget (GRPO 26 %, RLSD 33 %): a group of four
