@@ -88,9 +88,9 @@ best rate is the lowest of the grid, for four the highest: their own may lie out
 the paper (49.9 for all of it, 47.7 for the mask alone). Without the prefix greedy
 accuracy rises to 52 % while single samples get worse (14.5 %): the top 64 of an
 18-token vocabulary is all of it, so outliers pull towards covering the teacher, and the
-student's entropy rises from 0.20 to 0.30 nats. With the prefix half of the tokens are
-the teacher's, which count for a thousandth, and the student trains on half as many of
-its own.
+student's entropy rises from 0.20 to 0.44 nats and ends at 0.30. With the prefix half of
+the tokens are the teacher's, which count for a thousandth, and the student trains on
+half as many of its own.
 [far_teacher.md](far_teacher.md) looks at what the trust region is for.
 
 **Rewards alone lower accuracy** in this budget (GRPO 26 %, RLSD 33 %): a group of four
