@@ -28,9 +28,9 @@ ARMS = {
     "chunks at random": _arm(audit__anchors="random"),
     "chunks at the lowest entropy": _arm(audit__anchors="lowest"),
     "2 samples": _arm(audit__samples=2),
-    "32 samples": _arm(audit__samples=32),
     "alpha 0": _arm(loss__chunks__weights__rate__alpha=0.0),
     "alpha 4": _arm(loss__chunks__weights__rate__alpha=4.0),
+    "16 samples": _arm(audit__samples=16),
 }
 METRICS = {
     "accuracy": "accuracy, %",
