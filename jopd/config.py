@@ -3,9 +3,11 @@
 ``ConfigDict`` stops here: everything below takes plain values.
 """
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jopd import objective, optimizer, reports, signals, weights
+from jopd import objective, optimizer, reports, signals, stops, weights
 from jopd.binding import bind, names, resolve
 from jopd.compared import models_named
 from jopd.types import SOURCES
@@ -103,6 +105,16 @@ def base_config() -> ConfigDict:
             # Most rows that a device draws at a time, whole groups; others wait and
             # take the places of rows that have ended. 0: all
             "at_once": 0,
+            # Rollouts that end early, at such a look, as truncated ones: a rule over
+            # the latest tokens, see jopd.stops; further keys are its arguments.
+            "early_stop": ConfigDict(
+                {
+                    "function": "",  # divergence | repetition; empty: off
+                    "limit": 0.0,  # nats per token | share of n-grams
+                    "window": 64,  # tokens that it reads
+                    "teacher": "",  # who reads along; empty: nobody
+                }
+            ),
             "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
             # Rollouts may start from the first part of a response that someone else
             # wrote; its tokens have the source "teacher".
@@ -242,6 +254,7 @@ def base_config() -> ConfigDict:
         c.teachers,
         c.teacher.route,
         c.panels,
+        c.rollout.early_stop,
         c.data.student_template_kwargs,
         c.data.teacher_template_kwargs,
     ):
@@ -284,6 +297,37 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
+
+
+def build_stop(config: ConfigDict):
+    """The rule of ``rollout.early_stop``, bound; None where there is none.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    spec = config.rollout.early_stop.to_dict()
+    name = spec.pop("function")
+    if not name:
+        return None
+    window, reads = spec.pop("window"), bool(spec.pop("teacher"))
+    where = "rollout.early_stop"
+    rule = bind(resolve(name, stops, where), spec, where)
+    of = lambda dtype: jax.ShapeDtypeStruct((2, window), dtype)
+    shown = stops.Seen(
+        of(jnp.int32), of(jnp.float32), of(jnp.float32) if reads else None
+    )
+    try:
+        found = jax.eval_shape(rule, shown)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {error}; set {where}.window or {where}.teacher"
+        ) from error
+    if found.shape != (2,) or found.dtype != bool:
+        raise ValueError(
+            f"{where}.function={name!r} gives {found.dtype}{list(found.shape)} for 2 "
+            "rows; a rule gives a bool for each"
+        )
+    return rule
 
 
 def build_scored(given: dict, where: str, namespace=weights):

@@ -29,6 +29,13 @@ def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, flo
     }
 
 
+def stopped_rate(batch: Batch, limit: int) -> float:
+    """Share of rollouts that a rule ended before ``limit`` tokens (``jopd.stops``)."""
+    rollout = batch.rollout
+    lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
+    return float((~np.asarray(rollout.finished_B) & (lengths < limit)).mean())
+
+
 def outcome(batch: Batch) -> gate.Outcome:
     """What gated teachers go by, of fresh rollouts."""
     rollout = batch.rollout

@@ -8,7 +8,8 @@ from short lists, rows in two steps per halving, slots in two per doubling, and 
 one program for every pair that occurs. The tokens are those of ``generate``, because
 randomness belongs to the row.
 
-Every device keeps its own rows; all have as many as the fullest one needs.
+Every device keeps its own rows; all have as many as the fullest one needs. A ``Watch``
+may end rows early, at the same looks.
 """
 
 import functools
@@ -19,19 +20,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import rollout
+from jopd import rollout, watch
 from jopd.models import decoder
 from jopd.rollout import Loop, Request
 from jopd.types import Rollout
+from jopd.watch import Reading, Watch
 
 LEAST_ROWS = 8  # below, fewer rows are hardly faster
 
 
-class _Held(NamedTuple):
-    """What lives on the devices, leaves [devices, rows, ...], and whose rows it is."""
+class _State(NamedTuple):
+    """What lives on the devices, leaves [devices, rows, ...]."""
 
     asked: Request
     loop: Loop
+    reading: Reading | None
+
+
+class _Held(NamedTuple):
+    """The state, and whose rows it is."""
+
+    state: _State
     row_DB: np.ndarray
 
 
@@ -70,6 +79,7 @@ def in_blocks(
     devices: int = 1,
     copies: int = 1,
     at_once: int = 0,
+    watched: Watch | None = None,
     **draw: Any,
 ):
     """``(params, request, key) -> Rollout`` on the host, bound to its settings.
@@ -79,6 +89,8 @@ def in_blocks(
       devices: local devices that rows are split over, as ``rollout.data_parallel``.
       at_once: most rows that a device draws at a time, whole runs of ``copies``; 0 is
         all. Others wait, and enter a quarter of that at a time.
+      watched: who may end rows before they end themselves, as unfinished ones. What is
+        drawn until then is the same.
       draw: ``stop_ids``, ``vocabulary`` and ``filters`` of ``rollout.generate``.
 
     Raises:
@@ -86,39 +98,40 @@ def in_blocks(
     """
     if at_once % copies:
         raise ValueError(f"at_once={at_once} rows are not whole runs of {copies}")
-    slots = slot_sizes(block, max_new_tokens)
-    programs = _programs(model, max_new_tokens, block, devices, copies, draw)
+    sizes = slot_sizes(block, max_new_tokens)
+    programs = _programs(model, max_new_tokens, block, devices, copies, watched, draw)
     join = jax.jit(rollout.join)
 
     def call(params, asked: Request, key: jax.Array) -> Rollout:
+        models = (params, watched and watched.params)
         split = jax.tree.map(np.asarray, rollout.split_rows(asked, devices))
         count = split.length_B.shape[1]
         first = min(at_once or count, count)
-        held, written = _first(programs, params, split, key, first, max_new_tokens)
+        held, written = _first(programs, models, split, key, first, max_new_tokens)
         waiting_D = np.full(devices, count - first)
         unit = copies * -(-first // (4 * copies))
         while True:
-            loop = programs.advance(params, held.asked, key, held.loop)
-            held = held._replace(loop=loop)
-            done_DB = np.asarray(loop.done_B)
+            held = held._replace(state=programs.advance(models, held.state, key))
+            done_DB = np.asarray(held.state.loop.done_B)
             if done_DB.all() and not waiting_D.any():
                 break
             while (coming_D := _coming(done_DB, waiting_D, unit, copies)).any():
                 _keep(written, held)
                 held = _enter(
-                    programs, params, key, split, held, waiting_D, coming_D, unit
+                    programs, models, key, split, held, waiting_D, coming_D, unit
                 )
-                done_DB = np.asarray(held.loop.done_B)
+                done_DB = np.asarray(held.state.loop.done_B)
                 waiting_D = waiting_D - coming_D
             live = max(int((~done_DB).sum(axis=1).max()), 1)
             rows = min(n for n in row_sizes(first) if n >= live)
-            longest = np.asarray(held.loop.count_B).max(where=~done_DB, initial=0)
+            count_DB = np.asarray(held.state.loop.count_B)
+            longest = count_DB.max(where=~done_DB, initial=0)
             # Up to the last draw of the next block all but that one are read.
             needed = min(longest + block - 1, max_new_tokens)
-            room = min(n for n in slots if n >= needed)
+            room = min(n for n in sizes if n >= needed)
             if waiting_D.any():
                 rows = done_DB.shape[1]
-            if rows < done_DB.shape[1] or room != _room(held):
+            if rows < done_DB.shape[1] or room != _room(held.state):
                 _keep(written, held)
                 held = _refit(programs, held, done_DB, rows, room)
         _keep(written, held)
@@ -129,31 +142,54 @@ def in_blocks(
     return call
 
 
-def _programs(model, max_new_tokens, block, devices, copies, draw) -> _Programs:
+def _programs(model, max_new_tokens, block, devices, copies, watched, draw):
     mapped = functools.partial(jax.pmap, devices=jax.local_devices()[:devices])
-    draw = dict(model=model, **draw)
+    draw, reads = dict(model=model, **draw), watched and watched.model
+    sizes = dict(slots=block, copies=copies)
 
-    def begin(params, asked, key):
-        sizes = dict(max_new_tokens=max_new_tokens, slots=block, copies=copies)
-        return rollout.begin(params, asked, key, **sizes, **draw)
+    def begin(models, asked, key) -> _State:
+        loop = rollout.begin(
+            models[0], asked, key, max_new_tokens=max_new_tokens, **sizes, **draw
+        )
+        if not reads:
+            return _State(asked, loop, None)
+        record = dict(record=max_new_tokens, **sizes)
+        return _State(asked, loop, watch.begin(watched, models[1], asked, **record))
 
-    def advance(params, asked, key, loop):
-        return rollout.advance(params, asked, key, loop, loop.step + block, **draw)
+    def advance(models, state: _State, key) -> _State:
+        asked, loop, reading = state
+        loop = rollout.advance(models[0], asked, key, loop, loop.step + block, **draw)
+        if watched:
+            look = functools.partial(watch.look, watched, models[1], asked, block=block)
+            loop, reading = jax.lax.cond(
+                jnp.all(loop.done_B), lambda *same: same, look, loop, reading
+            )
+        return _State(asked, loop, reading)
 
-    enter = functools.partial(rollout.enter, copies=copies, **draw)
+    def enter(models, state: _State, key, coming, place_R) -> _State:
+        asked, loop, reading = state
+        if reads:
+            reading = watch.enter(
+                watched, models[1], reading, coming, place_R, copies=copies
+            )
+        asked, loop = rollout.enter(
+            models[0], asked, key, loop, coming, place_R, copies=copies, **draw
+        )
+        return _State(asked, loop, reading)
+
     return _Programs(
         begin=mapped(begin, in_axes=(None, 0, None)),
-        advance=mapped(advance, in_axes=(None, 0, None, 0), donate_argnums=3),
-        enter=mapped(enter, in_axes=(None, 0, None, 0, 0, 0), donate_argnums=3),
-        resize=mapped(_resize, in_axes=(0, 0, 0, None), static_broadcasted_argnums=3),
+        advance=mapped(advance, in_axes=(None, 0, None), donate_argnums=1),
+        enter=mapped(enter, in_axes=(None, 0, None, 0, 0), donate_argnums=1),
+        resize=mapped(_resize, in_axes=(0, 0, None), static_broadcasted_argnums=2),
     )
 
 
-def _first(programs, params, split: Request, key, rows: int, max_new_tokens: int):
+def _first(programs, models, split: Request, key, rows: int, max_new_tokens: int):
     """The first rows of every device, begun, and room for what all will write."""
     asked = jax.tree.map(lambda leaf: leaf[:, :rows], split)
     row_DB = np.tile(np.arange(rows), (len(split.length_B), 1))
-    held = _Held(asked, programs.begin(params, asked, key), row_DB)
+    held = _Held(programs.begin(models, asked, key), row_DB)
     return held, _nothing(split, max_new_tokens)
 
 
@@ -168,9 +204,9 @@ def _coming(done_DB, waiting_D, unit: int, copies: int) -> np.ndarray:
     return np.where(free_D >= wanted_D, wanted_D, 0)
 
 
-def _enter(programs, params, key, split, held: _Held, waiting_D, coming_D, unit: int):
+def _enter(programs, models, key, split, held: _Held, waiting_D, coming_D, unit: int):
     """Puts the next ``coming_D`` rows of every device where rows have ended."""
-    done_DB = np.asarray(held.loop.done_B)
+    done_DB = np.asarray(held.state.loop.done_B)
     devices, rows = done_DB.shape
     number_U = np.arange(unit)
     comes_DU = number_U < coming_D[:, None]
@@ -181,19 +217,20 @@ def _enter(programs, params, key, split, held: _Held, waiting_D, coming_D, unit:
     place_DU = np.where(comes_DU, place_DU, rows).astype(np.int32)
     device = np.arange(devices)[:, None]
     coming = jax.tree.map(lambda leaf: leaf[device, next_DU], split)
-    asked, loop = programs.enter(params, held.asked, key, held.loop, coming, place_DU)
+    state = programs.enter(models, held.state, key, coming, place_DU)
     row_DB, who = held.row_DB.copy(), np.nonzero(comes_DU)
     row_DB[who[0], place_DU[who]] = next_DU[who]
-    return _Held(asked, loop, row_DB)
+    return _Held(state, row_DB)
 
 
-def _room(held: _Held) -> int:
+def _room(state: _State) -> int:
     """Slots for new tokens in the cache."""
-    return held.loop.cache.v.shape[4] - held.asked.tokens_BP.shape[2]
+    return state.loop.cache.v.shape[4] - state.asked.tokens_BP.shape[2]
 
 
-def _resize(asked: Request, loop: Loop, kept_B, room: int):
-    """The rows ``kept_B``, in a cache with ``room`` slots for new tokens."""
+def _resize(state: _State, kept_B, room: int) -> _State:
+    """The rows ``kept_B``, in caches with ``room`` slots for new tokens."""
+    asked, loop, reading = state
     rows = lambda tree, axis: jax.tree.map(
         lambda leaf: jnp.take(leaf, kept_B, axis=axis), tree
     )
@@ -203,19 +240,26 @@ def _resize(asked: Request, loop: Loop, kept_B, room: int):
     # no row that goes on, so that whatever lands there is not read.
     draw_S = newest - (newest - jnp.arange(room)) % room
     slot_S = jnp.concatenate([jnp.arange(width), width + draw_S % old])
-    cache = rows(loop.cache, 1)
-    cache = decoder.KV(
-        k=jnp.take(cache.k, slot_S, axis=4), v=jnp.take(cache.v, slot_S, axis=3)
-    )
-    others = rows(loop._replace(step=None, cache=None), 0)
-    return rows(asked, 0), others._replace(step=loop.step, cache=cache)
+
+    def refitted(holder):
+        cache = rows(holder.cache, 1)
+        return decoder.KV(
+            k=jnp.take(cache.k, slot_S, axis=4), v=jnp.take(cache.v, slot_S, axis=3)
+        )
+
+    kept = rows(loop._replace(step=None, cache=None), 0)
+    loop = kept._replace(step=loop.step, cache=refitted(loop))
+    if reading is not None:
+        kept = rows(reading._replace(cache=None), 0)
+        reading = kept._replace(cache=refitted(reading))
+    return _State(rows(asked, 0), loop, reading)
 
 
 def _refit(programs, held: _Held, done_DB, rows: int, room: int) -> _Held:
     """Keeps the live rows of every device, and as many others as fill the shape."""
     kept_DB = np.argsort(done_DB, axis=1, kind="stable")[:, :rows].astype(np.int32)
-    asked, loop = programs.resize(held.asked, held.loop, kept_DB, room)
-    return _Held(asked, loop, np.take_along_axis(held.row_DB, kept_DB, axis=1))
+    state = programs.resize(held.state, kept_DB, room)
+    return _Held(state, np.take_along_axis(held.row_DB, kept_DB, axis=1))
 
 
 def _nothing(split: Request, max_new_tokens: int) -> dict[str, np.ndarray]:
@@ -232,9 +276,9 @@ def _nothing(split: Request, max_new_tokens: int) -> dict[str, np.ndarray]:
 def _keep(written: dict[str, np.ndarray], held: _Held) -> None:
     """Copies what the devices hold to the host, into the places of its rows."""
     device = np.arange(len(held.row_DB))[:, None]
-    start_DB = np.asarray(held.loop.start_B)
+    start_DB = np.asarray(held.state.loop.start_B)
     for name, room in written.items():
-        found = np.asarray(getattr(held.loop, name))
+        found = np.asarray(getattr(held.state.loop, name))
         if found.ndim == 3:  # a record: turn it so that every row's first draw leads
             column_L = np.arange(found.shape[2])
             turned_DBL = (start_DB[..., None] + column_L) % len(column_L)

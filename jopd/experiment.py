@@ -67,10 +67,17 @@ def pick_generator(config, mesh) -> str:
     """pmap while one device holds the student, jit over the mesh where it is split.
 
     Raises:
-      ValueError: ``rollout.at_once`` under jit, where all rows are one loop.
+      ValueError: ``at_once`` or ``early_stop`` under jit, where all rows are one loop.
     """
     asked, split = config.rollout.parallel, mesh.shape["tensor"] > 1
     picked = asked if asked != "auto" else "jit" if split else "pmap"
+    if picked == "jit" and config.rollout.early_stop.function:
+        raise ValueError(
+            f"rollout.early_stop.function={config.rollout.early_stop.function!r} looks "
+            "at rollouts between blocks, under pmap only; rollout.parallel="
+            f"{asked!r} with tensor={mesh.shape['tensor']} runs one loop under jit: "
+            "switch one of them off"
+        )
     if picked == "jit" and config.rollout.at_once:
         raise ValueError(
             f"rollout.at_once={config.rollout.at_once} needs rollouts under pmap; "
@@ -264,7 +271,8 @@ def model_shape(name: str, path: str) -> decoder.DecoderConfig:
 def used_teachers(config, terms) -> dict[str, teachers.Teacher]:
     """Models that the terms name, and the teacher wherever there is one to compare."""
     known = compared.teachers_of(config)
-    names = compared.frozen_named(config, terms) | {config.rollout.prefix.source}
+    names = compared.frozen_named(config, terms)
+    names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}
     return {name: known[name] for name in known if name in names}

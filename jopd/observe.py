@@ -49,6 +49,9 @@ def describe(e: Experiment, got: collect.Collected, parts: dict) -> dict:
     if got.fresh is not None:
         texts = collect.responses(e.tokenizer, got.fresh.rollout)
         found |= diagnostics.rollout_metrics(got.fresh, texts, repetition_test(e))
+        if e.config.rollout.early_stop.function:
+            limit = e.config.rollout.max_new_tokens
+            found["length/stopped_rate"] = diagnostics.stopped_rate(got.fresh, limit)
     return found
 
 
@@ -63,6 +66,8 @@ def tokens_in(batch, source: int | None = None) -> int:
 def teacher_tokens(e: Experiment, got: collect.Collected) -> int:
     """Response tokens that the terms' models read, each its own, or wrote as text."""
     read = tokens_in(got.batch) * len(frozen_named(e.config, e.terms))
+    if got.fresh is not None and e.config.rollout.early_stop.teacher:
+        read += tokens_in(got.fresh)
     return read + int(got.facts.get("teacher/completion_tokens", 0))
 
 

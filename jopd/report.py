@@ -55,7 +55,8 @@ CHARTS = (
         "Truncation and repetition",
         "%",
         (
-            ("length/truncation_rate", "cut at the limit"),
+            ("length/truncation_rate", "without an end"),
+            ("length/stopped_rate", "stopped early"),
             ("length/repetition_rate", "repetitive"),
         ),
     ),

@@ -148,7 +148,7 @@ def begin(
             f"{len(asked.length_B)} rollout rows are not runs of copies={copies}"
         )
     drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
-    cache, hidden_BD = _prefill(model, params, asked, slots, copies)
+    cache, hidden_BD = prefill(model, params, asked, slots, copies)
     return drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
 
 
@@ -175,21 +175,26 @@ def enter(
     Else as ``generate``. The records of a replaced row are gone: keep them before.
     """
     drawer = _drawer(params, coming, key, stop_ids, vocabulary, filters)
-    kv, hidden_RD = _prefill(model, params, coming, 0, copies)
+    kv, hidden_RD = prefill(model, params, coming, 0, copies)
     fresh = _start(coming, kv, loop.tokens_BL.shape[1], stop_ids)
     # As if they had always been there: their first draw is the loop's latest.
     late_R = jnp.full_like(place_R, loop.step - 1)
     fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden_RD)
-    width = coming.tokens_BP.shape[1]
-    cache = decoder.KV(
-        k=loop.cache.k.at[:, place_R, :, :, :width].set(kv.k, mode="drop"),
-        v=loop.cache.v.at[:, place_R, :, :width].set(kv.v, mode="drop"),
-    )
     put = lambda old, new: old.at[place_R].set(new, mode="drop")
     bare = lambda loop: loop._replace(step=None, cache=None)
     merged = jax.tree.map(put, bare(loop), bare(fresh))
     rows = jax.tree.map(put, asked, coming)
+    cache = put_rows(loop.cache, kv, place_R)
     return rows, merged._replace(step=loop.step, cache=cache)
+
+
+def put_rows(cache: decoder.KV, kv: decoder.KV, place_R: jax.Array) -> decoder.KV:
+    """``cache`` with the first slots of rows replaced; places past the last: none."""
+    width = kv.v.shape[3]
+    return decoder.KV(
+        k=cache.k.at[:, place_R, :, :, :width].set(kv.k, mode="drop"),
+        v=cache.v.at[:, place_R, :, :width].set(kv.v, mode="drop"),
+    )
 
 
 def advance(
@@ -221,8 +226,8 @@ def advance(
     return jax.lax.while_loop(unfinished, decode, loop)
 
 
-def _prefill(model, params, asked: Request, slots: int, copies: int):
-    """Runs the given tokens; the cache has P + ``slots`` slots."""
+def prefill(model, params, asked: Request, slots: int, copies: int):
+    """Runs the given tokens: a cache of P + ``slots`` slots, and states [B, D]."""
     rows, width = asked.tokens_BP.shape
     tokens_RP, length_R = asked.tokens_BP[::copies], asked.length_B[::copies]
     positions_RP = jnp.broadcast_to(jnp.arange(width), tokens_RP.shape)
@@ -303,22 +308,34 @@ def _feed(model, params, asked: Request, loop: Loop):
     width = asked.tokens_BP.shape[1]
     room = loop.cache.v.shape[3] - width
     newest = loop.step - 1  # the draw whose token is being fed
-    number_B = (newest - loop.start_B)[:, None]  # which token of its row that is
-    slots_S = jnp.arange(width + room)[None]
-    age_S = (newest - (slots_S - width)) % room
-    number_BS = number_B - age_S  # of the token in a slot; negative: not this row's
-    given_BS = slots_S < asked.length_B[:, None]
-    answered_BS = (age_S > 0) & (number_BS >= 0)
+    number_B = newest - loop.start_B
     hidden_B1D, kv = model.apply(
         {"params": params},
         loop.token_B[:, None],
-        asked.length_B[:, None] + number_B,
+        (asked.length_B + number_B)[:, None],
         jnp.ones_like(loop.token_B, bool)[:, None],
         loop.cache,
-        jnp.where(slots_S < width, slots_S, number_BS + asked.length_B[:, None]),
-        jnp.where(slots_S < width, given_BS, answered_BS),
+        *in_slots(asked, loop.start_B, newest, room),
     )
     return decoder.write(loop.cache, kv, width + newest % room), hidden_B1D[:, 0]
+
+
+def in_slots(asked: Request, start_B: jax.Array, newest: jax.Array, room: int):
+    """Where the token in each slot stands, and whether it is this row's: [B, S] each.
+
+    Slots hold the given tokens and, around a ring of ``room``, what was drawn before
+    draw ``newest``.
+    """
+    width = asked.tokens_BP.shape[1]
+    slot_S = jnp.arange(width + room)[None]
+    age_S = (newest - (slot_S - width)) % room
+    number_BS = (newest - start_B)[:, None] - age_S  # negative: not this row's
+    given_BS = slot_S < asked.length_B[:, None]
+    answered_BS = (age_S > 0) & (number_BS >= 0)
+    return (
+        jnp.where(slot_S < width, slot_S, number_BS + asked.length_B[:, None]),
+        jnp.where(slot_S < width, given_BS, answered_BS),
+    )
 
 
 def join(asked: Request, loop: Loop) -> Rollout:

@@ -24,7 +24,9 @@ from jopd import (
     similarity,
     statistics,
     step,
+    watch,
 )
+from jopd import config as configs
 from jopd.experiment import Experiment
 
 PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
@@ -47,7 +49,8 @@ def build_stages(e: Experiment, transform) -> Stages:
     filters = train_filters(c)
     # The rollouts of a prompt share its reading where they are on one device.
     whole = e.mix.fresh // e.mesh.devices.size % e.mix.group_size == 0
-    generate = make_generate(e, filters, copies=e.mix.group_size if whole else 1)
+    copies = e.mix.group_size if whole else 1
+    generate = make_generate(e, filters, copies=copies, watched=make_watch(e))
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
     place = place_rows(e, own_prompts, e.served, packed=e.packed)
@@ -102,6 +105,7 @@ def make_generate(
     name: str = "student",
     max_new_tokens: int | None = None,
     copies: int = 1,
+    watched: watch.Watch | None = None,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     c, devices = experiment.config.rollout, experiment.mesh.devices.size
@@ -126,12 +130,42 @@ def make_generate(
             block=min(c.block_tokens or longest, longest),
             devices=devices,
             at_once=-(-c.at_once // copies) * copies,
+            watched=watched,
             **settings,
         )
     else:
         mapped = rollout.data_parallel(bound, devices)
     whole = sharding.replicated(experiment.mesh)
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+
+
+def make_watch(e: Experiment) -> watch.Watch | None:
+    """Who ends rollouts early, as ``config.rollout.early_stop`` says.
+
+    Raises:
+      ValueError: the teacher that reads along has its own rendering of the prompts.
+    """
+    c = e.config.rollout
+    rule, name = configs.build_stop(e.config), c.early_stop.teacher
+    if rule is None:
+        return None
+    if not name:
+        return watch.Watch(rule, c.early_stop.window)
+    if name in e.own_prompts:
+        raise ValueError(
+            f"rollout.early_stop.teacher={name!r} renders prompts in its own way "
+            "(data.teacher_template_kwargs), but who reads along reads the student's; "
+            "switch one of them off"
+        )
+    return watch.Watch(
+        rule,
+        c.early_stop.window,
+        model=e.models[name],
+        params=jax.device_put(e.frozen[name], sharding.replicated(e.mesh)),
+        vocabulary=e.shape.vocabulary,
+        temperature=c.temperature or 1.0,
+        chunk_tokens=e.shape.chunk_tokens,
+    )
 
 
 def make_prefix(e: Experiment):

@@ -15,7 +15,7 @@ from jopd import (
     teachers,
 )
 from jopd.compared import frozen_named, models_named, panels_of, teachers_of
-from jopd.config import MODELS, build_terms, one_of
+from jopd.config import MODELS, build_stop, build_terms, one_of
 from jopd.methods import omniopd
 from jopd.reads import facts_read, fields_read, needs_rewards, trace_signals
 
@@ -57,6 +57,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     _check_patterns(config)
     _check_mix(config, terms)
     _check_prefix(config)
+    _check_stop(config)
     if train:
         _check_audit(config, terms)
         _check_teachers(config, terms)
@@ -202,6 +203,34 @@ def _check_prefix(config: ConfigDict) -> None:
     one_of("rollout.prefix.source", prefix.source, able)
     if prefix.source != "gold":
         teachers.check(prefix.source, known[prefix.source])
+
+
+def _check_stop(config: ConfigDict) -> None:
+    c = config.rollout
+    if build_stop(config) is None:
+        return
+    if not 0 < c.early_stop.window < c.max_new_tokens:
+        raise ValueError(
+            f"rollout.early_stop.window={c.early_stop.window} must be at least 1 and "
+            f"below rollout.max_new_tokens={c.max_new_tokens}: no rollout would be seen"
+        )
+    if not 0 < c.block_tokens < c.max_new_tokens:
+        raise ValueError(
+            f"rollout.early_stop looks every rollout.block_tokens={c.block_tokens} "
+            f"draws, but a rollout has at most {c.max_new_tokens}: set it below that"
+        )
+    if not c.early_stop.teacher:
+        return
+    known = teachers_of(config)
+    able = [name for name in known if known[name].weights in ("path", "initial")]
+    one_of("rollout.early_stop.teacher", c.early_stop.teacher, able)
+    teacher = known[c.early_stop.teacher]
+    teachers.check(c.early_stop.teacher, teacher)
+    if teacher.context:
+        raise ValueError(
+            f"rollout.early_stop.teacher={c.early_stop.teacher!r} has a context of its "
+            "own, but who reads along reads the student's prompt; name another teacher"
+        )
 
 
 def _check_rewards(config: ConfigDict, terms) -> None:

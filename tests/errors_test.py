@@ -132,6 +132,12 @@ def with_self(**keys):
     return lambda models, tmp: {"TERM": spec, "TEACHER": keys}
 
 
+def stopping(**keys):
+    """Rollouts that a rule may end."""
+    changes = {f"rollout__early_stop__{key}": value for key, value in keys.items()}
+    return changes | {"rollout__block_tokens": 5}
+
+
 def with_peers(term=(), **changes):
     """A term whose teacher reads other rollouts."""
     spec = dict(signal="forward_kl", other="self", weights={"has_peer": {}})
@@ -407,6 +413,39 @@ CASES = {
     "rows that wait under jit": (
         {"rollout__at_once": 4, "rollout__parallel": "jit"},
         ("rollout.at_once=4 needs rollouts under pmap", "at_once=0"),
+    ),
+    "unknown reason to stop": (
+        stopping(function="boredom"),
+        ("unknown rollout.early_stop 'boredom'", "divergence, repetition"),
+    ),
+    "a reason that needs a teacher": (
+        stopping(function="divergence"),
+        ("rollout.early_stop: divergence", "rollout.early_stop.teacher"),
+    ),
+    "a window that holds too little": (
+        stopping(function="repetition", window=4),
+        ("a window of 4 tokens has no two 8-grams", "rollout.early_stop.window"),
+    ),
+    "a window as long as the rollout": (
+        stopping(function="repetition", window=20),
+        ("rollout.early_stop.window=20", "rollout.max_new_tokens=20"),
+    ),
+    "never looks": (
+        stopping(function="repetition", window=9) | {"rollout__block_tokens": 0},
+        ("rollout.block_tokens=0", "at most 20"),
+    ),
+    "a teacher that moves reads along": (
+        stopping(function="repetition", window=9, teacher="teacher")
+        | {"teacher__weights": "ema"},
+        ("rollout.early_stop.teacher='teacher'", "reference"),
+    ),
+    "an argument that no rule has": (
+        stopping(function="repetition", window=9, grams=2),
+        ("takes no 'grams'", "limit, ngram"),
+    ),
+    "early stop under jit": (
+        stopping(function="repetition", window=9) | {"rollout__parallel": "jit"},
+        ("rollout.early_stop.function='repetition'", "under pmap only"),
     ),
     "no steps": ({"steps": 0}, ("steps=0 must be at least 1",)),
     "no rows": ({"mix__student": 0.0}, ("mix.student and mix.gold are both 0",)),

@@ -19,6 +19,7 @@ LAYERS = (
         "panel",
         "gate",
         "groups",
+        "stops",
     },
     {"signals", "weights", "objective", "reports", "measures", "methods"},
     {
@@ -28,6 +29,7 @@ LAYERS = (
         "models",
         "sharding",
         "rollout",
+        "watch",
         "engine",
         "step",
         "tasks",

@@ -500,6 +500,31 @@ def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
     np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
 
 
+def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
+    """Looks at 6, 11 and 16 tokens; the bound lets some rows go on."""
+    config = runs.config(
+        models,
+        steps=1,
+        rollout__prompts_per_step=8,
+        rollout__block_tokens=5,
+        rollout__early_stop__function="divergence",
+        rollout__early_stop__window=5,
+        rollout__early_stop__teacher="teacher",
+    )
+    rates = []
+    for limit in (100.0, 0.0):
+        config.rollout.early_stop.limit = limit
+        place = tmp_path / str(limit)
+        summary = train.run(config, place)
+        row = runs.rows(place / "metrics.jsonl")[0]
+        rates.append(row["length/stopped_rate"])
+        # The loss reads the rollouts once, who reads along once more.
+        assert summary["teacher_tokens"] == 2 * summary["tokens_sampled"]
+    assert rates[0] == 0
+    assert 0 < rates[1] < 1
+    assert rates[1] <= row["length/truncation_rate"]
+
+
 @pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
 def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
     """Two runs of two and four updates are one of four, moving teachers included."""
