@@ -1,9 +1,10 @@
 """From the prompts of a step to the batch of one update: generate, verify, mix.
 
-Rows of a batch, in this order: fresh student rollouts (or, in a reuse step, rows of the
-buffer in their place), replayed rows, gold rows. Their numbers are fixed by the config,
-so every update of a run has one of a few shapes; a row that cannot be filled (an empty
-buffer, a prompt without a solution) is there with an all-False mask.
+Rows are collected in this order: fresh student rollouts (or, in a reuse step, rows of
+the buffer in their place), replayed rows, gold rows. Their numbers are fixed by the
+config, so every update of a run has one of a few shapes; a row that cannot be filled
+(an empty buffer, a prompt without a solution) is there with an all-False mask. Then
+they are dealt to devices and micro-batches, as many tokens to each.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import buffer as replay
-from jopd import data, packing, rewards
+from jopd import data, layout, rewards
 from jopd.objective import response_mask
 from jopd.rollout import Request
 from jopd.types import STUDENT, TEACHER, Batch, Rollout
@@ -56,12 +57,14 @@ class Mix(NamedTuple):
 class Collected(NamedTuple):
     """The batch of one update, and the fresh rollouts as sampled (or None).
 
-    ``facts`` are numbers about the annotation of the batch, to be logged.
+    ``facts`` are numbers about the annotation of the batch, to be logged. ``order_B``
+    says which collected row each row of the batch is, fresh ones counted first.
     """
 
     batch: Batch
     fresh: Batch | None
     seconds: float
+    order_B: np.ndarray
     facts: dict[str, float | None] = {}  # never changed in place
 
 
@@ -206,41 +209,6 @@ def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:
     return batch._replace(serves={name: rows[ids] for name, rows in served.items()})
 
 
-def with_packing(
-    batch: Batch, widths: tuple[int, ...], shards: int, accumulate: int = 1
-) -> Batch:
-    """Adds how every model may read the rows side by side; rows without a mask not.
-
-    Micro-batches are packed each for itself, as if each were a device's rows: those
-    that ``step.split_rows`` makes of the batch, packings included.
-    """
-    rollout, found = batch.rollout, {}
-    parts = shards * accumulate
-    # Row j * accumulate + g of a device is row j of its micro-batch g.
-    apart = lambda x_B: (
-        np.asarray(x_B).reshape(shards, -1, accumulate).swapaxes(1, 2).ravel()
-    )
-    needed_B = np.asarray(batch.mask_BT).any(axis=1)
-    length_B = np.where(needed_B, rollout.length_B, 0)
-    columns = rollout.tokens_BT.shape[1]
-    found[""] = packing.plan(
-        apart(length_B), columns=columns, widths=widths, shards=parts
-    )
-    for name, (prompt_BP, prompt_length_B) in batch.prompts.items():
-        shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
-        total = prompt_BP.shape[1] + columns
-        found[name] = packing.plan(
-            apart(np.where(needed_B, length_B + shift_B, 0)),
-            columns=total,
-            widths=(total,),
-            shift_B=apart(shift_B),
-            places=columns,
-            shards=parts,
-        )
-    packed = {name: plan for name, plan in found.items() if plan is not None}
-    return batch._replace(packing=packed)
-
-
 def stack(batches: list[Batch]) -> Batch:
     """Joins batches along rows; on the host."""
     return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(batches))
@@ -290,6 +258,8 @@ def make_collect(
     place: Callable[[Batch], Batch],
     prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
     annotate: Annotate | None = None,
+    shards: int = 1,
+    accumulate: int = 1,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
@@ -374,8 +344,9 @@ def make_collect(
         facts = {}
         if annotate is not None:
             batch, facts = annotate(params, batch, step)
+        batch, order_B = layout.dealt(batch, shards, accumulate)
         batch = place(batch)
         seconds = time.perf_counter() - started
-        return buffer, Collected(batch, fresh, seconds, facts)
+        return buffer, Collected(batch, fresh, seconds, order_B, facts)
 
     return collect

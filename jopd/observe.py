@@ -43,16 +43,21 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     return {"check/sampler_gap_mean": average, "check/sampler_gap_max": largest}
 
 
-def describe(e: Experiment, got: collect.Collected, parts: dict) -> dict:
-    """Host-side numbers of one update: rollout health and means of token facts."""
-    found = diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
-    if got.fresh is not None:
-        texts = collect.responses(e.tokenizer, got.fresh.rollout)
-        found |= diagnostics.rollout_metrics(got.fresh, texts, repetition_test(e))
-        if e.config.rollout.early_stop.function:
-            limit = e.config.rollout.max_new_tokens
-            found["length/stopped_rate"] = diagnostics.stopped_rate(got.fresh, limit)
+def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
+    """Health of the fresh rollouts; waits for nothing that an update computes."""
+    if got.fresh is None:
+        return {}
+    texts = collect.responses(e.tokenizer, got.fresh.rollout)
+    found = diagnostics.rollout_metrics(got.fresh, texts, repetition_test(e))
+    if e.config.rollout.early_stop.function:
+        limit = e.config.rollout.max_new_tokens
+        found["length/stopped_rate"] = diagnostics.stopped_rate(got.fresh, limit)
     return found
+
+
+def describe_tokens(e: Experiment, got: collect.Collected, parts: dict) -> dict:
+    """Means of an update's token facts."""
+    return diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
 
 
 def tokens_in(batch, source: int | None = None) -> int:
@@ -88,13 +93,18 @@ def measure(e, run: Run, at: int, phase: str) -> dict:
     return found
 
 
-def keep_rollouts(e, run: Run, at: int, fresh, parts: dict) -> None:
+def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> None:
     """Adds a few of an update's rollouts to ``samples.jsonl``."""
+    fresh, place_B = got.fresh, np.argsort(got.order_B)
     group = evaluate.Rolled(
         jax.tree.map(np.asarray, fresh),
         collect.responses(e.tokenizer, fresh.rollout),
-        # Fresh rows come first in a batch, so theirs are the first rows of the parts.
-        {key: np.asarray(parts[key]) for key in parts if key.startswith("logp/")},
+        # Fresh rows are collected first, so their numbers come first in that order.
+        {
+            key: np.asarray(parts[key])[place_B]
+            for key in parts
+            if key.startswith("logp/")
+        },
         len(fresh.reward_B),
     )
     count = min(e.config.eval.save_samples, group.count)

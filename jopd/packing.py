@@ -65,6 +65,24 @@ def plan(
     return Packing(*map(np.stack, zip(*parts, strict=True)))
 
 
+def even(length_B: np.ndarray, parts: int) -> np.ndarray:
+    """Rows of each part, i32[parts, B / parts], with about as many tokens in each.
+
+    Longest first, into the part that has the fewest tokens and room for a row; the rows
+    of a part are in ascending order. Host side.
+    """
+    length_B = np.asarray(length_B)
+    each, taken = len(length_B) // parts, [[] for _ in range(parts)]
+    tokens = np.zeros(parts)
+    for row in np.argsort(-length_B, kind="stable"):
+        part = int(np.argmin(tokens))
+        taken[part].append(row)
+        tokens[part] += length_B[row]
+        if len(taken[part]) == each:
+            tokens[part] = np.inf
+    return np.sort(np.asarray(taken, np.int32), axis=1)
+
+
 def _first_fit(lengths, width: int) -> tuple[list[int], list[int]]:
     """Bin and first place of each row: longest first, into the first bin with room."""
     bins, starts, used = [0] * len(lengths), [0] * len(lengths), []

@@ -14,6 +14,7 @@ from jopd import (
     engine,
     evaluate,
     inputs,
+    layout,
     leaks,
     optimizer,
     peers,
@@ -69,6 +70,8 @@ def build_stages(e: Experiment, transform) -> Stages:
             place=place,
             prefix=make_prefix(e),
             annotate=make_annotate(e),
+            shards=e.shape.shards,
+            accumulate=c.optimizer.accumulate,
         ),
         prepare=step.make_prepare(
             models,
@@ -371,7 +374,7 @@ def place_rows(
         batch = collect.with_prompts(batch, own_prompts or {})
         batch = collect.with_serves(batch, served or {})
         if packed:
-            batch = collect.with_packing(
+            batch = layout.with_packing(
                 batch, experiment.length_buckets, shards, accumulate
             )
         return jax.device_put(jax.tree.map(jnp.asarray, batch), rows)

@@ -21,7 +21,8 @@ from jopd import experiment as experiments
 from jopd.held import Run, open_run, save
 from jopd.observe import (
     check_sampler,
-    describe,
+    describe_rollouts,
+    describe_tokens,
     evaluation_metrics,
     goodness,
     keep_rollouts,
@@ -127,6 +128,9 @@ def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
     if _due(c.log.gradient_every_steps, done + 1):
         logged |= stages.term_norms(state.params, *seen)
     held["train"], numbers, parts = stages.update(state, *seen)
+    # The devices are at work from here until the first of their numbers is read.
+    if _due(c.log.every_steps, done + 1, c.steps):
+        logged |= describe_rollouts(e, got)
     logged |= move_teachers(e, run, got, done + 1)
     logged |= {name: float(value) for name, value in numbers.items()}
     stop_if_unfinite(logged, done + 1)
@@ -156,7 +160,7 @@ def log_step(
     logged, coefs = update.logged, configs.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
-    logged |= describe(e, update.got, update.parts)
+    logged |= describe_tokens(e, update.got, update.parts)
     seconds = time.perf_counter() - clock
     logged["speed/seconds_step"] = seconds
     logged["speed/tokens_per_second"] = tokens_in(update.got.batch) / seconds
@@ -174,7 +178,7 @@ def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
     if logs or evaluated is not None:
         run.writer.write(at, update.logged)
     if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
-        keep_rollouts(e, run, at, update.got.fresh, update.parts)
+        keep_rollouts(e, run, at, update.got, update.parts)
     if _due(c.checkpoint.every_steps, at):
         save(run, at, goodness(evaluated))
 

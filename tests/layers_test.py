@@ -46,6 +46,7 @@ LAYERS = (
     {
         "statistics",
         "metrics",
+        "layout",
         "collect",
         "audit",
         "peers",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jopd import collect, packing, sharding, step
+from jopd import collect, layout, packing, sharding, step
 from jopd.models import decoder
 from jopd.types import STUDENT, Rollout
 
@@ -116,7 +116,7 @@ def hidden(params, held):
 @pytest.mark.parametrize("low, high", [(2, 8), (2, 5), (7, 9)])
 def test_states_and_gradients_are_those_of_the_rows_alone(params, low, high, shards):
     plain = batch(lengths(low, high))
-    packed = collect.with_packing(plain, WIDTHS, shards)
+    packed = layout.with_packing(plain, WIDTHS, shards)
     assert packed.packing[""].segment_SRW.shape[1] <= ROWS // shards
     pull_BTD = jax.random.normal(jax.random.key(0), (ROWS, COLUMNS, CONFIG.width))
     # As the objective has it: the state before a response token, and nothing else.
@@ -138,7 +138,7 @@ def test_states_and_gradients_are_those_of_the_rows_alone(params, low, high, sha
 @pytest.mark.parametrize("shards, accumulate", [(1, 2), (2, 2), (1, 4)])
 def test_micro_batches_are_packed_each_for_itself(params, shards, accumulate):
     plain = batch(lengths(2, 6))
-    packed = collect.with_packing(plain, WIDTHS, shards, accumulate)
+    packed = layout.with_packing(plain, WIDTHS, shards, accumulate)
     bins = packed.packing[""].segment_SRW
     assert len(bins) == shards * accumulate
     assert bins.shape[1] * bins.shape[2] < ROWS * COLUMNS / len(bins)
@@ -159,7 +159,7 @@ def test_a_model_with_its_own_prompt_is_packed_apart(accumulate):
     own = {"teacher": context_test.dataset(context_test.OWN)}
     plain = collect.with_prompts(context_test.batch(), own)
     rows = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), plain)
-    packed = collect.with_packing(rows, (4, 8), 1, accumulate)
+    packed = layout.with_packing(rows, (4, 8), 1, accumulate)
     assert set(packed.packing) == {"", "teacher"}
     before_BT = np.roll(np.asarray(rows.mask_BT), -1, axis=1)
     for name in ("student", "teacher"):
@@ -177,7 +177,7 @@ def test_a_model_with_its_own_prompt_is_packed_apart(accumulate):
 def test_a_mesh_reads_the_same(params):
     plain = batch(lengths(2, 9))
     mesh = sharding.make_mesh(2, 1, 1)
-    packed = collect.with_packing(plain, WIDTHS, 2)
+    packed = layout.with_packing(plain, WIDTHS, 2)
     placed = jax.device_put(packed, sharding.rows(mesh))
     got = jax.jit(hidden)(params, placed)
     before_BT = np.roll(plain.mask_BT, -1, axis=1)

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from jopd import (
-    collect,
+    layout,
     objective,
     optimizer,
     sampling,
@@ -109,7 +109,7 @@ def test_micro_batches_give_the_same_update(whole):
 def test_packed_rows_give_the_same_update(whole, shards):
     state, frozen, batch = fresh()
     columns = batch.rollout.tokens_BT.shape[1]
-    batch = collect.with_packing(jax.device_get(batch), (columns,), shards)
+    batch = layout.with_packing(jax.device_get(batch), (columns,), shards)
     assert batch.packing, "side by side there is less to read"
     held = (state, frozen, batch)
     if shards > 1:

@@ -58,7 +58,7 @@ def counted(config, directory):
     seen, before = [], [0]
 
     with pytest.MonkeyPatch.context() as patch, control.CompileCounter() as compiled:
-        describe, save = train.describe, train.save
+        describe, save = train.describe_tokens, train.save
 
         def spy_of_save(*arguments):
             save(*arguments)
@@ -71,7 +71,7 @@ def counted(config, directory):
             before[0] = compiled.count
             return found
 
-        patch.setattr(train, "describe", spy)
+        patch.setattr(train, "describe_tokens", spy)
         patch.setattr(train, "save", spy_of_save)
         return train.run(config, directory), seen
 
@@ -488,16 +488,25 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
 def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
     """Rows drawn a few at a time; micro-batches, each packed for itself."""
     changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 4}
+    changes["log__samples_every_steps"] = 1
     found = []
     for name, more in (("whole", {}), ("cut", change)):
         place = tmp_path / name
         built = runs.config(models, **changes, **more)
         summary = train.run(built, place)
         losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
-        found.append((summary["tokens_sampled"], losses))
-    (drawn, losses), (others, others_losses) = found
+        samples = runs.rows(place / "samples.jsonl")
+        kept = [row for row in samples if row["phase"] == "rollout"]
+        found.append((summary["tokens_sampled"], losses, kept))
+    (drawn, losses, kept), (others, others_losses, others_kept) = found
     assert drawn == others
     np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
+    # What is kept of a rollout is its own, in whatever micro-batch it was.
+    assert kept
+    for row, other in zip(kept, others_kept, strict=True):
+        assert row["tokens"] == other["tokens"]
+        for name in ("student_logp", "teacher_logp"):
+            np.testing.assert_allclose(row[name], other[name], atol=1e-3)
 
 
 def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):

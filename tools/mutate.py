@@ -1647,7 +1647,7 @@ MUTATIONS = [
     Mutation(
         "with_packing",
         "micro-batches packed as if they lay one after the other",
-        "collect.py",
+        "layout.py",
         "reshape(shards, -1, accumulate).swapaxes(1, 2).ravel()",
         "ravel()",
         "packing_test.py",
@@ -1827,7 +1827,7 @@ MUTATIONS = [
     Mutation(
         "with_packing",
         "a teacher's rows as long as the student's",
-        "collect.py",
+        "layout.py",
         "np.where(needed_B, length_B + shift_B, 0),",
         "np.where(needed_B, length_B, 0),",
         "packing_test.py",

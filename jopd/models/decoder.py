@@ -11,6 +11,7 @@ text; the two are independent, so rows of one batch may have gaps at different s
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ _FAR = np.iinfo(
     np.int32
 ).max  # distance of what cannot be seen, window of those who can
 _HIDDEN = -1e30  # finite, so that a row of nothing but padding stays free of NaN
+# Runs of queries that attention to the tokens themselves is cut into. On a CPU, 152
+# positions: 0.52 s of forward and backward pass whole, 0.42 s in 4 runs, 0.38 s in 8.
+_RUNS, _SHORTEST_RUN = 8, 16
 _NORMAL = nn.initializers.normal(0.02)
 
 
@@ -200,6 +204,26 @@ def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.
     return sum(read[1:], start=read[0])
 
 
+def _self_attention(q: jax.Array, kv: KV, visible_BTS: jax.Array) -> jax.Array:
+    """``_attention`` to the tokens themselves, of which none sees one behind it.
+
+    In a few runs of queries, each against the keys up to its end: half of what the
+    whole square would compute is hidden.
+    """
+    length = q.shape[3]
+    runs = min(_RUNS, -(-length // _SHORTEST_RUN))
+    ends = [length * n // runs for n in range(runs + 1)]
+    read = [
+        _attention(
+            q[:, :, :, start:end],
+            [KV(kv.k[..., :end], kv.v[..., :end, :])],
+            visible_BTS[:, start:end, :end],
+        )
+        for start, end in itertools.pairwise(ends)
+    ]
+    return jnp.concatenate(read, axis=3)
+
+
 class Layer(nn.Module):
     """One pre-norm layer; ``nn.scan`` stacks its parameters."""
 
@@ -223,8 +247,11 @@ class Layer(nn.Module):
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
         q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
-        segments = [new] if cache is None else [cache, new]
-        read = _attention(q, segments, distance_BTS < window)
+        visible_BTS = distance_BTS < window
+        if cache is None:
+            read = _self_attention(q, new, visible_BTS)
+        else:
+            read = _attention(q, [cache, new], visible_BTS)
         read = jnp.moveaxis(read, 3, 1).reshape(batch, length, -1)
         x_BTD = x_BTD + self.linear("o", read, c.width, c.o_bias)
 
@@ -272,7 +299,8 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, KV | None]:
         """Runs T tokens per row against a read-only cache and themselves.
 
-        A key is visible to a query iff it is valid, ``key_position <= query_position``
+        Without a cache the tokens of a row are in the order of their positions, or of
+        its segments. A key is visible to a query iff it is valid, ``key_position <= query_position``
         and, in a layer with a window, ``query_position - key_position < window``.
 
         Args:

@@ -5,14 +5,15 @@
 
 A run is a work directory made with ``--config.eval.every_steps``. A log has lines like
 ``seconds 30 updates 28 tokens 114688 reverse_kl 0.81``. Neither counts the seconds in
-which the student is measured. Every curve is compared with the last value of the first
-log: when was that level reached?
+which the student is measured. Every curve is compared with where the first log ends,
+the mean of its last measurements, since one of them is noise: when was it reached?
 """
 
 import argparse
 import itertools
 import json
 import re
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LAST = 5  # measurements that say where a curve ends
 LINE = re.compile(r"seconds (\S+) updates (\d+) tokens \d+ reverse_kl (\S+)")
 
 
@@ -55,6 +57,11 @@ def of_log(path: Path) -> list[tuple[float, int, float]]:
     return [(float(seconds), int(at), float(kl)) for seconds, at, kl in found]
 
 
+def ending(curve) -> float:
+    """Mean reverse KL of the last measurements."""
+    return statistics.fmean(kl for _, _, kl in curve[-LAST:])
+
+
 def reached(curve, level: float) -> float | None:
     """Seconds to the first measurement that is at the level or below it."""
     return next((seconds for seconds, _, kl in curve if kl <= level), None)
@@ -69,15 +76,15 @@ def main() -> None:
     args = parse_arguments()
     peers = named(args.logs, of_log)
     curves = named(args.runs, of_run) | peers
-    level = next(iter(peers.values()))[-1][2]
-    print(f"| | updates | seconds | reverse KL | seconds to {level:.3f} |")
+    level = ending(next(iter(peers.values())))
+    print(f"| | updates | seconds | mean of last {LAST} | seconds to {level:.3f} |")
     print("|---|---|---|---|---|")
     figure, panel = plt.subplots(figsize=(7, 4))
     for name, curve in curves.items():
-        seconds, updates, kl = curve[-1]
+        seconds, updates, _ = curve[-1]
         when = reached(curve, level)
         shown = "never" if when is None else f"{when:.0f}"
-        print(f"| {name} | {updates:,} | {seconds:.0f} | {kl:.3f} | {shown} |")
+        print(f"| {name} | {updates:,} | {seconds:.0f} | {ending(curve):.3f} | {shown} |")
         panel.plot([x for x, _, _ in curve], [y for _, _, y in curve], label=name)
     panel.axhline(level, color="grey", linewidth=0.8, linestyle=":")
     panel.set_xlabel("training seconds")
