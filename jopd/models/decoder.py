@@ -299,9 +299,10 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, KV | None]:
         """Runs T tokens per row against a read-only cache and themselves.
 
-        Without a cache the tokens of a row are in the order of their positions, or of
-        its segments. A key is visible to a query iff it is valid, ``key_position <= query_position``
+        A key is visible to a query iff it is valid, ``key_position <= query_position``
         and, in a layer with a window, ``query_position - key_position < window``.
+        Without a cache the tokens of a row, or of its segments, are in the order of
+        their positions: what stands behind a query is not looked at.
 
         Args:
           tokens_BT: i32; any value where not valid.

@@ -84,7 +84,8 @@ def main() -> None:
         seconds, updates, _ = curve[-1]
         when = reached(curve, level)
         shown = "never" if when is None else f"{when:.0f}"
-        print(f"| {name} | {updates:,} | {seconds:.0f} | {ending(curve):.3f} | {shown} |")
+        cells = (name, f"{updates:,}", f"{seconds:.0f}", f"{ending(curve):.3f}", shown)
+        print(f"| {' | '.join(cells)} |")
         panel.plot([x for x, _, _ in curve], [y for _, _, y in curve], label=name)
     panel.axhline(level, color="grey", linewidth=0.8, linestyle=":")
     panel.set_xlabel("training seconds")
