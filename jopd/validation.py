@@ -209,6 +209,11 @@ def _check_stop(config: ConfigDict) -> None:
     c = config.rollout
     if build_stop(config) is None:
         return
+    if c.early_stop.limit <= 0:
+        raise ValueError(
+            f"rollout.early_stop.limit={c.early_stop.limit} must be above 0: at 0 "
+            "nearly every rollout would end at the first look"
+        )
     if not 0 < c.early_stop.window < c.max_new_tokens:
         raise ValueError(
             f"rollout.early_stop.window={c.early_stop.window} must be at least 1 and "

@@ -134,6 +134,7 @@ def with_self(**keys):
 
 def stopping(**keys):
     """Rollouts that a rule may end."""
+    keys = {"limit": 0.5} | keys
     changes = {f"rollout__early_stop__{key}": value for key, value in keys.items()}
     return changes | {"rollout__block_tokens": 5}
 
@@ -421,6 +422,10 @@ CASES = {
     "a reason that needs a teacher": (
         stopping(function="divergence"),
         ("rollout.early_stop: divergence", "rollout.early_stop.teacher"),
+    ),
+    "no limit": (
+        stopping(function="repetition", window=9, limit=0.0),
+        ("rollout.early_stop.limit=0.0", "above 0"),
     ),
     "a window that holds too little": (
         stopping(function="repetition", window=4),

@@ -521,7 +521,7 @@ def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
         rollout__early_stop__teacher="teacher",
     )
     rates = []
-    for limit in (100.0, 0.0):
+    for limit in (100.0, 0.01):
         config.rollout.early_stop.limit = limit
         place = tmp_path / str(limit)
         summary = train.run(config, place)
