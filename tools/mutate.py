@@ -1791,12 +1791,6 @@ MUTATIONS = [
             "for n in range(ngram):",
             "for n in range(ngram - 1):",
         ),
-        (
-            "repetition",
-            "later n-grams count as earlier ones",
-            "same_BGG & earlier_GG, axis=2",
-            "same_BGG & earlier_GG, axis=1",
-        ),
     ),
     *_rows(
         "watch",

@@ -1,0 +1,59 @@
+"""Rollouts that end early where on-policy distillation collapses into loops.
+
+Make the models first: ``python tools/make_loop_models.py --out=runs/loop_models``.
+"""
+
+TITLE = "Ending rollouts early where they collapse"
+ABOUT = """
+The pair and the settings of [collapse.md](collapse.md), in which vanilla OPD falls into
+loops. Rollouts are looked at every 16 tokens of at most 128: loops are rollouts of
+whose last 32 tokens more than half of the 8-grams occurred before in them; far ones are
+those whose last 16 tokens are more than 2 nats each likelier for the student than for
+the teacher, which reads along. Both count as truncated.
+"""
+SEEDS = (0, 1, 2)
+COMMON = {
+    "steps": 200,
+    "student.path": "runs/loop_models/student",
+    "teacher.path": "runs/loop_models/teacher",
+    "rollout.max_new_tokens": 128,
+    "rollout.prompts_per_step": 16,
+    "rollout.block_tokens": 16,
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.schedule": "constant",
+    "eval.prompts": 128,
+    "checkpoint.every_steps": 0,
+    "export.enabled": False,
+}
+
+
+def _stop(function: str, window: int, limit: float, teacher: str = "") -> dict:
+    rule = dict(function=function, window=window, limit=limit, teacher=teacher)
+    return {f"rollout.early_stop.{key}": value for key, value in rule.items()}
+
+
+ARMS = {
+    "OPD": {"config": "opd"},
+    "OPD, loops end": {"config": "opd", "overrides": _stop("repetition", 32, 0.5)},
+    "OPD, far ones end": {
+        "config": "opd",
+        "overrides": _stop("divergence", 16, 2.0, "teacher"),
+    },
+}
+METRICS = {
+    "max length/truncation_rate": "without an end, highest, %",
+    "truncation_rate": "truncated after, %",
+    "repetition_rate": "repetitive after, %",
+    "accuracy": "accuracy, %",
+    "avg_at_k": "avg@4, %",
+    "reverse_kl": "reverse KL",
+    "mean length/stopped_rate": "ended early, mean, %",
+    "tokens_sampled": "tokens sampled",
+    "teacher_tokens": "teacher tokens",
+    "wall_seconds": "seconds",
+}
+CURVES = {
+    "length/truncation_rate": "rollouts without an end",
+    "length/mean": "mean length of rollouts",
+    "log_ratio/repeated": "log teacher - log student, repeated tokens",
+}
