@@ -13,13 +13,17 @@ def dealt(batch: Batch, shards: int, accumulate: int) -> tuple[Batch, np.ndarray
     Device s has the s-th run of rows, its micro-batch g every ``accumulate``-th of them
     from the g-th on, see ``step.split_rows``. Also that order, i32[B].
     """
-    order_B = np.arange(len(batch.reward_B), dtype=np.int32)
-    if shards * accumulate > 1:
-        needed_B = np.asarray(batch.mask_BT).any(axis=1)
-        length_B = np.where(needed_B, batch.rollout.length_B, 0)
-        parts = packing.even(length_B, shards * accumulate)
-        order_B = parts.reshape(shards, accumulate, -1).swapaxes(1, 2).ravel()
+    if shards * accumulate == 1:
+        return batch, np.arange(len(batch.reward_B), dtype=np.int32)
+    parts = packing.even(_needed(batch), shards * accumulate)
+    order_B = parts.reshape(shards, accumulate, -1).swapaxes(1, 2).ravel()
     return jax.tree.map(lambda leaf: np.asarray(leaf)[order_B], batch), order_B
+
+
+def _needed(batch: Batch) -> np.ndarray:
+    """Tokens of each row, 0 for one that nobody needs."""
+    needed_B = np.asarray(batch.mask_BT).any(axis=1)
+    return np.where(needed_B, batch.rollout.length_B, 0)
 
 
 def with_packing(
@@ -36,8 +40,7 @@ def with_packing(
     apart = lambda x_B: (
         np.asarray(x_B).reshape(shards, -1, accumulate).swapaxes(1, 2).ravel()
     )
-    needed_B = np.asarray(batch.mask_BT).any(axis=1)
-    length_B = np.where(needed_B, rollout.length_B, 0)
+    length_B = _needed(batch)
     columns = rollout.tokens_BT.shape[1]
     found[""] = packing.plan(
         apart(length_B), columns=columns, widths=widths, shards=parts
@@ -46,7 +49,7 @@ def with_packing(
         shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
         total = prompt_BP.shape[1] + columns
         found[name] = packing.plan(
-            apart(np.where(needed_B, length_B + shift_B, 0)),
+            apart(np.where(length_B > 0, length_B + shift_B, 0)),
             columns=total,
             widths=(total,),
             shift_B=apart(shift_B),

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd import rollout, sampling
+from jopd import divergences, rollout
 from jopd.chunks import in_chunks
 from jopd.models import decoder
+from jopd.objective import logits_of
 from jopd.rollout import Loop, Request
 from jopd.stops import Seen
 
@@ -112,17 +113,11 @@ def _read(watch, params, asked: Request, loop: Loop, reading: Reading, block: in
     )
     before_BKD = jnp.concatenate([reading.hidden_BD[:, None], hidden_BKD[:, :-1]], 1)
     head_VD = decoder.head(params)[: watch.vocabulary]
-    plain = sampling.Filter(temperature=watch.temperature)
 
     def score(chunk):
         hidden, tokens = chunk
-        logits = jnp.einsum(
-            "td,vd->tv",
-            hidden,
-            head_VD.astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return sampling.log_prob(logits, tokens, plain)
+        logits = logits_of(hidden, head_VD, watch.temperature)
+        return divergences.log_prob(logits, tokens)
 
     live_BK = jnp.broadcast_to(~loop.done_B[:, None], tokens_BK.shape)
     logp_BK = in_chunks(

@@ -1827,8 +1827,8 @@ MUTATIONS = [
         (
             "_read",
             "temperature ignored",
-            "sampling.Filter(temperature=watch.temperature)",
-            "sampling.Filter()",
+            "logits_of(hidden, head_VD, watch.temperature)",
+            "logits_of(hidden, head_VD, 1.0)",
         ),
         (
             "_seen",
@@ -1872,8 +1872,8 @@ MUTATIONS = [
         (
             "dealt",
             "rows that nobody needs count",
-            "length_B = np.where(needed_B, batch.rollout.length_B, 0)\n        parts",
-            "length_B = batch.rollout.length_B\n        parts",
+            "parts = packing.even(_needed(batch), shards * accumulate)",
+            "parts = packing.even(batch.rollout.length_B, shards * accumulate)",
         ),
     ),
     Mutation(
@@ -1959,8 +1959,8 @@ MUTATIONS = [
         "with_packing",
         "a teacher's rows as long as the student's",
         "layout.py",
-        "np.where(needed_B, length_B + shift_B, 0)",
-        "np.where(needed_B, length_B, 0)",
+        "np.where(length_B > 0, length_B + shift_B, 0)",
+        "length_B",
         "packing_test.py",
     ),
     Mutation(

@@ -3,6 +3,9 @@
 Make the models first: ``python tools/make_loop_models.py --out=runs/loop_models``.
 """
 
+import runpy
+from pathlib import Path
+
 TITLE = "Ending rollouts early where they collapse"
 ABOUT = """
 The pair and the settings of [collapse.md](collapse.md), in which vanilla OPD falls into
@@ -12,19 +15,8 @@ those whose last 16 tokens are more than 2 nats each likelier for the student th
 the teacher, which reads along. Both count as truncated.
 """
 SEEDS = (0, 1, 2)
-COMMON = {
-    "steps": 200,
-    "student.path": "runs/loop_models/student",
-    "teacher.path": "runs/loop_models/teacher",
-    "rollout.max_new_tokens": 128,
-    "rollout.prompts_per_step": 16,
-    "rollout.block_tokens": 16,
-    "optimizer.learning_rate": 2e-3,
-    "optimizer.schedule": "constant",
-    "eval.prompts": 128,
-    "checkpoint.every_steps": 0,
-    "export.enabled": False,
-}
+COLLAPSE = runpy.run_path(str(Path(__file__).with_name("collapse.py")))
+COMMON = COLLAPSE["COMMON"] | {"rollout.block_tokens": 16}
 
 
 def _stop(function: str, window: int, limit: float, teacher: str = "") -> dict:
