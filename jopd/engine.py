@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import rollout, watch
+from jopd import rollout, sharding, watch
 from jopd.models import decoder
 from jopd.rollout import Loop, Request
 from jopd.types import Rollout
@@ -86,7 +86,7 @@ def in_blocks(
 
     Args:
       block: draws between two looks.
-      devices: local devices that rows are split over, as ``rollout.data_parallel``.
+      devices: local devices that rows are split over, as ``sharding.data_parallel``.
       at_once: most rows that a device draws at a time, whole runs of ``copies``; 0 is
         all. Others wait, and enter a quarter of that at a time.
       watched: who may end rows before they end themselves, as unfinished ones. What is
@@ -104,7 +104,7 @@ def in_blocks(
 
     def call(params, asked: Request, key: jax.Array) -> Rollout:
         models = (params, watched and watched.params)
-        split = jax.tree.map(np.asarray, rollout.split_rows(asked, devices))
+        split = jax.tree.map(np.asarray, sharding.rows_per_device(asked, devices))
         count = split.length_B.shape[1]
         first = min(at_once or count, count)
         held, written = _first(programs, models, split, key, first, max_new_tokens)

@@ -1,8 +1,8 @@
 """The behaviour policy at work: batched prefill, then a decode loop over a KV cache.
 
-``generate`` is one pure function. ``data_parallel`` wraps it in ``jax.pmap`` with
-replicated parameters, where every device leaves its loop as soon as its own rows are
-done and nothing is communicated; plain ``jax.jit`` over sharded parameters serves
+``generate`` is one pure function. ``sharding.data_parallel`` wraps it in ``jax.pmap``
+with replicated parameters, where every device leaves its loop as soon as its own rows
+are done and nothing is communicated; plain ``jax.jit`` over sharded parameters serves
 models that need several devices. Both give the same tokens: randomness belongs to the
 row.
 
@@ -13,7 +13,6 @@ stands; so all rows write to one slot and no row is ever moved.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -364,42 +363,4 @@ def join(asked: Request, loop: Loop) -> Rollout:
         source_BT=jnp.where(drawn_BT, STUDENT, sources_BT),
         group_B=asked.row_B,
         age_B=jnp.zeros(rows, jnp.int32),
-    )
-
-
-def data_parallel(function: Callable, devices: int) -> Callable:
-    """``jax.pmap`` of a bound ``generate`` over local devices, rows split evenly.
-
-    Args:
-      function: ``(params, request, key) -> Rollout``.
-      devices: how many local devices; the number of rows must be a multiple of it.
-
-    Parameters should carry a replicated sharding over those devices
-    (``sharding.replicated``); other placements work but are copied anew at every call.
-    """
-    mapped = jax.pmap(
-        function, in_axes=(None, 0, None), devices=jax.local_devices()[:devices]
-    )
-
-    def call(params, asked: Request, key) -> Rollout:
-        rolled = mapped(params, split_rows(asked, devices), key)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rolled)
-
-    return call
-
-
-def split_rows(asked: Request, devices: int) -> Request:
-    """Leaves [B, ...] to [devices, B / devices, ...].
-
-    Raises:
-      ValueError: the rows do not divide.
-    """
-    rows = len(asked.length_B)
-    if rows % devices:
-        raise ValueError(
-            f"{rows} rollout rows are not divisible by {devices} devices; use "
-            f"{rows - rows % devices or devices} or {rows + -rows % devices} rows"
-        )
-    return jax.tree.map(
-        lambda x: x.reshape(devices, rows // devices, *x.shape[1:]), asked
     )

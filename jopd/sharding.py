@@ -6,6 +6,7 @@ parameters and optimizer state; ``tensor`` splits matrices inside a layer.
 
 import math
 import re
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -96,6 +97,44 @@ def of_optimizer(opt_state, params, mesh: Mesh):
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, opt_state)
+
+
+def data_parallel(function: Callable, devices: int) -> Callable:
+    """``jax.pmap`` of a bound ``rollout.generate`` over local devices, equal rows each.
+
+    Args:
+      function: ``(params, request, key) -> Rollout``.
+      devices: how many local devices; the number of rows must be a multiple of it.
+
+    Parameters should carry a replicated sharding over those devices (``replicated``);
+    other placements work but are copied anew at every call.
+    """
+    mapped = jax.pmap(
+        function, in_axes=(None, 0, None), devices=jax.local_devices()[:devices]
+    )
+
+    def call(params, asked, key):
+        rolled = mapped(params, rows_per_device(asked, devices), key)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rolled)
+
+    return call
+
+
+def rows_per_device(rows, devices: int):
+    """Leaves [B, ...] to [devices, B / devices, ...], the order kept.
+
+    Raises:
+      ValueError: the rows do not divide.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    if count % devices:
+        raise ValueError(
+            f"{count} rollout rows are not divisible by {devices} devices; use "
+            f"{count - count % devices or devices} or {count + -count % devices} rows"
+        )
+    return jax.tree.map(
+        lambda x: x.reshape(devices, count // devices, *x.shape[1:]), rows
+    )
 
 
 def _tail(path) -> str:

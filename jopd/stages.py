@@ -137,7 +137,7 @@ def make_generate(
             **settings,
         )
     else:
-        mapped = rollout.data_parallel(bound, devices)
+        mapped = sharding.data_parallel(bound, devices)
     whole = sharding.replicated(experiment.mesh)
     return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
 

@@ -250,14 +250,14 @@ def test_the_loop_ends_with_its_last_row(params):
 
 def test_every_device_ends_with_its_own_rows(params):
     limited = asked()._replace(limit_B=jnp.asarray([1, 1, 0, 1, 7, 1, 0, 2]))
-    wrap = functools.partial(rollout.data_parallel, devices=2)
+    wrap = functools.partial(sharding.data_parallel, devices=2)
     assert calls_of(limited, wrap, params, stop_ids=()) == 1 + 7
 
 
 def test_pmap_and_sharded_jit_draw_the_same(params):
     key = jax.random.key(4)
     base = compiled()(params, asked(), key)
-    mapped = rollout.data_parallel(bound(), 2)
+    mapped = sharding.data_parallel(bound(), 2)
     mesh = sharding.make_mesh(1, 1, 2)
     replicated = jax.device_put(params, sharding.replicated(mesh))
     assert_same_rollout(mapped(replicated, asked(), key), base)
@@ -284,7 +284,7 @@ def test_a_run_of_copies_is_read_once_and_drawn_apart(params):
 def test_rows_must_divide_by_devices(params):
     seven = jax.tree.map(lambda x: x[:7], asked())
     with pytest.raises(ValueError, match=r"7 rollout rows .* 2 devices; use 6 or 8"):
-        rollout.data_parallel(bound(), 2)(params, seven, jax.random.key(0))
+        sharding.data_parallel(bound(), 2)(params, seven, jax.random.key(0))
 
 
 def test_request_fills_in_the_defaults():

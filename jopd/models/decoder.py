@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+from jopd.models import rope
 
 _FAR = np.iinfo(
     np.int32
@@ -102,70 +102,17 @@ class KV(NamedTuple):
 
 
 def rope_frequencies(config: DecoderConfig) -> tuple[np.ndarray, float]:
-    """Angles per position ``f32[H / 2]`` and the factor on their cosines and sines.
-
-    ``f_i = theta^(-2i/H)``, then by ``rope_type``: ``linear`` divides by ``factor``;
-    ``llama3`` divides where the wavelength is long against the original context and
-    blends in between; ``yarn`` (arXiv:2309.00071, eq. 22-23) blends by the number of
-    rotations in the original context and sharpens attention (``0.1 ln(factor) + 1``).
+    """``rope.frequencies`` of a config.
 
     Raises:
       ValueError: unknown ``rope_type``.
     """
-    # transformers forms the exponents in float32; so do we, or positions drift apart.
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-    plain = 1.0 / config.rope_theta ** exponents.astype(np.float64)
-    scaling = dict(config.rope_scaling)
-    match scaling.get("rope_type", "default"):
-        case "default":
-            frequencies, factor = plain, 1.0
-        case "linear":
-            frequencies, factor = plain / scaling["factor"], 1.0
-        case "llama3":
-            frequencies, factor = _llama3(plain, scaling), 1.0
-        case "yarn":
-            frequencies, factor = _yarn(plain, scaling, config)
-        case other:
-            raise ValueError(
-                f"rope_type={other!r} is not supported; use one of {ROPE_TYPES}"
-            )
-    return frequencies.astype(np.float32), factor
-
-
-def _llama3(plain: np.ndarray, scaling: dict) -> np.ndarray:
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    rotations = scaling["original_max_position_embeddings"] * plain / (2 * np.pi)
-    keep = np.clip((rotations - low) / (high - low), 0.0, 1.0)
-    return plain * (keep + (1 - keep) / scaling["factor"])
-
-
-def _yarn(plain: np.ndarray, scaling: dict, config: DecoderConfig):
-    original = scaling["original_max_position_embeddings"]
-    factor = scaling.get("factor") or config.max_positions / original
-
-    def dimension(rotations):  # whose angle makes that many turns in the old context
-        turns = math.log(original / (rotations * 2 * math.pi))
-        return config.head_dim * turns / (2 * math.log(config.rope_theta))
-
-    low = dimension(scaling.get("beta_fast") or 32)
-    high = dimension(scaling.get("beta_slow") or 1)
-    if scaling.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, config.head_dim - 1)
-    width = high - low or 0.001
-    keep = 1 - np.clip((np.arange(len(plain)) - low) / width, 0.0, 1.0)
-    return plain * (keep + (1 - keep) / factor), _yarn_attention(scaling, factor)
-
-
-def _yarn_attention(scaling: dict, factor: float) -> float:
-    def sharpen(mscale):
-        return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-    if scaling.get("attention_factor") is not None:
-        return float(scaling["attention_factor"])
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return sharpen(scaling["mscale"]) / sharpen(scaling["mscale_all_dim"])
-    return sharpen(1.0)
+    return rope.frequencies(
+        config.head_dim,
+        config.rope_theta,
+        config.max_positions,
+        dict(config.rope_scaling),
+    )
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -173,14 +120,6 @@ def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
     return (y * scale).astype(x.dtype)
-
-
-def _rotate(x_BTKH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Array:
-    """Rotates the pairs ``(i, i + H / 2)``, the Hugging Face order."""
-    low, high = jnp.split(x_BTKH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
-    rotated = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
-    return rotated.astype(x_BTKH.dtype)
 
 
 def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.Array:
@@ -243,7 +182,7 @@ class Layer(nn.Module):
         q, k, v = (a.reshape(batch, length, -1, c.head_dim) for a in (q, k, v))
         if c.qk_norm:
             q, k = self.norm("q_norm", q), self.norm("k_norm", k)
-        q, k = _rotate(q, cos_BTH, sin_BTH), _rotate(k, cos_BTH, sin_BTH)
+        q, k = rope.rotate(q, cos_BTH, sin_BTH), rope.rotate(k, cos_BTH, sin_BTH)
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
         q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
@@ -354,9 +293,8 @@ def _windows(config: DecoderConfig) -> jax.Array:
 
 
 def _angles(config: DecoderConfig, positions_BT: jax.Array):
-    frequencies, factor = rope_frequencies(config)
-    angles_BTH = positions_BT.astype(jnp.float32)[..., None] * frequencies[None, None]
-    return jnp.cos(angles_BTH) * factor, jnp.sin(angles_BTH) * factor
+    frequencies_H, factor = rope_frequencies(config)
+    return rope.angles(positions_BT, frequencies_H, factor)
 
 
 def _distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Array:

@@ -51,7 +51,7 @@ def main() -> None:
         engine.in_blocks, block=args.block, devices=devices, **settings
     )
     ways = {
-        "one loop": rollout.data_parallel(
+        "one loop": sharding.data_parallel(
             functools.partial(rollout.generate, **settings), devices
         ),
         "blocks": blocks(),

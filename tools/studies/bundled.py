@@ -39,6 +39,12 @@ def _leader(config, **more):
 
 _NO_PREFIX = dict(rollout__prefix__source="", loss__guide__coef=0.0)
 _MASK = dict(loss__outlier__coef=0.0)
+_SERVED = dict(
+    audit__teacher="http",
+    remote__url="http://127.0.0.1:8124/v1",
+    remote__model="teacher",
+    remote__concurrency=32,
+)
 
 ARMS = {
     "SFT": _leader("sft"),
@@ -55,6 +61,7 @@ ARMS = {
     "RLSD": _arm("rlsd"),
     "OPSD": _arm("opsd"),
     "OmniOPD": _arm("omniopd"),
+    "OmniOPD over HTTP": _arm("omniopd", **_SERVED),
 }
 METRICS = {
     "accuracy": "accuracy, %",
