@@ -142,6 +142,12 @@ def responses(tokenizer, rollout: Rollout) -> list[str]:
     return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
+def rewarded(batch: Batch, texts, dataset: data.Dataset, verifier) -> Batch:
+    """``batch`` with the rewards of its responses; its groups are data set ids."""
+    answers = [dataset.answers[i] for i in np.asarray(batch.rollout.group_B)]
+    return batch._replace(reward_B=rewards.reward_rows(verifier, texts, answers))
+
+
 def fit(batch: Batch, width: int) -> Batch:
     """Pads or cuts every ``[B, T]`` array on the right to ``width``; on the host."""
 
@@ -266,6 +272,7 @@ def make_collect(
     ``prefix`` gives the response tokens from which the rollouts of some prompts start
     at a step. ``annotate`` sees every batch once its rows are mixed and cut to a
     bucket, and may add facts per token that weights read (``Batch.extra``).
+    ``verifier`` rewards fresh rollouts; None leaves 0, for whoever wants them later.
 
     ``place`` puts a finished batch on the devices. Until then rows are on the host and
     the buffer is on one device: mixing is a few small arrays, and one operation after
@@ -293,9 +300,7 @@ def make_collect(
         batch = fit(batch_of(rolled._replace(group_B=group_B)), width)
         if verifier is None:
             return batch
-        answers = [dataset.answers[i] for i in group_B]
-        texts = responses(tokenizer, rolled)
-        return batch._replace(reward_B=rewards.reward_rows(verifier, texts, answers))
+        return rewarded(batch, responses(tokenizer, rolled), dataset, verifier)
 
     def collect(params, buffer, step: int):
         started = time.perf_counter()

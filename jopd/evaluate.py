@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jopd import collect, commandline, leaks, rewards, statistics
+from jopd import collect, commandline, leaks, statistics
 from jopd.types import Batch
 
 # Token facts that are averaged, and what the summary calls them.
@@ -128,9 +128,8 @@ def _correct(groups: Iterable[Rolled], dataset, verifier) -> np.ndarray:
     """f32[rows] rewards; the group of a rollout is its data set id."""
     found = []
     for batch, texts, _, count in groups:
-        answers = [dataset.answers[i] for i in batch.rollout.group_B]
-        rewarded_B = rewards.reward_rows(verifier, texts, answers)
-        found.append((rewarded_B * batch.rollout.finished_B)[:count])
+        reward_B = collect.rewarded(batch, texts, dataset, verifier).reward_B
+        found.append((reward_B * batch.rollout.finished_B)[:count])
     return np.concatenate(found)
 
 

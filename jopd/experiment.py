@@ -14,6 +14,7 @@ from jopd import (
     inputs,
     packing,
     panel,
+    reads,
     sharding,
     step,
     teachers,
@@ -30,7 +31,7 @@ class Experiment(NamedTuple):
     ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
     those that have some of their own and keep them. ``panels`` are those that terms
     name; ``served`` says of models and panels with a route which training rows are
-    theirs.
+    theirs. ``rewards_first``: an update reads rewards, so it waits for the verifier.
     """
 
     config: Any
@@ -49,6 +50,7 @@ class Experiment(NamedTuple):
     peer_prompts: inputs.PeerPrompts | None
     terms: tuple[Term, ...]
     verifier: Any
+    rewards_first: bool
     mix: collect.Mix
     prompt_buckets: tuple[int, ...]
     given_buckets: tuple[int, ...]
@@ -246,6 +248,7 @@ def build(config, *, train: bool = True) -> Experiment:
         peer_prompts=shown,
         terms=terms,
         verifier=verifier,
+        rewards_first=reads.learns_from_rewards(config, terms),
         mix=mix,
         prompt_buckets=prompt_buckets,
         given_buckets=(

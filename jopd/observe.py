@@ -47,11 +47,14 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     """Health of the fresh rollouts; waits for nothing that an update computes."""
     if got.fresh is None:
         return {}
-    texts = collect.responses(e.tokenizer, got.fresh.rollout)
-    found = diagnostics.rollout_metrics(got.fresh, texts, repetition_test(e))
+    fresh = got.fresh
+    texts = collect.responses(e.tokenizer, fresh.rollout)
+    if e.verifier is not None and not e.rewards_first:
+        fresh = collect.rewarded(fresh, texts, e.train, e.verifier)
+    found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
     if e.config.rollout.early_stop.function:
         limit = e.config.rollout.max_new_tokens
-        found["length/stopped_rate"] = diagnostics.stopped_rate(got.fresh, limit)
+        found["length/stopped_rate"] = diagnostics.stopped_rate(fresh, limit)
     return found
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd import audit, objective, peers
-from jopd.compared import models_named
+from jopd.compared import frozen_named, models_named, teachers_of
 from jopd.types import Outputs, Scores
 
 
@@ -21,6 +21,13 @@ def facts_read(term: objective.Term) -> set[str]:
 def needs_rewards(term: objective.Term) -> bool:
     """Whether a term is idle where no verifier gives rewards."""
     return "reward" in fields_read(term) or bool(set(peers.FACTS) & facts_read(term))
+
+
+def learns_from_rewards(config, terms) -> bool:
+    """Whether an update, or a teacher that moves with it, goes by rewards."""
+    known = teachers_of(config)
+    waits = any(known[name].weights == "gated" for name in frozen_named(config, terms))
+    return waits or any(needs_rewards(term) for term in terms)
 
 
 def _leaves_read(term: objective.Term) -> set[tuple]:

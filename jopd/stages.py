@@ -60,7 +60,8 @@ def build_stages(e: Experiment, transform) -> Stages:
             generate=generate,
             dataset=e.train,
             tokenizer=e.tokenizer,
-            verifier=e.verifier,
+            # Rewards that nothing reads are given while the devices update.
+            verifier=e.verifier if e.rewards_first else None,
             mix=e.mix,
             seed=c.seed,
             prompt_buckets=e.given_buckets,

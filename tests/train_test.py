@@ -576,6 +576,37 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("name", ["opd", "grpo"])
+def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
+    seen, describe = [], train.describe_rollouts
+
+    def spy(e, got):
+        rewards_B = np.asarray(got.batch.reward_B)
+        found = describe(e, got)
+        seen.append((rewards_B, found["reward/mean"]))
+        return found
+
+    config = runs.config(
+        models,
+        name,
+        rollout__group_size=4,
+        eval__verifier="runs.begins_with_digit",
+        log__samples_every_steps=1,
+        eval__save_samples=100,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "describe_rollouts", spy)
+        train.run(config, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "samples.jsonl")
+    for at, (reward_B, logged) in enumerate(seen, start=1):
+        kept = [r for r in rows if r["phase"] == "rollout" and r["step"] == at]
+        right = [runs.begins_with_digit(r["response"], r["answer"]) for r in kept]
+        assert logged == pytest.approx(np.mean(right))
+        read = sorted(right) if name == "grpo" else [0] * len(right)
+        assert sorted(reward_B.tolist()) == read
+    assert 0 < np.mean([logged for _, logged in seen]) < 1
+
+
 def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
     """On its own steps, whichever are logged; the run is the same with and without."""
     changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
