@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd import config, train, validation
+from jopd import config, reads, train, validation
 
 TEXT = (runs.ROOT / "docs" / "teachers.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -125,6 +125,10 @@ def test_a_gate_without_rewards_is_refused(models):
     gated = "c.teachers.t = dict(weights='gated')\n"
     c = built(models, gated + "c.loss.x = dict(signal='jsd', other='t')")
     validation.validate(c)
+    assert reads.learns_from_rewards(c, config.build_terms(c))
+    c.teachers.t.weights = "snapshot"
+    assert not reads.learns_from_rewards(c, config.build_terms(c))
+    c.teachers.t.weights = "gated"
     c.eval.verifier = "none"
     with pytest.raises(ValueError, match="'gated' waits for rewards"):
         validation.validate(c)
