@@ -104,7 +104,7 @@ def test_a_tuning_seed_must_not_be_reported(tmp_path):
         study.load(str(tmp_path / "s.py"))
 
 
-def test_a_small_study_runs_resumes_and_writes_its_page(models, tmp_path):
+def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path):
     small = {key: value for key, value in runs.SMALL.items()}
     common = small | {
         "steps": 2,
@@ -131,7 +131,7 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, tmp_path):
     def go():
         done = subprocess.run(
             words,
-            env=runs.environment(tmp_path / "cache"),
+            env=runs.environment(cache),
             capture_output=True,
             text=True,
             check=False,
