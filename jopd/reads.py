@@ -23,19 +23,26 @@ def needs_rewards(term: objective.Term) -> bool:
     return "reward" in fields_read(term) or bool(set(peers.FACTS) & facts_read(term))
 
 
-def learns_from_rewards(config, terms) -> bool:
-    """Whether an update, or a teacher that moves with it, goes by rewards."""
+def waits_for_rewards(config, terms) -> bool:
+    """Whether an update, its reports or a teacher that moves with it read rewards."""
     known = teachers_of(config)
     waits = any(known[name].weights == "gated" for name in frozen_named(config, terms))
-    return waits or any(needs_rewards(term) for term in terms)
+    return waits or any(needs_rewards(term) or _reports_rewards(term) for term in terms)
 
 
-def _leaves_read(term: objective.Term) -> set[tuple]:
-    """Paths of the leaves of ``Scores`` that a term's weights and advantage read."""
+def _reports_rewards(term: objective.Term) -> bool:
+    return any(path[0].name == "reward" for path in _leaves_read(term, (term.report,)))
+
+
+def _leaves_read(term: objective.Term, functions=None) -> set[tuple]:
+    """Paths of the leaves of ``Scores`` that functions of a term read.
+
+    Its weights and its advantage, unless told.
+    """
     scores = _abstract_scores(("student", *models_named((term,))))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
     read = set()
-    for function in (*term.weights, term.advantage):
+    for function in functions or (*term.weights, term.advantage):
         if function is not None:
             jaxpr = jax.make_jaxpr(function)(scores).jaxpr
             used = {id(var) for equation in jaxpr.eqns for var in equation.invars}

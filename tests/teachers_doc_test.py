@@ -125,9 +125,13 @@ def test_a_gate_without_rewards_is_refused(models):
     gated = "c.teachers.t = dict(weights='gated')\n"
     c = built(models, gated + "c.loss.x = dict(signal='jsd', other='t')")
     validation.validate(c)
-    assert reads.learns_from_rewards(c, config.build_terms(c))
+    assert reads.waits_for_rewards(c, config.build_terms(c))
     c.teachers.t.weights = "snapshot"
-    assert not reads.learns_from_rewards(c, config.build_terms(c))
+    assert not reads.waits_for_rewards(c, config.build_terms(c))
+    c.loss.x.report = dict(function="information_gain", other="t")
+    assert reads.waits_for_rewards(c, config.build_terms(c)), (
+        "it tells right from wrong"
+    )
     c.teachers.t.weights = "gated"
     c.eval.verifier = "none"
     with pytest.raises(ValueError, match="'gated' waits for rewards"):

@@ -1901,7 +1901,7 @@ MUTATIONS = [
         "train_test.py",
     ),
     Mutation(
-        "learns_from_rewards",
+        "waits_for_rewards",
         "a gate forgotten",
         "reads.py",
         "return waits or any(",
@@ -1909,12 +1909,20 @@ MUTATIONS = [
         "teachers_doc_test.py",
     ),
     Mutation(
-        "learns_from_rewards",
+        "waits_for_rewards",
         "terms forgotten",
         "reads.py",
-        "return waits or any(needs_rewards(term) for term in terms)",
-        "return waits",
+        "any(needs_rewards(term) or _reports_rewards(term) for term in terms)",
+        "any(_reports_rewards(term) for term in terms)",
         "train_test.py",
+    ),
+    Mutation(
+        "waits_for_rewards",
+        "reports forgotten",
+        "reads.py",
+        "needs_rewards(term) or _reports_rewards(term)",
+        "needs_rewards(term)",
+        "teachers_doc_test.py",
     ),
     Mutation(
         "describe_rollouts",
