@@ -3,10 +3,12 @@
 What is as wide as the vocabulary exists for one chunk at a time. Tokens outside of the
 mask are passed over: they are ordered behind the others and the walk ends before them,
 so prompts and padding cost nothing. ``shards`` is the number of devices that rows are
-split over; each walks its own rows.
+split over; each walks its own rows. A chunk may be cut further, into strips, for what
+is elementwise in the vocabulary.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -99,6 +101,77 @@ def _sum_backward(chunk_loss, chunk_tokens, shards, residuals, cotangents):
 sum_over_chunks.defvjp(_sum_forward, _sum_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sum_over_strips(strip_loss, strip_tokens: int, logits, rest, shared):
+    """Sum of a loss over the tokens of one chunk, whose gradient is made in strips.
+
+    A product with a head wants many tokens at once. What follows reads arrays as wide
+    as the vocabulary several times, and those of a few tokens stay in a processor's
+    cache. Differentiable once, in ``logits``: the gradient of a strip is made with its
+    value, in the forward pass, and takes the place of the logits it was made from.
+
+    Args:
+      strip_loss: ``(logits, rest, shared) -> (loss, parts)`` of any number of tokens.
+      strip_tokens: tokens of a strip, see ``strip_of``.
+      logits: f32[C, V].
+      rest: leaves [C, ...], handed on strip by strip.
+      shared: handed on whole.
+    """
+    return strip_loss(logits, rest, shared)
+
+
+def _strips_forward(strip_loss, strip_tokens: int, logits, rest, shared):
+    grad = jax.value_and_grad(strip_loss, has_aux=True)
+    size = strip_of(len(logits), strip_tokens)
+    if size == len(logits):
+        return grad(logits, rest, shared)
+
+    # The next strip is read where this one's gradient has been written: with a read of
+    # the array as it was, XLA would copy all of it before every write.
+    def step(at, carry):
+        loss, held, rows, strip = carry
+        (value, parts), d_strip = grad(strip, _cut(rest, at, size), shared)
+        rows = _put(rows, d_strip, at, size)
+        return loss + value, _put(held, parts, at, size), rows, _cut(rows, at + 1, size)
+
+    loss, parts = _zeros(jax.eval_shape(strip_loss, logits, rest, shared))
+    carry = loss, parts, logits, _cut(logits, 0, size)
+    loss, parts, d_logits, _ = jax.lax.fori_loop(0, len(logits) // size, step, carry)
+    return (loss, parts), d_logits
+
+
+def _strips_backward(strip_loss, strip_tokens, d_logits, cotangents):
+    return d_logits * cotangents[0], None, None
+
+
+sum_over_strips.defvjp(_strips_forward, _strips_backward)
+
+
+def in_strips(function, strip_tokens: int, chunk):
+    """``function(chunk)`` for leaves ``[C, ...]``, made in strips; no gradient.
+
+    What it returns has the same leading axis. See ``sum_over_strips``.
+    """
+    tokens = len(jax.tree.leaves(chunk)[0])
+    size = strip_of(tokens, strip_tokens)
+    if size == tokens:
+        return function(chunk)
+
+    def step(at, held):
+        return _put(held, function(_cut(chunk, at, size)), at, size)
+
+    found = _zeros(jax.eval_shape(function, chunk))
+    return jax.lax.fori_loop(0, tokens // size, step, found)
+
+
+def strip_of(chunk_tokens: int, strip_tokens: int) -> int:
+    """Tokens of a strip: what divides the chunk and ``strip_tokens``; 0 asks for all.
+
+    Powers of two divide each other; a chunk of 100 tokens is cut into fours by 8.
+    """
+    return math.gcd(chunk_tokens, strip_tokens)
+
+
 def _total(of_chunk, arrays, head, mask_BT, chunk_tokens: int, shards: int):
     """Walks ``of_chunk(chunk, head) -> (loss, per token, sums)`` over all chunks.
 
@@ -117,7 +190,7 @@ def _total(of_chunk, arrays, head, mask_BT, chunk_tokens: int, shards: int):
         carry = (
             jnp.zeros(loss.shape, loss.dtype),
             _room(per_token, len(order_N), size),
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
+            _zeros(sums),
         )
         loss, held, sums = jax.lax.fori_loop(0, walk.chunks, step, carry)
         return loss, _back(held, place_N), sums
@@ -166,6 +239,18 @@ def _take(rows, order_N, at, size: int):
     place_C = at * size + jnp.arange(size)
     token_C = order_N.at[place_C].get(mode="fill", fill_value=len(order_N))
     return jax.tree.map(lambda x: x.at[token_C].get(mode="fill", fill_value=0), rows)
+
+
+def _cut(arrays, at, size: int):
+    """Rows ``at * size`` and following, of every leaf."""
+    cut = functools.partial(
+        jax.lax.dynamic_slice_in_dim, start_index=at * size, slice_size=size, axis=0
+    )
+    return jax.tree.map(cut, arrays)
+
+
+def _zeros(shapes):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def _like(rows, size: int):

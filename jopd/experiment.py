@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -93,13 +94,29 @@ def pick_generator(config, mesh) -> str:
 def chunk_tokens(config, columns: int) -> int:
     """Tokens of a chunk over all devices, from the number itself or its memory.
 
-    On a CPU a chunk that stays in the cache is a tenth faster (docs/performance.md).
+    On a CPU products with a wide head want 256 tokens or more, and a chunk that stays
+    in the cache is a tenth faster (docs/performance.md).
     """
     c = config.objective
     if c.chunk_tokens:
         return c.chunk_tokens
-    mib = c.chunk_mib or (4 if jax.default_backend() == "cpu" else 256)
-    return max((mib << 20) // (4 * columns), 128)
+    on_cpu = jax.default_backend() == "cpu"
+    mib = c.chunk_mib or (4 if on_cpu else 256)
+    return max((mib << 20) // (4 * columns), 256 if on_cpu else 128)
+
+
+def strip_tokens(config, columns: int) -> int:
+    """Tokens of a strip: on a CPU as many as stay in cache, 2 MiB for each core.
+
+    Elsewhere 0, all of a chunk: a loop would leave an accelerator idle.
+    """
+    asked = config.objective.strip_tokens
+    if asked or jax.default_backend() != "cpu":
+        return asked
+    most = max((2 << 20) * os.cpu_count() // (4 * columns), 1)
+    if chunk_tokens(config, columns) <= most:
+        return 0
+    return 1 << most.bit_length() - 1
 
 
 def check_rows(config, mesh, mix: collect.Mix) -> None:
@@ -232,6 +249,7 @@ def build(config, *, train: bool = True) -> Experiment:
             chunk_tokens=max(
                 chunk_tokens(config, columns) // sharding.row_shards(mesh), 1
             ),
+            strip_tokens=strip_tokens(config, columns),
             shards=sharding.row_shards(mesh),
             temperature=config.objective.temperature,
         ),

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd import divergences, panel
-from jopd.chunks import in_chunks, sum_over_chunks
+from jopd.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
 from jopd.panel import Panel
 from jopd.types import SOURCES, Batch, Outputs, Scores
 
@@ -139,15 +139,21 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     return Weighed(weight_BT, advantage_BT)
 
 
-def logits_of(hidden: jax.Array, head_VD: jax.Array, temperature: float) -> jax.Array:
+def logits_of(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
     """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32."""
-    logits = jnp.einsum(
+    return jnp.einsum(
         "...d,vd->...v",
         hidden,
         head_VD.astype(hidden.dtype),
         preferred_element_type=jnp.float32,
     )
-    return logits / temperature if temperature != 1.0 else logits
+
+
+def tempered(logits, temperature: float):
+    """``logits / temperature`` of every leaf."""
+    if temperature == 1.0:
+        return logits
+    return jax.tree.map(lambda rows: rows / temperature, logits)
 
 
 def token_facts(
@@ -181,6 +187,7 @@ def facts(
     *,
     vocabulary: int,
     chunk_tokens: int,
+    strip_tokens: int = 0,
     shards: int = 1,
     temperature: float = 1.0,
     panels: tuple[Panel, ...] = (),
@@ -197,11 +204,16 @@ def facts(
     def of_chunk(chunk):
         hidden_chunk, tokens, mask, serves = chunk
         logits = {
-            name: logits_of(blank(hidden_chunk[name], mask), head, temperature)
+            name: logits_of(blank(hidden_chunk[name], mask), head)
             for name, head in heads.items()
         }
-        logits |= panel.combine_all(panels, logits, serves)
-        return token_facts(logits, jnp.where(mask, tokens, 0))
+        rest = logits, serves, jnp.where(mask, tokens, 0)
+        return in_strips(of_strip, strip_tokens, rest)
+
+    def of_strip(rows):
+        logits, serves, tokens = rows
+        logits = tempered(logits, temperature)
+        return token_facts(logits | panel.combine_all(panels, logits, serves), tokens)
 
     aligned = {name: align(hidden[name]) for name in heads}
     return in_chunks(
@@ -272,6 +284,7 @@ def objective(
     terms: tuple[Term, ...],
     vocabulary: int,
     chunk_tokens: int,
+    strip_tokens: int = 0,
     shards: int = 1,
     temperature: float = 1.0,
     panels: tuple[Panel, ...] = (),
@@ -306,13 +319,23 @@ def objective(
         weighed=weighed,
     )
     heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
-    chunk_loss = functools.partial(
-        _chunk_loss,
+    strip_loss = functools.partial(
+        _strip_loss,
         terms=terms,
         panels=panels,
         temperature=temperature,
         with_facts=with_facts,
     )
+
+    def chunk_loss(hidden, head, rows: Chunked, heads, coefs):
+        own = logits_of(blank(hidden, rows.mask), head)
+        others = {
+            name: logits_of(blank(rows.hidden[name], rows.mask), other)
+            for name, other in heads.items()
+        }
+        rest = others, rows._replace(hidden={})
+        return sum_over_strips(strip_loss, strip_tokens, own, rest, coefs)
+
     return sum_over_chunks(
         chunk_loss,
         chunk_tokens,
@@ -326,14 +349,10 @@ def objective(
     )
 
 
-def _chunk_loss(
-    hidden, head, rows: Chunked, heads, coefs, *, terms, panels, temperature, with_facts
-):
-    """Loss of one chunk of tokens ``[C, ...]`` and its per-token parts."""
-    logits = {"student": logits_of(blank(hidden, rows.mask), head, temperature)}
-    for name, other in heads.items():
-        rows_of = logits_of(blank(rows.hidden[name], rows.mask), other, temperature)
-        logits[name] = jax.lax.stop_gradient(rows_of)
+def _strip_loss(logits, rest, coefs, *, terms, panels, temperature, with_facts):
+    """Loss of some tokens of a chunk, from all models' logits, and its parts."""
+    others, rows = rest
+    logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
     logits |= panel.combine_all(panels, logits, rows.serves)
     loss, parts = 0.0, {}
     for term in terms:

@@ -51,6 +51,7 @@ class Shape(NamedTuple):
 
     vocabulary: int
     chunk_tokens: int
+    strip_tokens: int = 0
     shards: int = 1
     temperature: float = 1.0
 
@@ -330,7 +331,7 @@ def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: 
 
         def logp(chunk):
             hidden, tokens, mask = chunk
-            logits = logits_of(blank(hidden, mask), head, 1.0)
+            logits = logits_of(blank(hidden, mask), head)
             return sampling.log_prob(logits, tokens, filters)
 
         hidden_BTD = align(hidden_states(student, params, batch))

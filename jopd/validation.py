@@ -86,6 +86,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "seed",
         "objective.chunk_tokens",
         "objective.chunk_mib",
+        "objective.strip_tokens",
         "rollout.temperature",
         "rollout.top_k",
         "rollout.block_tokens",
@@ -112,6 +113,12 @@ def _check_ranges(config: ConfigDict) -> None:
     if config.objective.temperature <= 0:
         raise ValueError(
             f"objective.temperature={config.objective.temperature} must be above 0"
+        )
+    strip = config.objective.strip_tokens
+    if strip & (strip - 1):
+        raise ValueError(
+            f"objective.strip_tokens={strip} must be a power of 2, so that strips fill "
+            f"a chunk; use {1 << strip.bit_length() - 1}"
         )
     for name, spec in config.loss.items():
         _check_coef(f"loss.{name}.coef", spec.get("coef", 1.0))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jopd import divergences, rollout
 from jopd.chunks import in_chunks
 from jopd.models import decoder
-from jopd.objective import logits_of
+from jopd.objective import logits_of, tempered
 from jopd.rollout import Loop, Request
 from jopd.stops import Seen
 
@@ -116,7 +116,7 @@ def _read(watch, params, asked: Request, loop: Loop, reading: Reading, block: in
 
     def score(chunk):
         hidden, tokens = chunk
-        logits = logits_of(hidden, head_VD, watch.temperature)
+        logits = tempered(logits_of(hidden, head_VD), watch.temperature)
         return divergences.log_prob(logits, tokens)
 
     live_BK = jnp.broadcast_to(~loop.done_B[:, None], tokens_BK.shape)

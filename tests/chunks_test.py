@@ -100,3 +100,53 @@ def test_a_sum_and_its_gradient_see_the_mask_only(chunk_tokens, shards, share):
     for got, expected in zip(grads, want_grads, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(walked(hidden_BTD, head_VD)[0], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "tokens, strip_tokens, size",
+    [(8, 0, 8), (8, 2, 2), (8, 8, 8), (8, 16, 8), (12, 8, 4), (7, 4, 1)],
+)
+def test_a_strip_divides_its_chunk(tokens, strip_tokens, size):
+    seen = []
+
+    def function(chunk):
+        seen.append(chunk["a"].shape[0])
+        return {"twice": 2 * chunk["a"], "sum": chunk["a"] + chunk["b"][:, 0]}
+
+    chunk = {"a": jnp.arange(tokens), "b": 10 * jnp.arange(tokens)[:, None]}
+    found = chunks.in_strips(function, strip_tokens, chunk)
+    # Traced for a strip, and before that for the shapes of the whole.
+    assert seen[-1] == size == chunks.strip_of(tokens, strip_tokens)
+    np.testing.assert_array_equal(found["twice"], 2 * np.arange(tokens))
+    np.testing.assert_array_equal(found["sum"], 11 * np.arange(tokens))
+
+
+@pytest.mark.parametrize("strip_tokens", [0, 1, 2, 4])
+def test_a_sum_over_strips_has_the_gradient_of_the_sum(strip_tokens):
+    rng = np.random.default_rng(2)
+    draw = lambda *size: jnp.asarray(rng.normal(size=size), jnp.float32)
+    logits, other, weight, coef = draw(8, 5), draw(8, 5), draw(8), draw()
+
+    def strip_loss(logits, rest, coef):
+        other, weight = rest
+        value = weight * jnp.sum(logits**2 * other, axis=-1)
+        return coef * jnp.sum(value), {"value": value}
+
+    def in_strips(logits):
+        rest = other, weight
+        loss, parts = chunks.sum_over_strips(
+            strip_loss, strip_tokens, logits, rest, coef
+        )
+        return -3.0 * loss, parts
+
+    def whole(logits):
+        loss, parts = strip_loss(logits, (other, weight), coef)
+        return -3.0 * loss, parts
+
+    gradient = functools.partial(jax.value_and_grad, has_aux=True)
+    (loss, parts), grad = jax.jit(gradient(in_strips))(logits)
+    (want, want_parts), want_grad = gradient(whole)(logits)
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    np.testing.assert_allclose(parts["value"], want_parts["value"], rtol=1e-6)
+    np.testing.assert_allclose(grad, want_grad, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(in_strips(logits)[0], want, rtol=1e-6)

@@ -71,10 +71,17 @@ def inputs(batch: Batch, seed: int = 0):
     return hidden, heads
 
 
-@functools.partial(jax.jit, static_argnames=("terms", "chunk_tokens", "shards", "call"))
-def run(batch, hidden, heads, coefs, *, terms=TERMS, chunk_tokens=7, shards=1, call=()):
+STATIC = ("terms", "chunk_tokens", "strip_tokens", "shards", "call")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def run(
+    batch, hidden, heads, coefs, *,
+    terms=TERMS, chunk_tokens=7, strip_tokens=0, shards=1, call=(),
+):  # fmt: skip
     """Facts, weights, loss, parts and the gradient in hidden states and head."""
-    call = CALL | dict(call) | {"chunk_tokens": chunk_tokens, "shards": shards}
+    cut = {"chunk_tokens": chunk_tokens, "strip_tokens": strip_tokens}
+    call = CALL | dict(call) | cut | {"shards": shards}
     scores = objective.scores(batch, objective.facts(hidden, heads, batch, **call))
     weighed = objective.weigh(terms, scores)
     return split_run(batch, hidden, heads, coefs, weighed, terms, call)
@@ -192,17 +199,29 @@ def close(got, want, tolerance=2e-6):
     np.testing.assert_allclose(got, want, atol=tolerance * max(1.0, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("chunk_tokens, shards", [(1, 2), (7, 1), (5, 2), (1000, 1)])
-def test_equals_the_plain_sum(case, expected, chunk_tokens, shards):
+@pytest.mark.parametrize(
+    "chunk_tokens, strip_tokens, shards",
+    [(1, 0, 2), (7, 0, 1), (5, 1, 2), (1000, 0, 1), (8, 4, 1), (12, 8, 2)],
+)
+def test_equals_the_plain_sum(case, expected, chunk_tokens, strip_tokens, shards):
     found, mixed = expected
+    cut = {"chunk_tokens": chunk_tokens, "strip_tokens": strip_tokens}
     for name in (*NAMES, "mixed"):
         coefs = mixed if name == "mixed" else one_hot(name)
-        got = run(*case, coefs, chunk_tokens=chunk_tokens, shards=shards)
+        got = run(*case, coefs, shards=shards, **cut)
         loss, grads = found[name]
         close(got["loss"], loss)
         close(got["grads"][0], grads[0])
         close(got["grads"][1], grads[1])
         assert np.abs(grads[1]).max() > 1e-3, f"{name} has no gradient to compare"
+
+
+def test_strips_change_no_number_of_a_token(case):
+    """Facts, weights and parts; all but sums are made token by token."""
+    whole = run(*case, constants(0.3), terms=FEW, chunk_tokens=8)
+    strips = run(*case, constants(0.3), terms=FEW, chunk_tokens=8, strip_tokens=2)
+    for key in ("parts", "weighed"):
+        jax.tree.map(lambda a, b: close(a, b, 1e-6), strips[key], whole[key])
 
 
 def test_parts_sum_to_the_loss_and_are_zero_outside_the_scope(case):
@@ -532,8 +551,9 @@ def test_terms_of_coefficient_zero_leave_plain_opd(case):
         jax.tree.map(np.testing.assert_array_equal, stable[key], alone[key])
 
 
-def compiled(width: int, chunk_tokens: int, *, vocabulary=4096, rows=4):
+def compiled(width: int, chunk_tokens: int, strip_tokens: int = 0):
     """The gradient of a two-term objective, compiled for shapes only."""
+    vocabulary, rows = 4096, 4
     shape = (rows, width)
     spec = lambda size, dtype="float32": jax.ShapeDtypeStruct(size, dtype)
     batch = tiny.batch(0, rows=rows, width=width)
@@ -546,8 +566,9 @@ def compiled(width: int, chunk_tokens: int, *, vocabulary=4096, rows=4):
     call = (("vocabulary", vocabulary),)
     coefs = {term.name: spec(()) for term in terms}
     lowered = run.lower(
-        batch, hidden, heads, coefs, terms=terms, chunk_tokens=chunk_tokens, call=call
-    )
+        batch, hidden, heads, coefs, terms=terms, call=call,
+        chunk_tokens=chunk_tokens, strip_tokens=strip_tokens,
+    )  # fmt: skip
     return lowered.compile()
 
 
@@ -566,6 +587,20 @@ def test_logits_of_all_tokens_never_exist():
     assert largest_array(long) <= chunk * vocabulary
     wider = compiled(64, 4 * chunk).memory_analysis().temp_size_in_bytes
     assert 2.5 < wider / memory[1] < 4.5
+
+
+def test_a_gradient_made_in_strips_takes_the_place_of_the_logits():
+    """Two models' logits of a chunk exist, and nothing else that is as large."""
+
+    def arrays(strip_tokens):
+        """Logits-sized arrays of a chunk, from what one twice as long needs more."""
+        memory = [
+            compiled(16, chunk, strip_tokens).memory_analysis().temp_size_in_bytes
+            for chunk in (32, 64)
+        ]
+        return (memory[1] - memory[0]) / (4 * 4096 * 32)
+
+    assert arrays(2) < 2.1 < 3 < arrays(0)
 
 
 def test_align_moves_rows_to_the_token_they_predict():

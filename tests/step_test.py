@@ -398,14 +398,16 @@ def test_a_batch_of_nothing_but_masked_rows_is_finite():
     assert metrics["loss"] == 0 and metrics["optim/grad_norm"] == 0
 
 
-def test_prepare_computes_what_weights_read_and_no_more():
+@pytest.mark.parametrize("strip_tokens", [0, 4])
+def test_prepare_computes_what_weights_read_and_no_more(strip_tokens):
     """Unread facts are dead code: no head, and without need no student forward."""
+    shape = SHAPE._replace(chunk_tokens=100, strip_tokens=strip_tokens)
     both = models()
     state, frozen, batch = fresh()
 
     def cost(*functions):
         term = Term("kl", signals.reverse_kl, functions)
-        prepare = step.make_prepare(both, (term,), SHAPE._replace(chunk_tokens=100))
+        prepare = step.make_prepare(both, (term,), shape)
         compiled = prepare.lower(state.params, frozen, batch).compile()
         return compiled.cost_analysis()["flops"]
 

@@ -1,10 +1,11 @@
 """Exact divergences of two wide heads: value and gradient, plain and in chunks.
 
-    python tools/bench/divergence.py --tokens=4096 --vocab=151936 --chunks 0 128 512
+    python tools/bench/divergence.py --tokens=4096 --chunks 0 256 --strip=4
 
 Hidden states of a student and a teacher, their heads, one divergence averaged over the
 tokens, and its gradient with respect to the student's hidden states and head: what an
-update does besides running the models. Chunk 0 is the plain form with whole logits.
+update does besides running the models. Chunk 0 is the plain form with whole logits;
+strip 0 leaves chunks whole.
 Every line is a process of its own, since peak memory never falls.
 """
 
@@ -22,7 +23,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--signals", nargs="+", default=["reverse_kl"])
-    parser.add_argument("--chunks", type=int, nargs="+", default=[0, 128, 512])
+    parser.add_argument("--chunks", type=int, nargs="+", default=[0, 256])
+    parser.add_argument("--strip", type=int, default=4, help="objective.strip_tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -47,14 +49,18 @@ def measure(args) -> dict:
     other, other_head = draw(keys[2], args.tokens)[None], draw(keys[3], args.vocab)
     tokens = jnp.zeros(hidden.shape[:2], jnp.int32)
 
+    def of_strip(logits, rest, coef):
+        other_logits, tokens = rest
+        rows = {"student": logits, "teacher": jax.lax.stop_gradient(other_logits)}
+        value = coef * signal(Outputs(rows, tokens, None))
+        return jnp.sum(value), value
+
     def of_chunk(hidden, head, rows, other_head, coef):
         other, tokens = rows
-        logits = {
-            "student": hidden @ head.T,
-            "teacher": jax.lax.stop_gradient(other @ other_head.T),
-        }
-        value = coef * signal(Outputs(logits, tokens, None))
-        return jnp.sum(value), value
+        rest = other @ other_head.T, tokens
+        if not args.strip:
+            return of_strip(hidden @ head.T, rest, coef)
+        return chunks.sum_over_strips(of_strip, args.strip, hidden @ head.T, rest, coef)
 
     def loss(hidden, head, other, other_head):
         rest = ((other, tokens), jnp.ones_like(tokens, bool), other_head)
@@ -63,7 +69,8 @@ def measure(args) -> dict:
             return chunks.sum_over_chunks(
                 of_chunk, args.chunks[0], 1, hidden, head, *rest, coef
             )
-        return of_chunk(hidden[0], head, (other[0], tokens[0]), other_head, coef)
+        rest = other[0] @ other_head.T, tokens[0]
+        return of_strip(hidden[0] @ head.T, rest, coef)
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     given = (hidden, head, other, other_head)
@@ -97,7 +104,7 @@ def main() -> None:
             words = [sys.executable, __file__, "--one", f"--signals={signal}"]
             words += [f"--chunks={chunk}", f"--tokens={args.tokens}"]
             words += [f"--vocab={args.vocab}", f"--width={args.width}"]
-            words += [f"--repeats={args.repeats}"]
+            words += [f"--repeats={args.repeats}", f"--strip={args.strip}"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
