@@ -475,10 +475,10 @@ MUTATIONS = [
             "term.advantage(scores)",
         ),
         (
-            "logits_of",
+            "tempered",
             "temperature forgotten",
-            "return logits / temperature if temperature != 1.0 else logits",
-            "return logits",
+            "lambda rows: rows / temperature",
+            "lambda rows: rows",
         ),
         (
             "token_facts",
@@ -1827,8 +1827,8 @@ MUTATIONS = [
         (
             "_read",
             "temperature ignored",
-            "logits_of(hidden, head_VD, watch.temperature)",
-            "logits_of(hidden, head_VD, 1.0)",
+            "tempered(logits_of(hidden, head_VD), watch.temperature)",
+            "logits_of(hidden, head_VD)",
         ),
         (
             "_seen",
