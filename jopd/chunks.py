@@ -8,7 +8,6 @@ is elementwise in the vocabulary.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -112,7 +111,7 @@ def sum_over_strips(strip_loss, strip_tokens: int, logits, rest, shared):
 
     Args:
       strip_loss: ``(logits, rest, shared) -> (loss, parts)`` of any number of tokens.
-      strip_tokens: tokens of a strip, see ``strip_of``.
+      strip_tokens: tokens of a strip at most, see ``strip_of``.
       logits: f32[C, V].
       rest: leaves [C, ...], handed on strip by strip.
       shared: handed on whole.
@@ -165,11 +164,12 @@ def in_strips(function, strip_tokens: int, chunk):
 
 
 def strip_of(chunk_tokens: int, strip_tokens: int) -> int:
-    """Tokens of a strip: what divides the chunk and ``strip_tokens``; 0 asks for all.
+    """Tokens of a strip: the most up to ``strip_tokens`` that divide the chunk; 0: all.
 
-    Powers of two divide each other; a chunk of 100 tokens is cut into fours by 8.
+    A chunk of 100 tokens is cut into fives by 8.
     """
-    return math.gcd(chunk_tokens, strip_tokens)
+    most = min(strip_tokens or chunk_tokens, chunk_tokens)
+    return next(size for size in range(most, 0, -1) if chunk_tokens % size == 0)
 
 
 def _total(of_chunk, arrays, head, mask_BT, chunk_tokens: int, shards: int):

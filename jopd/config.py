@@ -188,8 +188,8 @@ def base_config() -> ConfigDict:
             "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
             "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
             # 256 tokens at least), 256 elsewhere
-            "strip_tokens": 0,  # of a chunk, at a time in all that is no product with
-            # a head, a power of 2; 0: 2 MiB per core on a CPU, all elsewhere
+            "strip_tokens": 0,  # most of them at a time in all that is no product with
+            # a head; 0: 2 MiB per core on a CPU (but 4 at least), all elsewhere
         }
     )
     # The numbers suit the bundled pair; billions of parameters want 1e-6 to 1e-5.

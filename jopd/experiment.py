@@ -106,17 +106,16 @@ def chunk_tokens(config, columns: int) -> int:
 
 
 def strip_tokens(config, columns: int) -> int:
-    """Tokens of a strip: on a CPU as many as stay in cache, 2 MiB for each core.
+    """Most tokens of a strip: on a CPU what stays in cache, 2 MiB for each core.
 
-    Elsewhere 0, all of a chunk: a loop would leave an accelerator idle.
+    Elsewhere 0, all of a chunk: a loop would leave an accelerator idle. At least 4 MiB,
+    so that a chunk of that size, as narrow vocabularies have by default, stays whole.
     """
     asked = config.objective.strip_tokens
     if asked or jax.default_backend() != "cpu":
         return asked
-    most = max((2 << 20) * os.cpu_count() // (4 * columns), 1)
-    if chunk_tokens(config, columns) <= most:
-        return 0
-    return 1 << most.bit_length() - 1
+    mib = max(2 * (os.cpu_count() or 1), 4)
+    return max((mib << 20) // (4 * columns), 1)
 
 
 def check_rows(config, mesh, mix: collect.Mix) -> None:

@@ -114,12 +114,6 @@ def _check_ranges(config: ConfigDict) -> None:
         raise ValueError(
             f"objective.temperature={config.objective.temperature} must be above 0"
         )
-    strip = config.objective.strip_tokens
-    if strip & (strip - 1):
-        raise ValueError(
-            f"objective.strip_tokens={strip} must be a power of 2, so that strips fill "
-            f"a chunk; use {1 << strip.bit_length() - 1}"
-        )
     for name, spec in config.loss.items():
         _check_coef(f"loss.{name}.coef", spec.get("coef", 1.0))
         beta = spec.get("beta")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopd import chunks
+from jopd import chunks, experiment
+from jopd.config import base_config
 
 CUTS = [(1, 1), (4, 1), (4, 2), (7, 3), (100, 1), (100, 3)]
 
@@ -104,7 +105,7 @@ def test_a_sum_and_its_gradient_see_the_mask_only(chunk_tokens, shards, share):
 
 @pytest.mark.parametrize(
     "tokens, strip_tokens, size",
-    [(8, 0, 8), (8, 2, 2), (8, 8, 8), (8, 16, 8), (12, 8, 4), (7, 4, 1)],
+    [(8, 0, 8), (8, 2, 2), (8, 8, 8), (8, 16, 8), (12, 8, 6), (100, 8, 5), (7, 4, 1)],
 )
 def test_a_strip_divides_its_chunk(tokens, strip_tokens, size):
     seen = []
@@ -150,3 +151,24 @@ def test_a_sum_over_strips_has_the_gradient_of_the_sum(strip_tokens):
     np.testing.assert_allclose(parts["value"], want_parts["value"], rtol=1e-6)
     np.testing.assert_allclose(grad, want_grad, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(in_strips(logits)[0], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cores", [None, 1, 2, 64])
+def test_strips_are_for_wide_vocabularies_on_a_cpu(cores, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    c = base_config()
+    for columns in (18, 3000, 4096, 8192, 49_152, 151_936):
+        chunk = experiment.chunk_tokens(c, columns)
+        most = experiment.strip_tokens(c, columns)
+        size = chunks.strip_of(chunk, most)
+        assert (size == chunk) == (
+            4 * columns * chunk <= max(2 * (cores or 1), 4) << 20
+        )
+        assert columns > 4096 or size == chunk, "a chunk of 4 MiB stays whole"
+        assert most / 2 < size <= most or size == chunk, "not a few tokens of many"
+    assert experiment.strip_tokens(c, 151_936) == (220 if cores == 64 else 6)
+    c.objective.strip_tokens = 3
+    assert experiment.strip_tokens(c, 18) == 3
+    c.objective.strip_tokens = 0
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert experiment.strip_tokens(c, 151_936) == 0

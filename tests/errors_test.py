@@ -459,9 +459,9 @@ CASES = {
         {"objective__temperature": 0.0},
         ("objective.temperature=0.0 must be above 0",),
     ),
-    "a strip that fills no chunk": (
-        {"objective__strip_tokens": 6},
-        ("objective.strip_tokens=6 must be a power of 2", "use 4"),
+    "negative strip": (
+        {"objective__strip_tokens": -1},
+        ("objective.strip_tokens=-1 must be at least 0",),
     ),
     "negative seed": ({"seed": -1}, ("seed=-1 must be at least 0",)),
     "log never": ({"log__every_steps": 0}, ("log.every_steps=0 must be at least 1",)),
