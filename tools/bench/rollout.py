@@ -13,6 +13,8 @@ import argparse
 import functools
 import time
 
+import machine
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -68,9 +70,12 @@ def main() -> None:
         f"all {round(drawn_B.mean())}": np.full_like(drawn_B, round(drawn_B.mean())),
         f"all {args.new}": np.full_like(drawn_B, args.new),
     }
-    print("| lengths | way | tokens | seconds | tokens/s |")
-    print("|---|---|---|---|---|")
+    sizes, rates = machine.Sizes.of(config), machine.rates()
+    print(f"{rates.product / 1e9:.0f} GFLOP/s, {rates.copy / 1e9:.1f} GB/s\n")
+    print("| lengths | way | tokens | seconds | tokens/s | share of the limit |")
+    print("|---|---|---|---|---|---|")
     for case, limit_B in cases.items():
+        least = machine.decode(sizes, rates, args.prompt, limit_B)
         for way, generate in ways.items():
             seconds = []
             for _ in range(args.repeats + 1):  # the first one compiles
@@ -81,6 +86,7 @@ def main() -> None:
                 seconds.append(time.perf_counter() - began)
             fastest, tokens = min(seconds[1:]), int(limit_B.sum())
             cells = (case, way, tokens, f"{fastest:.2f}", f"{tokens / fastest:,.0f}")
+            cells += (f"{least / fastest:.0%}",)
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

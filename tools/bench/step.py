@@ -6,8 +6,8 @@ The run is ``jopd.main``'s own: sampling, scoring by the teacher, exact reverse 
 AdamW with its gradient clipped, metrics written. Prompts are ``--prompt`` tokens each
 and all different; no row ends early unless ``--stop-share`` is given. The last line
 printed is JSON; ``tools/bench/race.py`` compares it with others. Its ``limit_seconds``
-is what the products of an update would take at the rate of a large float32 product on
-this machine, everything else for nothing.
+is the least time that products and necessary bytes take on this machine
+(``tools/bench/machine.py``), everything else for nothing.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import machine
 import numpy as np
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -116,38 +117,25 @@ def make_config(args, folder: Path):
     return c
 
 
-def products(args, tokens: float) -> float:
-    """Multiplications and additions of one update with ``tokens`` new ones."""
-
-    def model(shape: str) -> tuple[int, int]:  # per token: layers, head
-        layers, width, heads, kv_heads, head_dim, ffn = map(int, shape.split(","))
-        mixing = width * head_dim * (2 * heads + 2 * kv_heads)
-        looks = 2 * heads * head_dim * (args.prompt + args.new) // 2  # half on average
-        return 2 * layers * (mixing + looks + 3 * width * ffn), 2 * width * args.vocab
-
-    layers, head = model(args.student)
-    teacher_layers, teacher_head = model(args.teacher)
-    read = tokens + args.batch * args.prompt
-    sampled = read * layers + tokens * head
-    scored = read * teacher_layers + tokens * teacher_head
+def limits(args, lengths: float, rates: machine.Rates) -> tuple[float, float]:
+    """Least seconds to sample rows of ``lengths`` new tokens, and for all the rest."""
+    student, teacher = (
+        machine.Sizes(*map(int, shape.split(",")), args.vocab)
+        for shape in (args.student, args.teacher)
+    )
+    new, length = args.batch * lengths, args.prompt + lengths
+    read = machine.read(student, args.batch * args.prompt, args.prompt, 0)
+    sample = rates.limit(read, 0) + machine.decode(
+        student, rates, args.prompt, np.full(args.batch, round(lengths))
+    )
     passes = 3 + args.remat  # forward, twice as much backward, forward again
-    return sampled + scored + passes * read * layers + 3 * tokens * head
-
-
-def product_rate() -> float:
-    """FLOP/s of a float32 product of 2,048 x 2,048 x 2,048, the best of some."""
-    import jax
-    import jax.numpy as jnp
-
-    side, best = 2048, float("inf")
-    a = jnp.ones((side, side))
-    multiply = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(multiply(a))
-    for _ in range(8):
-        began = time.perf_counter()
-        jax.block_until_ready(multiply(a))
-        best = min(best, time.perf_counter() - began)
-    return 2 * side**3 / best
+    flops = passes * machine.read(student, args.batch * length, length, 0)
+    flops += 3 * machine.read(student, 0, 0, new)
+    flops += machine.read(teacher, args.batch * length, length, new)
+    # The student's weights are read twice and their gradient written; AdamW reads four
+    # arrays as large and writes three.
+    moved = 4 * (sum(teacher.weights()) + 10 * sum(student.weights()))
+    return sample, rates.limit(flops, moved)
 
 
 def main() -> None:
@@ -174,7 +162,8 @@ def main() -> None:
     middle = lambda key: statistics.median(row[key] for row in rows)
     seconds, collect = middle("speed/seconds_step"), middle("speed/seconds_collect")
     tokens = middle("length/mean") * args.batch
-    flops, rate = products(args, tokens), product_rate()
+    rates = machine.rates()
+    sampling, training = limits(args, middle("length/mean"), rates)
     found = {
         "peer": "jopd",
         **vars(args),
@@ -185,10 +174,14 @@ def main() -> None:
         "train_seconds": round(seconds - collect, 4),
         "tokens_per_second": round(tokens / seconds, 1),
         "generate_tokens_per_second": round(tokens / collect, 1),
-        "gflop": round(flops / 1e9, 2),
-        "gflops_of_a_product": round(rate / 1e9, 1),
-        "limit_seconds": round(flops / rate, 4),
-        "share_of_limit": round(flops / rate / seconds, 3),
+        "gflops_of_a_product": round(rates.product / 1e9, 1),
+        "gbytes_of_a_copy": round(rates.copy / 1e9, 1),
+        "limit_seconds": round(sampling + training, 4),
+        "limit_generate_seconds": round(sampling, 4),
+        "limit_train_seconds": round(training, 4),
+        "share_of_limit": round((sampling + training) / seconds, 3),
+        "share_of_generate_limit": round(sampling / collect, 3),
+        "share_of_train_limit": round(training / (seconds - collect), 3),
         "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "import_seconds": round(imported, 2),
         "seconds_to_first_step": summary["seconds_to_first_step"],
