@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file
 
 from jopd import tasks
 from jopd.models import decoder, hf
@@ -26,6 +27,21 @@ SMALL = {
     "eval.batch_rows": 8,
     "eval.save_samples": 2,
     "objective.chunk_tokens": 64,
+}
+
+# Replay buffer, gold rows and the reference model. Rollouts end soon, so that a row is
+# wide only where a gold solution is of the higher level.
+EVERYTHING = {
+    "data__levels": (2, 2, 2, 7),
+    "rollout__stop_ids": (2, 3, 4, 5, 6, 7),
+    "mix__student": 0.5,
+    "mix__gold": 0.25,
+    "mix__replay": 0.25,
+    "checkpoint__every_steps": 2,
+    "rollout__max_new_tokens": 64,
+    "log__check_sampler_every_steps": 5,
+    "log__samples_every_steps": 2,
+    "eval__every_steps": 4,
 }
 
 
@@ -104,3 +120,11 @@ def rows(path: Path) -> list[dict]:
 def plain(row: dict) -> dict:
     """A line of ``metrics.jsonl`` without what depends on the clock."""
     return {key: value for key, value in row.items() if not key.startswith("speed/")}
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    files = [load_file(path / "export" / "model.safetensors") for path in (one, two)]
+    assert files[0].keys() == files[1].keys()
+    return all(
+        files[0][name].tobytes() == files[1][name].tobytes() for name in files[0]
+    )

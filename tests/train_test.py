@@ -1,13 +1,9 @@
 """Whole runs: what they leave, how they resume, how they stop."""
 
-import contextlib
 import json
-import random
 import shutil
 import signal
-import subprocess
 import sys
-import time
 import types
 import warnings
 from pathlib import Path
@@ -16,26 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
-from safetensors.numpy import load_file
 
 import runs
 from jopd import control, observe, optimizer, signals, train, workdir
 from jopd.models import hf
 
-# Replay buffer, gold rows and the reference model. Rollouts end soon, so that a row is
-# wide only where a gold solution is of the higher level.
-EVERYTHING = {
-    "data__levels": (2, 2, 2, 7),
-    "rollout__stop_ids": (2, 3, 4, 5, 6, 7),
-    "mix__student": 0.5,
-    "mix__gold": 0.25,
-    "mix__replay": 0.25,
-    "checkpoint__every_steps": 2,
-    "rollout__max_new_tokens": 64,
-    "log__check_sampler_every_steps": 5,
-    "log__samples_every_steps": 2,
-    "eval__every_steps": 4,
-}
 EVALUATION = {
     "accuracy",
     "avg_at_k",
@@ -47,7 +28,6 @@ EVALUATION = {
     "reverse_kl",
     "forward_kl",
 }
-PATIENCE = 300  # seconds a child process may take to the next event
 
 
 def counted(config, directory):
@@ -80,7 +60,7 @@ def counted(config, directory):
 def finished(models, tmp_path_factory):
     """(directory, config, summary, programs by step) of a run with all parts on."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    changes = EVERYTHING | {"steps": 8, "eval__every_steps": 0}
+    changes = runs.EVERYTHING | {"steps": 8, "eval__every_steps": 0}
     config = runs.config(models, "stableopd", **changes)
     summary, seen = counted(config, directory)
     return directory, config, summary, seen
@@ -209,15 +189,7 @@ def test_running_again_does_not_train_and_repeats_the_summary(finished, tmp_path
     assert one == two
     for name in ("metrics.jsonl", "samples.jsonl", "config.json"):
         assert (again / name).read_text() == (directory / name).read_text(), name
-    assert same_weights(again, directory)
-
-
-def same_weights(one: Path, two: Path) -> bool:
-    files = [load_file(path / "export" / "model.safetensors") for path in (one, two)]
-    assert files[0].keys() == files[1].keys()
-    return all(
-        files[0][name].tobytes() == files[1][name].tobytes() for name in files[0]
-    )
+    assert runs.same_weights(again, directory)
 
 
 def test_a_broken_newest_checkpoint_falls_back(finished, tmp_path):
@@ -232,127 +204,17 @@ def test_a_broken_newest_checkpoint_falls_back(finished, tmp_path):
         train.run(config, again)
     steps = [row["step"] for row in runs.rows(again / "metrics.jsonl")]
     assert steps == list(range(1, 9))
-    assert same_weights(again, directory)
+    assert runs.same_weights(again, directory)
 
 
 def test_fewer_steps_than_were_made_are_refused(finished, tmp_path):
     directory, _, _, _ = finished
     again = tmp_path / "run"
     shutil.copytree(directory, again)
-    changes = EVERYTHING | {"eval__every_steps": 0, "steps": 4}
+    changes = runs.EVERYTHING | {"eval__every_steps": 0, "steps": 4}
     config = runs.config(Path(finished[1].student.path).parent, "stableopd", **changes)
     with pytest.raises(ValueError, match=r"at step 8 already, past steps=4"):
         train.run(config, again)
-
-
-# Interruptions, in real processes.
-
-STEPS = 24
-LONG = EVERYTHING | {"steps": STEPS, "log__check_sampler_every_steps": 0}
-
-
-def start(models, cache, directory) -> subprocess.Popen:
-    words = runs.flags(models, **LONG)
-    config = f"--config={runs.ROOT / 'configs' / 'stableopd.py'}"
-    log = (directory.parent / "log.txt").open("a")
-    return subprocess.Popen(
-        runs.command("main", config, f"--workdir={directory}", *words),
-        env=runs.environment(cache),
-        cwd=directory.parent,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def wait_until(child: subprocess.Popen, happened) -> None:
-    """Returns as soon as ``happened()`` or the child has ended."""
-    began = time.monotonic()
-    while child.poll() is None and not happened():
-        assert time.monotonic() - began < PATIENCE
-        time.sleep(0.002)
-
-
-def reached(directory: Path) -> int:
-    with contextlib.suppress(IndexError):
-        return runs.rows(directory / "metrics.jsonl")[-1]["step"]
-    return 0
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(models, cache, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("uninterrupted") / "run"
-    child = start(models, cache, directory)
-    assert child.wait(PATIENCE) == 0, (directory.parent / "log.txt").read_text()
-    return directory
-
-
-@pytest.fixture(scope="module")
-def interrupted(models, cache, tmp_path_factory):
-    """(directory, return codes, step seen at each): stopped six times, then "
-    "finished."""
-    directory = tmp_path_factory.mktemp("interrupted") / "run"
-    # At step 0 the process dies in or after its first evaluation.
-    steps = [0, *sorted(random.Random(0).sample(range(1, STEPS - 3), 4))]
-    ends = []
-    for number, target in enumerate(steps):
-        child = start(models, cache, directory)
-        if target:
-            wait_until(child, lambda: reached(directory) >= target)  # noqa: B023
-        else:
-            wait_until(child, (directory / "samples.jsonl").exists)
-        child.send_signal(signal.SIGKILL)
-        ends.append((child.wait(PATIENCE), reached(directory)))
-        if number == 2:
-            before = reached(directory)
-            child = start(models, cache, directory)
-            wait_until(child, lambda: reached(directory) > before)  # noqa: B023
-            child.send_signal(signal.SIGTERM)
-            ends.append((child.wait(PATIENCE), reached(directory)))
-            saved = [int(p.name) for p in (directory / "checkpoints").glob("[0-9]*")]
-            ends[-1] += (max(p for p in saved),)
-    child = start(models, cache, directory)
-    ends.append((child.wait(PATIENCE), reached(directory)))
-    return directory, ends, (directory.parent / "log.txt").read_text()
-
-
-def test_sigterm_saves_the_step_in_hand_and_ends_well(interrupted):
-    _, ends, log = interrupted
-    (code, step, saved) = next(end for end in ends if len(end) == 3)
-    assert code == 0
-    assert saved == step
-    assert f"stopped at step {step}; the same command continues" in log
-    assert f"resumed from step {step}" in log
-
-
-def test_a_killed_run_ends_as_if_it_had_not_been(interrupted, uninterrupted):
-    directory, ends, log = interrupted
-    killed = [end for end in ends if end[0] == -signal.SIGKILL]
-    assert len(killed) == 5, (ends, log)
-    assert ends[-1] == (0, STEPS), log
-    rows, expected = (
-        [runs.plain(row) for row in runs.rows(path / "metrics.jsonl")]
-        for path in (directory, uninterrupted)
-    )
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert rows == expected
-    assert same_weights(directory, uninterrupted)
-    one, two = (
-        runs.rows(path / "samples.jsonl") for path in (directory, uninterrupted)
-    )
-    assert one == two
-    one, two = (
-        json.loads((path / "summary.json").read_text())
-        for path in (directory, uninterrupted)
-    )
-    for key in ("before", "after", "tokens_sampled", "steps"):
-        assert one[key] == two[key], key
-
-
-def test_evaluations_share_the_line_of_their_step(uninterrupted):
-    rows = runs.rows(uninterrupted / "metrics.jsonl")
-    at = [row["step"] for row in rows if "eval/reverse_kl" in row]
-    assert at == list(range(4, STEPS, 4))
-    assert all("loss" in row for row in rows)
 
 
 # Numbers that are not finite.
@@ -459,184 +321,3 @@ def test_no_warning_of_jax_is_hidden():
         warnings.simplefilter("always")
         assert workdir.versions()["jax"]
     assert not caught
-
-
-def test_rollouts_from_teacher_prefixes(models, tmp_path):
-    """The prefix shrinks to nothing, is guided by its own term and never sampled."""
-    changes = {"steps": 4, "rollout__prefix__source": "teacher"}
-    config = runs.config(models, "opd", **changes)
-    with config.unlocked():
-        config.loss.guide = {"signal": "nll", "source": "teacher", "coef": 0.1}
-    summary = train.run(config, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
-    given = [row["length/prefix"] for row in rows]
-    # Cosine over four updates: 1, 0.85, 0.5, 0.15 of responses of different lengths.
-    assert given[0] > given[2] > given[3] > 0
-    assert given[-1] < 0.2 * given[0]
-    assert rows[0]["tokens/guide"] == round(given[0] * 4)
-    assert rows[0]["loss/guide"] > 0
-    # The first step's prefix is the teacher's whole response: where that was ended,
-    # nothing is left to draw.
-    drawn = [row["length/mean"] - row["length/prefix"] for row in rows]
-    assert summary["tokens_sampled"] == round(sum(drawn) * 4)
-    assert "check/sampler_gap_mean" in rows[0]
-
-
-@pytest.mark.parametrize(
-    "change", [{"rollout__at_once": 2}, {"optimizer__accumulate": 2}], ids=str
-)
-def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
-    """Rows drawn a few at a time; micro-batches, each packed for itself."""
-    changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 8}
-    changes["eval__verifier"] = "none"
-    changes["log__samples_every_steps"] = 1
-    found = []
-    for name, more in (("whole", {}), ("cut", change)):
-        place = tmp_path / name
-        built = runs.config(models, **changes, **more)
-        summary = train.run(built, place)
-        losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
-        samples = runs.rows(place / "samples.jsonl")
-        kept = [row for row in samples if row["phase"] == "rollout"]
-        found.append((summary["tokens_sampled"], losses, kept))
-    (drawn, losses, kept), (others, others_losses, others_kept) = found
-    assert drawn == others
-    np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
-    # What is kept of a rollout is its own, in whatever micro-batch it was.
-    assert kept
-    for row, other in zip(kept, others_kept, strict=True):
-        assert row["tokens"] == other["tokens"]
-        for name in ("student_logp", "teacher_logp"):
-            np.testing.assert_allclose(row[name], other[name], atol=1e-3)
-
-
-def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
-    """Looks at 6, 11 and 16 tokens; the bound lets some rows go on."""
-    config = runs.config(
-        models,
-        steps=1,
-        eval__verifier="none",
-        rollout__prompts_per_step=8,
-        rollout__block_tokens=5,
-        rollout__early_stop__function="divergence",
-        rollout__early_stop__window=5,
-        rollout__early_stop__teacher="teacher",
-    )
-    rates = []
-    for limit in (100.0, 0.01):
-        config.rollout.early_stop.limit = limit
-        place = tmp_path / str(limit)
-        summary = train.run(config, place)
-        row = runs.rows(place / "metrics.jsonl")[0]
-        rates.append(row["length/stopped_rate"])
-        # The loss reads the rollouts once, who reads along once more.
-        assert summary["teacher_tokens"] == 2 * summary["tokens_sampled"]
-    assert rates[0] == 0
-    assert 0 < rates[1] < 1
-    assert rates[1] <= row["length/truncation_rate"]
-
-
-@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
-def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
-    """Two runs of two and four updates are one of four, moving teachers included."""
-
-    def run(directory, steps):
-        changes = {"steps": steps, "optimizer__schedule": "constant"}
-        config = runs.config(models, "opd", **changes)
-        with config.unlocked():
-            config.teachers.self = {"weights": kind, "context": "{answer};{question}"}
-            if kind == "snapshot":
-                config.teachers.self["every_steps"] = 3
-            if kind == "gated":
-                # Open at the third update at the earliest, and by what came before.
-                gate = {"every_steps": 3, "length_growth": 9.0, "max_truncation": 1.0}
-                config.teachers.self.update(gate | {"reward_margin": -1.0})
-                config.eval.verifier = "runs.begins_with_digit"
-            config.loss.opd = {"signal": "forward_kl", "other": "self"}
-        return train.run(config, directory)
-
-    run(tmp_path / "whole", 4)
-    rows = runs.rows(tmp_path / "whole" / "metrics.jsonl")
-    assert all(row["loss/opd"] > 1e-3 for row in rows)
-    assert rows[0]["kl/forward_self"] == pytest.approx(rows[0]["loss/opd"], rel=1e-4)
-    run(tmp_path / "cut", 2)
-    shutil.copytree(tmp_path / "cut", tmp_path / "resumed")
-    settings = json.loads((tmp_path / "resumed" / "config.json").read_text())
-    settings["steps"] = 4
-    (tmp_path / "resumed" / "config.json").write_text(json.dumps(settings))
-    run(tmp_path / "resumed", 4)
-    want, got = (
-        load_file(tmp_path / name / "export" / "model.safetensors")
-        for name in ("whole", "resumed")
-    )
-    assert all(np.array_equal(want[key], got[key]) for key in want)
-    again = runs.rows(tmp_path / "resumed" / "metrics.jsonl")
-    assert [*map(runs.plain, again)] == [*map(runs.plain, rows)]
-    if kind == "gated":
-        refreshed = [row["teacher/self_refreshed"] for row in rows]
-        assert refreshed == [0, 0, 1, 0]
-        assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
-
-
-@pytest.mark.parametrize("name", ["opd", "grpo"])
-def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
-    seen, describe = [], train.describe_rollouts
-
-    def spy(e, got):
-        rewards_B = np.asarray(got.batch.reward_B)
-        found = describe(e, got)
-        seen.append((rewards_B, found["reward/mean"]))
-        return found
-
-    config = runs.config(
-        models,
-        name,
-        rollout__group_size=4,
-        eval__verifier="runs.begins_with_digit",
-        log__samples_every_steps=1,
-        eval__save_samples=100,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "describe_rollouts", spy)
-        train.run(config, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "samples.jsonl")
-    for at, (reward_B, logged) in enumerate(seen, start=1):
-        kept = [r for r in rows if r["phase"] == "rollout" and r["step"] == at]
-        right = [runs.begins_with_digit(r["response"], r["answer"]) for r in kept]
-        assert logged == pytest.approx(np.mean(right))
-        read = sorted(right) if name == "grpo" else [0] * len(right)
-        assert sorted(reward_B.tolist()) == read
-    assert 0 < np.mean([logged for _, logged in seen]) < 1
-
-
-def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
-    """On its own steps, whichever are logged; the run is the same with and without."""
-    changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
-    found = {}
-    for every in (0, 2):
-        config = runs.config(
-            models, "tropd", **changes, log__gradient_every_steps=every
-        )
-        train.run(config, tmp_path / str(every))
-        rows = runs.rows(tmp_path / str(every) / "metrics.jsonl")
-        found[every] = {row["step"]: runs.plain(row) for row in rows}
-    assert sorted(found[0]) == [3, 5] and sorted(found[2]) == [2, 3, 4, 5]
-    for step, row in found[2].items():
-        shares = [row[name] for name in row if name.startswith("grad_share/")]
-        norms = {name: row[name] for name in row if name.startswith("grad_norm/")}
-        assert len(shares) == len(norms) == (0 if step % 2 else 3)
-        if shares:
-            assert sum(shares) == pytest.approx(1)
-            # As many as the triangle inequality allows, no more.
-            assert row["optim/grad_norm"] <= sum(norms.values()) * (1 + 1e-5)
-            assert norms["grad_norm/trust"] > 0 and norms["grad_norm/guide"] > 0
-        else:
-            assert row == found[0][step]
-
-
-def test_one_term_has_the_whole_gradient(models, tmp_path):
-    config = runs.config(models, log__gradient_every_steps=1, steps=1)
-    train.run(config, tmp_path / "run")
-    (row,) = runs.rows(tmp_path / "run" / "metrics.jsonl")
-    assert row["grad_share/opd"] == 1
-    assert row["grad_norm/opd"] == pytest.approx(row["optim/grad_norm"], rel=1e-5)

@@ -1898,7 +1898,7 @@ MUTATIONS = [
         "observe.py",
         "np.asarray(parts[key])[place_B]",
         "np.asarray(parts[key])",
-        "train_test.py",
+        "train_features_test.py",
     ),
     Mutation(
         "waits_for_rewards",
@@ -1914,7 +1914,7 @@ MUTATIONS = [
         "reads.py",
         "any(needs_rewards(term) or _reports_rewards(term) for term in terms)",
         "any(_reports_rewards(term) for term in terms)",
-        "train_test.py",
+        "train_features_test.py",
     ),
     Mutation(
         "waits_for_rewards",
@@ -1930,7 +1930,7 @@ MUTATIONS = [
         "observe.py",
         "if e.verifier is not None and not e.rewards_first:",
         "if e.verifier is not None and e.rewards_first:",
-        "train_test.py",
+        "train_features_test.py",
     ),
     Mutation(
         "_self_attention",

@@ -4,8 +4,9 @@ r"""Runs several commands in turn and compares what they measured of themselves.
         "jopd=python tools/bench/step.py" "peer=python path/to/peer.py"
 
 Every command ends with a line of JSON; ``--keys`` of it are compared, each as the
-median over the rounds, with the ratio of every command to the first. The rounds go A B
-A B, so that what else the machine does meets all of them alike.
+median over the rounds, with the ratio of every command to the first; ``ABOUT`` is shown
+for those who say it. The rounds go A B A B, so that what else the machine does meets
+all of them alike.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 KEYS = ("seconds_per_step", "generate_seconds", "train_seconds", "peak_rss_gib")
+ABOUT = ("limit_seconds", "share_of_limit", "seconds_to_first_step", "compilations")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,11 +55,23 @@ def table(found: dict[str, list[dict]], keys) -> str:
     names = list(found)
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for key in keys:
-        middles = [statistics.median(run[key] for run in found[n]) for n in names]
+        middles = [_middle(found[name], key) for name in names]
         cells = [f"{middles[0]:.3f}"]
         cells += [f"{value:.3f} ({value / middles[0]:.2f}x)" for value in middles[1:]]
         lines.append(f"| {key} | {' | '.join(cells)} |")
+    for key in ABOUT:
+        said = [all(key in run for run in found[name]) for name in names]
+        if any(said):
+            cells = [
+                f"{_middle(found[name], key):.3f}" if known else ""
+                for name, known in zip(names, said)
+            ]
+            lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _middle(runs: list[dict], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
 
 
 def main() -> None:
