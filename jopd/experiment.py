@@ -276,7 +276,7 @@ def build(config, *, train: bool = True) -> Experiment:
         length_buckets=inputs.auto_buckets(total, 8),
         stop_ids=inputs.stop_ids(config, tokenizer),
         generator=pick_generator(config, mesh),
-        notes=notes + note,
+        notes=notes + note + (validation.short_warmup(config) if train else []),
     )
 
 

@@ -126,6 +126,18 @@ def _check_ranges(config: ConfigDict) -> None:
             )
 
 
+def short_warmup(config: ConfigDict) -> list[str]:
+    """What to say of a warm-up that the run does not outlast, as tries often do not."""
+    warmup, last = config.optimizer.warmup_steps, config.steps - 1
+    if last >= warmup:
+        return []
+    peak = config.optimizer.learning_rate
+    return [
+        f"optimizer.warmup_steps={warmup} does not end within steps={config.steps}: "
+        f"the learning rate gets to {peak * last / warmup:.2g} of {peak:g}"
+    ]
+
+
 def _plain(value):
     return value.to_dict() if isinstance(value, ConfigDict) else value
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jopd import optimizer
+from jopd import optimizer, validation
+from jopd.config import base_config, build_optimizer
 
 
 @pytest.mark.parametrize("warmup", [0, 4])
@@ -28,6 +29,20 @@ def test_schedules(name, peak, end, warmup):
         if at < warmup:
             want = peak * at / warmup
         assert float(schedule(at)) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("steps, warmup, short", [(9, 8, 0), (8, 8, 1), (1, 0, 0)])
+def test_a_warmup_that_the_run_does_not_outlast_is_said(steps, warmup, short):
+    config = base_config()
+    config.steps, config.optimizer.warmup_steps = steps, warmup
+    config.optimizer.learning_rate, config.optimizer.schedule = 0.8, "constant"
+    rate, _ = build_optimizer(config)
+    reached = max(float(rate(at)) for at in range(steps))
+    said = validation.short_warmup(config)
+    assert len(said) == short == (reached < 0.8)
+    for note in said:
+        assert f"warmup_steps={warmup} does not end within steps={steps}" in note
+        assert f"gets to {reached:.2g} of 0.8" in note
 
 
 def test_a_schedule_may_be_all_warm_up_or_zero():
