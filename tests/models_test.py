@@ -259,6 +259,22 @@ def test_remat_changes_no_value_and_no_gradient(params):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_remat_trades_work_for_memory(params):
+    def loss(params, tokens, remat):
+        model = Decoder(dataclasses.replace(SMALL, remat=remat))
+        given = {"params": params}, *plain(tokens)
+        return jnp.square(model.apply(*given, return_kv=False)[0]).sum()
+
+    found = []
+    for remat in (True, False):
+        gradient = jax.jit(jax.grad(loss), static_argnums=2)
+        compiled = gradient.lower(params, draw_tokens(8, 96), remat).compile()
+        room = compiled.memory_analysis().temp_size_in_bytes
+        found.append((room, compiled.cost_analysis()["flops"]))
+    (less, more_work), (more, work) = found
+    assert less < 0.4 * more and more_work > 1.2 * work, found
+
+
 def test_return_kv_only_drops_the_keys(params):
     with_kv, kv = run(SMALL, params, *plain(draw_tokens()))
     without, nothing = run(SMALL, params, *plain(draw_tokens()), return_kv=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("jopd", "tests", "configs", "pyproject.toml")
+COPIED = ("jopd", "tests", "configs", "docs", "pyproject.toml")
 
 
 class Mutation(NamedTuple):
@@ -1667,6 +1667,14 @@ MUTATIONS = [
         "np.rint(whole / steps)",
         "np.trunc(whole / steps)",
         "quantize_test.py",
+    ),
+    Mutation(
+        "Decoder",
+        "layers are not made again",
+        "models/decoder.py",
+        "nn.remat(Layer, prevent_cse=False) if c.remat else Layer",
+        "Layer",
+        "models_test.py",
     ),
     Mutation(
         "Layer.linear",
