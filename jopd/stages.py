@@ -48,9 +48,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     """Binds every stage to an experiment; nothing compiles before its first call."""
     c = e.config
     filters = train_filters(c)
-    # The rollouts of a prompt share its reading where they are on one device.
-    whole = e.mix.fresh // e.mesh.devices.size % e.mix.group_size == 0
-    copies = e.mix.group_size if whole else 1
+    copies = shared_reading(e, e.mix.fresh, e.mix.group_size)
     generate = make_generate(e, filters, copies=copies, watched=make_watch(e))
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     own_prompts = {name: train for name, (train, _) in e.own_prompts.items()}
@@ -100,6 +98,12 @@ def build_stages(e: Experiment, transform) -> Stages:
         replay_logp=step.make_replay_logp(models["student"], filters, e.shape),
         evaluate=make_evaluate(e),
     )
+
+
+def shared_reading(e: Experiment, rows: int, group: int) -> int:
+    """How many of ``rows`` rollouts share the reading of their prompt: all ``group`` of
+    one, which are side by side, where every device has whole groups; else 1."""
+    return group if rows // e.mesh.devices.size % group == 0 else 1
 
 
 def make_generate(
@@ -323,11 +327,12 @@ def make_evaluate(e: Experiment):
         name: e.models[name] for name in ("student", "teacher") if name in e.models
     }
     sampled = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
+    rows = evaluation_rows(e)
     bound = functools.partial(
         evaluate.evaluate,
         dataset=e.held,
         tokenizer=e.tokenizer,
-        generate=make_generate(e, sampled),
+        generate=make_generate(e, sampled, copies=shared_reading(e, rows, c.eval.k)),
         generate_greedy=make_generate(e, sampling.Filter(temperature=0.0)),
         facts=step.make_facts(models, e.shape),
         verifier=e.verifier,
@@ -335,7 +340,7 @@ def make_evaluate(e: Experiment):
         leak_pattern=c.log.leak_pattern,
         prompts=c.eval.prompts,
         k=c.eval.k,
-        batch_rows=evaluation_rows(e),
+        batch_rows=rows,
         buckets=e.prompt_buckets[-1:],
         limit=c.rollout.max_new_tokens,
         seed=c.seed,

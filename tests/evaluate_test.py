@@ -179,10 +179,21 @@ def test_samples_are_first_rollouts_with_their_log_probs(evaluation):
             np.testing.assert_allclose(sample[f"{name}_logp"], written, atol=2e-4)
 
 
-def test_numbers_do_not_depend_on_the_rows_at_a_time(models, evaluation):
-    _, found, samples, _ = evaluation
-    wide = runs.config(models, **CHANGES | {"eval__batch_rows": 16})
-    _, again, samples_again, _ = measured(wide)
+# 16 rows are more than all; with 6, each of two devices has the three of a prompt.
+@pytest.mark.parametrize("at_a_time, shared", [(16, 1), (6, 3)])
+def test_numbers_do_not_depend_on_the_rows_at_a_time(
+    models, evaluation, monkeypatch, at_a_time, shared
+):
+    bound = []
+    make = stages.make_generate
+    spy = lambda *a, **k: bound.append(k.get("copies", 1)) or make(*a, **k)
+    monkeypatch.setattr(stages, "make_generate", spy)
+    _, found, samples, rows = evaluation
+    wide = runs.config(models, **CHANGES | {"eval__batch_rows": at_a_time})
+    _, again, samples_again, rows_again = measured(wide)
+    assert bound == [shared, 1]  # sampled and greedy
+    for one, two in zip(rows["sampled"], rows_again["sampled"], strict=True):
+        np.testing.assert_array_equal(one[0], two[0])
     for key in found.keys() - {"intervals"}:
         assert again[key] == pytest.approx(found[key], rel=1e-5), key
     assert again["intervals"] == found["intervals"]
@@ -226,3 +237,11 @@ def test_rows_at_a_time_fit_the_devices_and_the_need(models, evaluation, asked, 
     changes = CHANGES | {"eval__batch_rows": asked}
     e = evaluation[0]._replace(config=runs.config(models, **changes))
     assert stages.evaluation_rows(e) == rows
+
+
+@pytest.mark.parametrize("rows, group, shared", [(6, 3, 3), (6, 2, 1), (4, 3, 1)])
+def test_prompts_are_read_once_where_devices_have_whole_groups(
+    evaluation, rows, group, shared
+):
+    assert evaluation[0].mesh.devices.size == 2
+    assert stages.shared_reading(evaluation[0], rows, group) == shared

@@ -1677,6 +1677,22 @@ MUTATIONS = [
         "models_test.py",
     ),
     Mutation(
+        "shared_reading",
+        "groups over two devices",
+        "stages.py",
+        "if rows // e.mesh.devices.size % group == 0",
+        "if rows % group == 0",
+        "evaluate_test.py",
+    ),
+    Mutation(
+        "make_evaluate",
+        "every row reads its prompt",
+        "stages.py",
+        "copies=shared_reading(e, rows, c.eval.k)",
+        "copies=1",
+        "evaluate_test.py",
+    ),
+    Mutation(
         "Layer.linear",
         "scales are not applied",
         "models/decoder.py",
