@@ -1,10 +1,21 @@
-"""Parsing of ``--config.section.key=value`` with one clear line where it fails."""
+"""What the commands share: flags parsed with one clear error, libraries silenced."""
 
+import os
 import re
 import sys
 import traceback
 
-from absl import app, flags
+from absl import app, flags, logging
+
+
+def quiet() -> None:
+    """Silences the libraries below; to be called before they are imported.
+
+    They log every file they touch, and transformers, of which only tokenizers are
+    used, that without PyTorch it has no models. What matters is on the console.
+    """
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def parse(argv: list[str]) -> list[str]:

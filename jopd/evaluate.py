@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from jopd import collect, commandline, leaks, statistics
@@ -196,7 +196,7 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
 def main(argv: list[str]) -> None:
     """Evaluates ``--model`` under the data, teacher and settings of ``--config``."""
     del argv
-    logging.set_verbosity(logging.WARNING)
+    commandline.quiet()
     from jopd import console, experiment, stages
 
     try:

@@ -9,7 +9,9 @@ each. The library function behind it is ``jopd.rollout.generate``.
 import functools
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+
+from jopd import commandline
 
 flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
 flags.DEFINE_multi_string("prompt", None, "Text to continue; may be repeated.")
@@ -91,7 +93,7 @@ def sample(
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)
+    commandline.quiet()
     from jopd import console, sampling
 
     f = flags.FLAGS

@@ -7,7 +7,7 @@ again resumes from the newest checkpoint in the workdir.
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from jopd import commandline
@@ -25,8 +25,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             f"unexpected argument {argv[1]!r}; keys are --config.KEY=..."
         )
-    # The libraries below log every file they touch; what matters is on the console.
-    logging.set_verbosity(logging.WARNING)
+    commandline.quiet()
     # After flags are parsed, so that --help needs no JAX.
     from jopd import train
 

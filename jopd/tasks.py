@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 LEVELS = (2, 3, 4, 5, 6, 7)
 SPLITS = ("train", "validation", "test")
@@ -150,12 +149,16 @@ def loop(
     return (text[:end] + chunk * length)[:length]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer():
     """The task's tokenizer: `VOCABULARY` in order, one token per character.
 
-    Adds no special tokens by itself. A character outside the vocabulary is an error
-    when encoded. ``save_pretrained`` writes what ``AutoTokenizer`` reads offline.
+    A ``transformers.PreTrainedTokenizerFast``. Adds no special tokens by itself. A
+    character outside the vocabulary is an error when encoded. ``save_pretrained``
+    writes what ``AutoTokenizer`` reads offline.
     """
+    # Not above: every config file imports this module, and --help needs no tokenizer.
+    from transformers import PreTrainedTokenizerFast
+
     ids = {token: index for index, token in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(ids))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")

@@ -44,6 +44,7 @@ def test_generate_is_deterministic_where_it_should_be(models, start):
     words = ("--prompt=1+2=", "--prompt=12-3*2=", "--samples=2", "--max_new_tokens=8")
     greedy = start("generate", model, *words, "--temperature=0")
     assert greedy.returncode == 0, greedy.stderr
+    assert "transformers" not in greedy.stderr  # nor what it says without PyTorch
     lines = greedy.stdout.splitlines()
     assert len(lines) == 4
     assert lines[0] == lines[1] and lines[0].startswith("1+2=")
@@ -78,6 +79,7 @@ def test_evaluate_writes_its_numbers(models, start, tmp_path):
     words = (OPD, *runs.flags(models), f"--out={tmp_path / 'found.json'}")
     child = start("evaluate", f"--model={models / 'teacher'}", *words)
     assert child.returncode == 0, child.stderr
+    assert "transformers" not in child.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
     assert found["k"] == 2 and found["prompts"] == 4
@@ -99,6 +101,7 @@ def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
     changes = {"steps": 1, "rollout__temperature": 0.8, "loss__opd__clip_low": 0.5}
     child = start("main", OPD, *runs.flags(models, **changes))
     assert child.returncode == 0, child.stdout + child.stderr
+    assert "transformers" not in child.stderr
     written = json.loads((tmp_path / "runs" / "opd" / "config.json").read_text())
     assert written["rollout"]["temperature"] == 0.8
     assert written["loss"]["opd"]["clip_low"] == 0.5
