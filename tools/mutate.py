@@ -1736,9 +1736,9 @@ MUTATIONS = [
         ),
         (
             "in_blocks",
-            "one slot too few",
+            "no room for the next block",
             "needed = min(longest + block - 1, max_new_tokens)",
-            "needed = min(longest + block - 2, max_new_tokens)",
+            "needed = min(longest, max_new_tokens)",
         ),
         (
             "_programs",
