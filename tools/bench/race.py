@@ -20,7 +20,15 @@ import time
 from pathlib import Path
 
 KEYS = ("seconds_per_step", "generate_seconds", "train_seconds", "peak_rss_gib")
-ABOUT = ("limit_seconds", "share_of_limit", "seconds_to_first_step", "compilations")
+ABOUT = (
+    "score_seconds",
+    "update_seconds",
+    "limit_seconds",
+    "share_of_limit",
+    "seconds_to_first_step",
+    "compile_seconds",
+    "compilations",
+)
 
 
 def parse_arguments() -> argparse.Namespace:

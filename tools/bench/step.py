@@ -51,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--signal", default="reverse_kl")
     parser.add_argument("--facts", action="store_true", help="log.token_facts as well")
     parser.add_argument("--remat", action="store_true", help="student.remat")
+    parser.add_argument(
+        "--parts", action="store_true", help="scoring and update apart, each waited for"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -138,12 +141,55 @@ def limits(args, lengths: float, rates: machine.Rates) -> tuple[float, float]:
     return sample, rates.limit(flops, moved)
 
 
+def time_parts() -> dict[str, list[float]]:
+    """Seconds of every scoring and update from now on; filled as the run goes."""
+    import jax
+
+    from jopd import held
+
+    seconds, build = {"score_seconds": [], "update_seconds": []}, held.build_stages
+
+    def timed(stage, name: str):
+        def call(*arguments):
+            began = time.perf_counter()
+            found = jax.block_until_ready(stage(*arguments))
+            seconds[name].append(time.perf_counter() - began)
+            return found
+
+        return call
+
+    def build_timed(*arguments):
+        stages = build(*arguments)
+        return stages._replace(
+            prepare=timed(stages.prepare, "score_seconds"),
+            update=timed(stages.update, "update_seconds"),
+        )
+
+    held.build_stages = build_timed
+    return seconds
+
+
+def time_compiling() -> list[float]:
+    """Seconds of every program that XLA is given from now on."""
+    import jax
+
+    seconds = []
+
+    def listen(name: str, duration: float, **_) -> None:
+        if name == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
+
+
 def main() -> None:
     args = parse_arguments()
     began = time.perf_counter()
     from jopd import train, workdir
 
     imported = time.perf_counter() - began
+    parts, compiling = time_parts() if args.parts else {}, time_compiling()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_tokenizer(folder / "tokenizer", args.vocab)
@@ -172,6 +218,10 @@ def main() -> None:
         "new_tokens_per_step": tokens,
         "generate_seconds": round(collect, 4),
         "train_seconds": round(seconds - collect, 4),
+        **{
+            name: round(statistics.median(times[args.warmup :]), 4)
+            for name, times in parts.items()
+        },
         "tokens_per_second": round(tokens / seconds, 1),
         "generate_tokens_per_second": round(tokens / collect, 1),
         "gflops_of_a_product": round(rates.product / 1e9, 1),
@@ -186,6 +236,7 @@ def main() -> None:
         "import_seconds": round(imported, 2),
         "seconds_to_first_step": summary["seconds_to_first_step"],
         "compilations": summary["compilations"],
+        "compile_seconds": round(sum(compiling), 2),
         "loss_first": json.loads(lines[0])["loss"],
         "loss_last": rows[-1]["loss"],
         "python": platform.python_version(),
