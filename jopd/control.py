@@ -31,15 +31,16 @@ class Interrupt:
 
 
 class CompileCounter:
-    """Programs handed to XLA while it is active; those read from the persistent cache
-    count too, since they were needed."""
+    """Programs handed to XLA while it is active, and the seconds that they took; those
+    read from the persistent cache count too, since they were needed."""
 
     def __init__(self):
-        self.count = 0
+        self.count, self.seconds = 0, 0.0
 
     def __call__(self, name: str, seconds: float, **_):
         if name == "/jax/core/compile/backend_compile_duration":
             self.count += 1
+            self.seconds += seconds
 
     def __enter__(self):
         jax.monitoring.register_event_duration_secs_listener(self)

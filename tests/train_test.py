@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 import sys
+import time
 import types
 import warnings
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -272,6 +274,22 @@ def test_broken_parameters_are_not_saved(models, monkeypatch, tmp_path):
 
 
 # Small pieces.
+
+
+def test_programs_and_their_seconds_are_counted():
+    """While it is active only, and a program that is there already costs nothing."""
+    double = jax.jit(lambda x: 2 * x + jnp.sin(x))
+    x = jnp.arange(7.0)
+    with control.CompileCounter() as compiled:
+        began = time.perf_counter()
+        double(x).block_until_ready()
+        spent = time.perf_counter() - began
+        assert compiled.count == 1 and 0 < compiled.seconds < spent
+        seconds = compiled.seconds
+        double(x)
+        assert (compiled.count, compiled.seconds) == (1, seconds)
+    jax.jit(lambda x: x - 3)(x)
+    assert (compiled.count, compiled.seconds) == (1, seconds)
 
 
 def test_an_interrupt_gives_the_handlers_back():

@@ -169,27 +169,13 @@ def time_parts() -> dict[str, list[float]]:
     return seconds
 
 
-def time_compiling() -> list[float]:
-    """Seconds of every program that XLA is given from now on."""
-    import jax
-
-    seconds = []
-
-    def listen(name: str, duration: float, **_) -> None:
-        if name == "/jax/core/compile/backend_compile_duration":
-            seconds.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return seconds
-
-
 def main() -> None:
     args = parse_arguments()
     began = time.perf_counter()
-    from jopd import train, workdir
+    from jopd import control, train, workdir
 
     imported = time.perf_counter() - began
-    parts, compiling = time_parts() if args.parts else {}, time_compiling()
+    parts = time_parts() if args.parts else {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_tokenizer(folder / "tokenizer", args.vocab)
@@ -202,7 +188,8 @@ def main() -> None:
             ),
         }
         make_data(folder / "data.jsonl", args)
-        summary = train.run(make_config(args, folder), folder / "run")
+        with control.CompileCounter() as compiled:
+            summary = train.run(make_config(args, folder), folder / "run")
         lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines][args.warmup :]
     middle = lambda key: statistics.median(row[key] for row in rows)
@@ -236,7 +223,7 @@ def main() -> None:
         "import_seconds": round(imported, 2),
         "seconds_to_first_step": summary["seconds_to_first_step"],
         "compilations": summary["compilations"],
-        "compile_seconds": round(sum(compiling), 2),
+        "compile_seconds": round(compiled.seconds, 2),
         "loss_first": json.loads(lines[0])["loss"],
         "loss_last": rows[-1]["loss"],
         "python": platform.python_version(),
