@@ -1,37 +1,65 @@
 """jopd: on-policy distillation of language models in JAX.
 
-The library is its modules: ``jopd.divergences``, ``jopd.estimators``, ``jopd.signals``,
-``jopd.weights``, ``jopd.objective``, ``jopd.rollout`` (``generate``), ``jopd.step``,
-``jopd.models``. They are loaded on first use, so importing ``jopd`` itself is free.
+    jopd.load(path)                       a model: logits, texts, parameters, tokenizer
+    jopd.train.run(config, directory)     a whole run, as the command makes it
+
+The library is its modules, each in the room that ``docs/design.md`` gives it; those
+below keep a short name, as an attribute (``jopd.divergences``) and in imports
+(``from jopd.config import base_config``). All are loaded on first use, so importing
+``jopd`` itself is free.
 """
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "buffer",
-    "config",
-    "divergences",
-    "estimators",
-    "evaluate",
-    "models",
-    "objective",
-    "rollout",
-    "sampling",
-    "signals",
-    "step",
-    "train",
-    "types",
-    "weights",
-)
+# Public name -> where it lives.
+PUBLIC = {
+    "buffer": "batches.buffer",
+    "config": "setup.config",
+    "divergences": "losses.divergences",
+    "estimators": "losses.estimators",
+    "objective": "losses.objective",
+    "optimizer": "setup.optimizer",
+    "rollout": "rollouts.generate",
+    "sampling": "rollouts.sampling",
+    "signals": "losses.signals",
+    "step": "training.step",
+    "stops": "rollouts.stops",
+    "train": "training.loop",
+    "weights": "losses.weights",
+}
+_ROOMS = ("models", "types", "evaluate", "generate")
+
+
+class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """``import jopd.<public name>`` gives the module itself, not a second copy."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in PUBLIC:
+            return importlib.util.spec_from_loader(fullname, self)
+        return None
+
+    def exec_module(self, module):
+        short = module.__name__
+        place = PUBLIC[short.rpartition(".")[2]]
+        sys.modules[short] = importlib.import_module(f"{__name__}.{place}")
+
+
+sys.meta_path.append(_ShortNames())
 
 
 def __getattr__(name: str):
-    if name in _MODULES:
+    if name in PUBLIC or name in _ROOMS:
         return importlib.import_module(f"jopd.{name}")
+    if name == "load":
+        return importlib.import_module("jopd.library").load
     raise AttributeError(f"module 'jopd' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *PUBLIC, *_ROOMS, "load"})

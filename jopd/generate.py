@@ -47,14 +47,19 @@ def sample(
 
     import jax
 
-    from jopd import collect, data, inputs, rollout, sampling, sources
+    from jopd.batches import collect
+    from jopd.data import sources
+    from jopd.data.dataset import encode
     from jopd.models import decoder, hf
+    from jopd.rollouts import sampling
+    from jopd.rollouts.generate import generate
+    from jopd.setup import inputs
 
     path = inputs.model_path(path)
     shape = dataclasses.replace(hf.load_config(path), dtype=dtype)
     tokenizer = inputs.load_tokenizer(path)
     examples = sources.examples([{"prompt": prompt} for prompt in prompts])
-    dataset = data.encode(
+    dataset = encode(
         examples,
         tokenizer,
         max_prompt_tokens=shape.max_positions,
@@ -79,7 +84,7 @@ def sample(
     )
     eos = tokenizer.eos_token_id
     write = functools.partial(
-        rollout.generate,
+        generate,
         model=decoder.Decoder(shape),
         max_new_tokens=max_new_tokens,
         stop_ids=() if eos is None else (eos,),
@@ -94,7 +99,8 @@ def sample(
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
-    from jopd import console, sampling
+    from jopd.reporting import console
+    from jopd.rollouts import sampling
 
     f = flags.FLAGS
     filters = sampling.Filter(f.temperature, f.top_k, f.top_p, f.min_p)

@@ -27,16 +27,16 @@ def main(argv: list[str]) -> None:
         )
     commandline.quiet()
     # After flags are parsed, so that --help needs no JAX.
-    from jopd import train
+    from jopd.training import loop
 
     config = _CONFIG.value
     if not config.name:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         config.name = Path(file).stem
     try:
-        train.run(config, _WORKDIR.value or f"runs/{config.name}")
+        loop.run(config, _WORKDIR.value or f"runs/{config.name}")
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        from jopd import console
+        from jopd.reporting import console
 
         console.error(error)
         sys.exit(1)

@@ -81,7 +81,7 @@ class Batch(NamedTuple):
         toss a coin; None where nothing is trained.
       extra: name -> f32[B, T], facts that an annotation added (see ``collect``).
       serves: name -> bool[B], rows that a model or panel with a route may judge; one
-        that is not here serves every row (see ``teachers.served``).
+        that is not here serves every row (see ``roles.served``).
       packing: how models read the rows side by side: those in ``prompts`` by name, all
         others by "". A missing one reads row by row.
     """

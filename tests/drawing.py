@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import tiny
-from jopd import engine, rollout, sampling
 from jopd.models import decoder
+from jopd.rollouts import blocks as engine
+from jopd.rollouts import generate as rollout
+from jopd.rollouts import sampling
 from jopd.types import STUDENT, TEACHER
 
 CONFIG = tiny.config(qk_norm=True, sliding_window=4, sliding_layers=(True, False))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import divergences
+from jopd.losses import divergences
 from jopd.types import Outputs, Scores
 
 V = 5

@@ -53,9 +53,11 @@ def writer(path: str):
 
     import jax
 
-    from jopd import audit, inputs, rollout
     from jopd.models import decoder, hf
-    from jopd.remote import Prefix
+    from jopd.rollouts import generate as rollout
+    from jopd.setup import inputs
+    from jopd.teachers import audit
+    from jopd.teachers.remote import Prefix
 
     path = inputs.model_path(path)
     shape, params = hf.load(path, dtype="float32")

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
-from jopd import tasks
+from jopd.data import tasks
 from jopd.models import decoder, hf
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ import runs
 sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
 import study
 
-from jopd import validation
+from jopd.setup import validation
 
 
 def test_interval_is_students():

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopd.losses.objective import response_mask
 from jopd.models import decoder
-from jopd.objective import response_mask
 from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout, Scores
 
 VOCABULARY = 20

@@ -15,8 +15,9 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from jopd import tasks, train
+from jopd.data import tasks
 from jopd.models import decoder, hf
+from jopd.training import loop as train
 
 _OUT = flags.DEFINE_string("out", "jopd/assets", "Directory of the two models.")
 _ONLY = flags.DEFINE_string("only", "", "teacher or student; empty: both.")

@@ -17,7 +17,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from jopd import tasks, train
+from jopd.data import tasks
+from jopd.training import loop as train
 
 LENGTH = 128  # longest response, in tokens
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jopd import weights
+from jopd.losses import weights
 from jopd.types import STUDENT, Scores
 
 

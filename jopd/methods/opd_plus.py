@@ -22,7 +22,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jopd import weights
+from jopd.losses import weights
 from jopd.types import Scores
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")

@@ -2,7 +2,7 @@
 
 import jax
 
-from jopd import divergences
+from jopd.losses import divergences
 from jopd.types import Outputs
 
 

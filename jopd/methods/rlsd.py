@@ -18,7 +18,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jopd import groups, reports, weights
+from jopd.losses import groups, reports, weights
 from jopd.types import STUDENT, Scores
 
 

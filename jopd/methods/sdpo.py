@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jopd import divergences
+from jopd.losses import divergences
 from jopd.types import Outputs
 
 

@@ -39,7 +39,7 @@ def measure(args) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from jopd import chunks, signals
+    from jopd.losses import chunks, signals
     from jopd.types import Outputs
 
     signal = getattr(signals, args.signals[0])

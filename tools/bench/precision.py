@@ -26,7 +26,8 @@ def read_prompts(args):
     """Padded prompts i32[B, P] and their lengths i32[B]."""
     import numpy as np
 
-    from jopd import inputs, sources
+    from jopd.data import sources
+    from jopd.setup import inputs
 
     tokenizer = inputs.load_tokenizer(inputs.model_path(args.model))
     rows = sources.read(args.data, split="train", count=args.rows)[: args.rows]
@@ -72,8 +73,10 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jopd import divergences, inputs, rollout
+    from jopd.losses import divergences
     from jopd.models import decoder
+    from jopd.rollouts import generate as rollout
+    from jopd.setup import inputs
 
     tokens_BP, length_B, end = read_prompts(args)
     forms = in_forms(inputs.model_path(args.model))

@@ -35,8 +35,9 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from jopd import engine, rollout, sharding
-    from jopd.models import decoder, hf
+    from jopd.models import decoder, hf, sharding
+    from jopd.rollouts import blocks as engine
+    from jopd.rollouts import generate as rollout
 
     config, params = hf.load(args.model, dtype="float32")
     devices = jax.local_device_count()

@@ -94,7 +94,7 @@ def make_data(file: Path, args) -> None:
 
 
 def make_config(args, folder: Path):
-    from jopd.config import base_config
+    from jopd.setup.config import base_config
 
     c = base_config()
     c.name, c.steps = "bench", args.steps + args.warmup
@@ -145,7 +145,7 @@ def time_parts() -> dict[str, list[float]]:
     """Seconds of every scoring and update from now on; filled as the run goes."""
     import jax
 
-    from jopd import held
+    from jopd.training import held
 
     seconds, build = {"score_seconds": [], "update_seconds": []}, held.build_stages
 
@@ -172,7 +172,8 @@ def time_parts() -> dict[str, list[float]]:
 def main() -> None:
     args = parse_arguments()
     began = time.perf_counter()
-    from jopd import control, train, workdir
+    from jopd.training import control, workdir
+    from jopd.training import loop as train
 
     imported = time.perf_counter() - began
     parts = time_parts() if args.parts else {}

@@ -1,0 +1,356 @@
+"""Token rows, the order they are visited in, and padded arrays.
+
+    sources.read -> examples -> encode -> Dataset
+    order(step) -> rows of the data set -> pad_prompts, gold_rows -> arrays
+
+There is no iterator: which prompts a step sees is a pure function of the step, so the
+position to checkpoint is the step itself.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jopd.data.sources import Example
+from jopd.types import GOLD, Rollout
+
+# Tokenizers of these families never add BOS by themselves once converted, while the
+# models were trained with it.
+BOS_FAMILIES = ("llama", "gemma")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Token rows; every list has one entry per prompt.
+
+    Attributes:
+      prompts: i32[P] each, at least one token.
+      solutions: i32[R] each, ending in EOS where `finished`; None where there is none.
+      finished: False where the solution was cut to the response limit, or dropped.
+      answers: what verifiers compare with, or None.
+      texts: the prompt as text, chat template applied, for samples and logs.
+      ids: the rows' identifiers.
+      dropped: how many rows lost what: ``prompt`` (whole row left out because the
+        prompt was too long), ``solution`` (too long; the row stays as a prompt).
+      fields: further columns of each row as text, see `sources.read`.
+    """
+
+    prompts: list[np.ndarray]
+    solutions: list[np.ndarray | None]
+    finished: list[bool]
+    answers: list[str | None]
+    texts: list[str]
+    ids: list[str]
+    dropped: dict[str, int]
+    fields: list[dict[str, str | None]] = dataclasses.field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer,
+    *,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+    chat_template: str = "auto",
+    template_kwargs: dict[str, Any] | None = None,
+    system: str | None = None,
+    add_bos: str = "auto",
+    add_eos: bool = True,
+    on_long_prompt: str = "error",
+    on_long_solution: str = "drop",
+    prefix_tokens: int = 0,
+) -> Dataset:
+    """Tokenises prompts and gold solutions.
+
+    Args:
+      examples: what `read` returned.
+      tokenizer: of transformers.
+      max_prompt_tokens, max_response_tokens: limits, EOS counts.
+      chat_template: ``auto`` (if the tokenizer has one), ``always`` (an error if it
+        has none), ``never`` (the contents of the turns, a blank line between them).
+      template_kwargs: for the template, such as ``{"enable_thinking": False}``.
+      system: system turn put first.
+      add_bos: ``always``, ``never`` or ``auto``; never twice. With a chat template
+        auto leaves BOS to the template. Without one it keeps what the tokenizer adds
+        by itself, and adds BOS where the tokenizer's configuration has
+        ``add_bos_token`` true, or leaves it open for a Llama or Gemma tokenizer:
+        those models were trained with BOS.
+      add_eos: end solutions with the tokenizer's EOS.
+      on_long_prompt: ``error``, ``drop`` (the row) or ``truncate_left`` (BOS stays).
+      on_long_solution: ``drop`` (the row stays as a prompt) or ``truncate`` (then
+        without EOS and not `finished`).
+      prefix_tokens: if positive, each text is a document: its first tokens, BOS not
+        counted, are the prompt and the rest is the solution. No chat template.
+
+    A solution is tokenised apart from its prompt, as a sampled response would stand.
+
+    Raises:
+      ValueError: unknown options; no rows left; a prompt too long or empty.
+    """
+    _check_option("chat_template", chat_template, ("auto", "always", "never"))
+    _check_option("add_bos", add_bos, ("auto", "always", "never"))
+    _check_option("on_long_prompt", on_long_prompt, ("error", "drop", "truncate_left"))
+    _check_option("on_long_solution", on_long_solution, ("drop", "truncate"))
+    templated = _use_template(tokenizer, chat_template, prefix_tokens)
+    _check_template_kwargs(tokenizer, template_kwargs or {}, templated)
+    render = functools.partial(
+        _render,
+        tokenizer=tokenizer,
+        templated=templated,
+        template_kwargs=template_kwargs or {},
+        system=system,
+    )
+    texts = [render(example) for example in examples]
+    prompts = _prompt_ids(texts, tokenizer, templated, add_bos)
+    eos = [_eos_id(tokenizer)] if add_eos else []
+    if prefix_tokens:
+        cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in prompts]
+        golds = [ids[cut:] or None for ids, cut in zip(prompts, cuts, strict=True)]
+        prompts = [ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)]
+        texts = tokenizer.batch_decode(prompts, skip_special_tokens=True)
+    else:
+        golds = _solution_ids(examples, tokenizer)
+    golds = [None if gold is None else [*gold, *eos] for gold in golds]
+    columns = zip(examples, texts, prompts, golds, strict=True)
+    limits = (max_prompt_tokens, max_response_tokens, on_long_prompt, on_long_solution)
+    return _collect(columns, tokenizer, *limits)
+
+
+def _check_option(name: str, value: Any, known: tuple) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {known}")
+
+
+def _use_template(tokenizer, chat_template: str, prefix_tokens: int) -> bool:
+    if chat_template == "always" and prefix_tokens:
+        raise ValueError(
+            f"prefix_tokens={prefix_tokens} takes documents, which have no chat "
+            f"template; set chat_template='never' or prefix_tokens=0"
+        )
+    has_one = tokenizer.chat_template is not None
+    if chat_template == "always" and not has_one:
+        raise ValueError(
+            "chat_template='always', but the tokenizer has none; assign one to "
+            "tokenizer.chat_template or set chat_template='never'"
+        )
+    return has_one and chat_template != "never" and not prefix_tokens
+
+
+def _check_template_kwargs(tokenizer, kwargs: dict, templated: bool) -> None:
+    """Templates ignore names they do not know, so a typo would pass unseen."""
+    template = str(tokenizer.chat_template) if templated else ""
+    for name in kwargs:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(
+                f"template_kwargs: {name!r} does not occur in the chat template"
+                + ("" if templated else ", as none is applied")
+                + "; correct the name or remove it"
+            )
+
+
+def _render(example, *, tokenizer, templated, template_kwargs, system) -> str:
+    turns = example.prompt
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if system is not None:
+        turns = [{"role": "system", "content": system}, *turns]
+    if not templated:
+        return "\n\n".join(turn["content"] for turn in turns)
+    return tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
+
+
+def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
+    rows = _tokenise(tokenizer, texts, add_special_tokens=not templated)
+    # Some tokenizers end every text with EOS, but here a response follows the prompt.
+    if not templated and tokenizer(texts[0])["input_ids"][-1] == tokenizer.eos_token_id:
+        rows = [row[:-1] for row in rows]
+    bos = tokenizer.bos_token_id
+    if add_bos == "always" and bos is None:
+        raise ValueError("add_bos='always', but the tokenizer has no BOS; use 'auto'")
+    if add_bos == "never":
+        return [row[_leading_bos(row, tokenizer) :] for row in rows]
+    if add_bos == "always" or (not templated and _wants_bos(tokenizer)):
+        return [row if row[:1] == [bos] else [bos, *row] for row in rows]
+    return rows
+
+
+def _tokenise(tokenizer, texts: list[str], **options) -> list[list[int]]:
+    """Token rows; a text with characters that a tokenizer lacks is named."""
+    options["verbose"] = False  # texts longer than a model are cut here, not there
+    try:
+        return tokenizer(texts, **options)["input_ids"]
+    except Exception as error:  # the class that tokenizers raises
+        for row, text in enumerate(texts):
+            try:
+                tokenizer(text, **options)
+            except Exception:
+                raise ValueError(
+                    f"row {row}: {text!r:.80} cannot be tokenised ({error}); take "
+                    f"texts in the tokenizer's characters, or another tokenizer"
+                ) from error
+        raise
+
+
+def _wants_bos(tokenizer) -> bool:
+    configured = tokenizer.init_kwargs.get("add_bos_token")
+    family = type(tokenizer).__name__.lower()
+    return tokenizer.bos_token_id is not None and (
+        configured is True
+        or (configured is None and any(name in family for name in BOS_FAMILIES))
+    )
+
+
+def _leading_bos(ids: list[int], tokenizer) -> int:
+    """1 if the row begins with BOS, else 0."""
+    bos = tokenizer.bos_token_id
+    return int(bos is not None and ids[:1] == [bos])
+
+
+def _eos_id(tokenizer) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS; set its eos_token or add_eos=False")
+    return tokenizer.eos_token_id
+
+
+def _solution_ids(examples, tokenizer) -> list[list[int] | None]:
+    texts = [example.solution or "" for example in examples]
+    rows = _tokenise(tokenizer, texts, add_special_tokens=False)
+    return [
+        None if example.solution is None else row
+        for example, row in zip(examples, rows, strict=True)
+    ]
+
+
+def _collect(columns, tokenizer, max_prompt, max_response, on_long_prompt, long_gold):
+    """Applies the limits and gathers the columns of a `Dataset`."""
+    data = Dataset([], [], [], [], [], [], {"prompt": 0, "solution": 0})
+    for row, (example, text, prompt, gold) in enumerate(columns):
+        if not prompt:
+            raise ValueError(f"row {row} ({example.id!r}): the prompt has no tokens")
+        if len(prompt) > max_prompt:
+            if on_long_prompt == "error":
+                raise ValueError(
+                    f"row {row} ({example.id!r}): prompt of {len(prompt)} tokens, "
+                    f"max_prompt_tokens={max_prompt}; raise it or set on_long_prompt "
+                    f"to 'drop' or 'truncate_left'"
+                )
+            data.dropped["prompt"] += on_long_prompt == "drop"
+            if on_long_prompt == "drop":
+                continue
+            kept = prompt[: _leading_bos(prompt, tokenizer)]
+            prompt = kept + prompt[len(prompt) - max_prompt + len(kept) :]
+        fits = gold is None or len(gold) <= max_response
+        if not fits:
+            data.dropped["solution"] += long_gold == "drop"
+            gold = gold[:max_response] if long_gold == "truncate" else None
+        data.prompts.append(np.asarray(prompt, np.int32))
+        data.solutions.append(None if gold is None else np.asarray(gold, np.int32))
+        data.finished.append(fits)
+        data.answers.append(example.answer)
+        data.texts.append(text)
+        data.ids.append(example.id)
+        data.fields.append(example.fields)
+    if not data.prompts:
+        raise ValueError(
+            f"the data set is empty: {data.dropped['prompt']} prompts were longer than "
+            f"max_prompt_tokens={max_prompt}; raise it or add data"
+        )
+    return data
+
+
+def order(step: int, *, prompts_per_step: int, size: int, seed: int) -> np.ndarray:
+    """Rows of the data set that one step visits: i64[prompts_per_step].
+
+    The rows of all steps in a row are one stream of epochs, each a permutation of its
+    own, so no row repeats within an epoch and an epoch may end in mid-step. A pure
+    function of its arguments.
+    """
+    if step < 0 or size < 1 or prompts_per_step < 1:
+        raise ValueError(
+            f"step={step}, size={size}, prompts_per_step={prompts_per_step}: the step "
+            f"must be at least 0, the others at least 1"
+        )
+    first = step * prompts_per_step
+    epochs, rows = np.divmod(np.arange(first, first + prompts_per_step), size)
+    visited = np.empty(prompts_per_step, np.int64)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        visited[inside] = _permutation(size, seed, int(epoch))[rows[inside]]
+    return visited
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def pad_prompts(
+    prompts: Sequence[np.ndarray], *, buckets: Sequence[int], pad_id: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pads on the right to the smallest bucket that holds the longest prompt.
+
+    Returns:
+      i32[B, P] tokens and i32[B] lengths. Few buckets mean few compilations.
+    """
+    lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
+    longest = int(lengths.max())
+    fitting = [bucket for bucket in buckets if bucket >= longest]
+    if not fitting:
+        raise ValueError(
+            f"a prompt of {longest} tokens exceeds the largest bucket of "
+            f"{max(buckets)}; add a bucket or lower max_prompt_tokens"
+        )
+    return _pad(prompts, min(fitting), pad_id), lengths
+
+
+def _pad(rows: Sequence[np.ndarray], width: int, pad_id: int) -> np.ndarray:
+    padded = np.full((len(rows), width), pad_id, np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
+
+
+def gold_rows(
+    dataset: Dataset, rows: Sequence[int], *, width: int, pad_id: int = 0
+) -> Rollout:
+    """Gold solutions in the form of sampled ones, in numpy.
+
+    Source is GOLD, `behavior_logp_BT` 0 (nothing was drawn), age 0; the group of each
+    is its row of the data set.
+
+    Raises:
+      ValueError: a row has no solution, or prompt and solution exceed `width`.
+    """
+    pairs = [(dataset.prompts[row], dataset.solutions[row]) for row in rows]
+    for row, (prompt, solution) in zip(rows, pairs, strict=True):
+        if solution is None:
+            raise ValueError(
+                f"row {row} ({dataset.ids[row]!r}) has no gold solution; choose among "
+                f"rows that have one or raise max_response_tokens"
+            )
+        if len(prompt) + len(solution) > width:
+            raise ValueError(
+                f"row {row} ({dataset.ids[row]!r}): {len(prompt)} prompt and "
+                f"{len(solution)} solution tokens exceed width={width}; raise it"
+            )
+    joined = [np.concatenate(pair) for pair in pairs]
+    shape = (len(pairs), width)
+    return Rollout(
+        tokens_BT=_pad(joined, width, pad_id),
+        prompt_length_B=np.asarray([len(prompt) for prompt, _ in pairs], np.int32),
+        length_B=np.asarray([len(row) for row in joined], np.int32),
+        finished_B=np.asarray([dataset.finished[row] for row in rows], bool),
+        behavior_logp_BT=np.zeros(shape, np.float32),
+        source_BT=np.full(shape, GOLD, np.int32),
+        group_B=np.asarray(rows, np.int32),
+        age_B=np.zeros(len(pairs), np.int32),
+    )

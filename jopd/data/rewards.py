@@ -1,0 +1,198 @@
+"""Verifiers: `(response text, answer) -> float`, 1.0 for right and 0.0 for wrong.
+
+They see text without special tokens. A response that cannot be read is wrong; an
+answer that cannot be read is an error, as every response to it would be wrong.
+"""
+
+import importlib
+import json
+import math as maths
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+Verifier = Callable[[str, str], float]
+
+# A leading minus counts unless it follows an operand: "17-8" ends in 8, not in -8.
+_NUMBER = (
+    r"(?:(?<![\w)])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
+    r"(?:[eE][-+]?[0-9]+)?"
+)
+_QUANTITY = re.compile(rf"({_NUMBER})(?:/({_NUMBER}))?(?![0-9])")
+MATH_SECONDS = 5
+
+
+def exact(response: str, answer: str) -> float:
+    """Equal texts, white space around them aside."""
+    return float(response.strip() == answer.strip())
+
+
+def numeric(response: str, answer: str, tolerance: float = 1e-6) -> float:
+    """The last number of the response equals the last number of the answer.
+
+    Equal: ``|a - b| <= tolerance * max(1, |b|)``. Reads ``1,234.5``, ``-3``, ``2e-3``
+    and fractions ``3/4``; units, currency signs and percent signs are not looked at.
+
+    Raises:
+      ValueError: the answer holds no number.
+    """
+    wanted = _last_number(answer)
+    if wanted is None:
+        raise ValueError(
+            f"the answer {answer!r} holds no number; use the verifier 'math' or 'exact'"
+        )
+    found = _last_number(response)
+    if found is None:
+        return 0.0
+    return float(abs(found - wanted) <= tolerance * max(1.0, abs(wanted)))
+
+
+def _last_number(text: str) -> float | None:
+    matches = _QUANTITY.findall(text.replace("\N{MINUS SIGN}", "-"))
+    if not matches:
+        return None
+    above, below = (part.replace(",", "") for part in matches[-1])
+    divisor = float(below or 1)
+    return float(above) / divisor if divisor else maths.nan
+
+
+def arithmetic(response: str, answer: str) -> float:
+    """Of the bundled task, see `tasks.verify`."""
+    from jopd.data import tasks
+
+    return tasks.verify(response, answer)
+
+
+def math(response: str, answer: str) -> float:
+    """Mathematically equal by math-verify: last ``\\boxed{}``, LaTeX, sets, intervals.
+
+    Each parse and comparison may take `MATH_SECONDS`, then the response counts as
+    wrong. Time limits need signals, which only a main thread gets, so calls from
+    other threads are answered by a helper process, started with the first of them.
+
+    Raises:
+      ImportError: math-verify is missing. ValueError: the answer cannot be parsed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        verdict = _grade(response, answer)
+    else:
+        verdict = _HELPER.ask(response, answer)
+    if verdict is None:
+        raise ValueError(
+            f"math-verify cannot parse the answer {answer!r}; use the verifier 'exact'"
+        )
+    return verdict
+
+
+def _grade(response: str, answer: str) -> float | None:
+    """The verdict, or None if the answer cannot be parsed. Main thread only."""
+    try:
+        import math_verify
+    except ImportError as error:
+        raise ImportError(
+            "the verifier 'math' needs math-verify; pip install math-verify"
+        ) from error
+    marked = "\\boxed" in answer or "$" in answer.replace("\\$", "")
+    wanted = math_verify.parse(
+        answer if marked else f"\\boxed{{{answer}}}", parsing_timeout=MATH_SECONDS
+    )
+    if not wanted:
+        return None
+    # math-verify would join all boxes to a set; a corrected answer is the last one.
+    last = response[max(response.rfind("\\boxed"), 0) :]
+    found = math_verify.parse(last, parsing_timeout=MATH_SECONDS)
+    return float(math_verify.verify(wanted, found, timeout_seconds=MATH_SECONDS))
+
+
+class _Helper:
+    """A process whose main thread grades; one request at a time, a line each way."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+
+    def ask(self, response: str, answer: str) -> float | None:
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._start()
+            stdin, stdout = self._process.stdin, self._process.stdout
+            assert stdin is not None and stdout is not None
+            stdin.write(json.dumps([response, answer]) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        if not line:
+            raise RuntimeError(
+                "the helper process of the verifier 'math' ended; its message is above"
+            )
+        return json.loads(line)
+
+    @staticmethod
+    def _start() -> subprocess.Popen:
+        root = str(Path(__file__).resolve().parents[2])
+        program = (
+            f"import sys; sys.path.insert(0, {root!r}); "
+            f"from jopd.data import rewards; rewards._serve()"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+
+_HELPER = _Helper()
+
+
+def _serve() -> None:
+    """Grades lines of JSON from stdin until it closes, as it does with the parent."""
+    for line in sys.stdin:
+        print(json.dumps(_grade(*json.loads(line))), flush=True)
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact,
+    "numeric": numeric,
+    "math": math,
+    "arithmetic": arithmetic,
+}
+
+
+def resolve(name: str) -> Verifier:
+    """A verifier by name; ``package.module.function`` names one of your own."""
+    if name in VERIFIERS:
+        return VERIFIERS[name]
+    module, _, function = name.rpartition(".")
+    if module:
+        return getattr(importlib.import_module(module), function)
+    raise ValueError(
+        f"verifier {name!r} is unknown; use one of {', '.join(VERIFIERS)}, or "
+        f"package.module.function"
+    )
+
+
+def reward_rows(
+    verifier: Verifier, texts: Sequence[str], answers: Sequence[str | None]
+) -> np.ndarray:
+    """One reward per response: f32[B].
+
+    Raises:
+      ValueError: a row has no answer, or the lists differ in length.
+    """
+    if len(texts) != len(answers):
+        raise ValueError(f"{len(texts)} responses, but {len(answers)} answers")
+    rewards = np.zeros(len(texts), np.float32)
+    for row, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+        if answer is None:
+            raise ValueError(
+                f"row {row} has no answer to verify; name the answer column of the "
+                f"data, or set the verifier to 'none'"
+            )
+        rewards[row] = verifier(text, answer)
+    return rewards

@@ -1,0 +1,378 @@
+"""The one loss: sum_k coef_k * sum_bt w_k[b,t] * signal_k[b,t](theta) / n_k.
+
+Two stages. ``weigh`` runs without gradient on a whole batch and folds mask, source,
+weights and normaliser of every term into one array per term, so that everything after
+it is a plain sum: splitting the rows into micro-batches or devices cannot change the
+result. ``objective`` then does the vocabulary-sized work in chunks of tokens. Its
+gradient with respect to the student's hidden states and head is made *in the forward
+pass*, chunk by chunk, so ``[B, T, V]`` never exists and the head is never multiplied
+twice.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd.losses import divergences, panel
+from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
+from jopd.losses.panel import Panel
+from jopd.types import SOURCES, Batch, Outputs, Scores
+
+NORMALIZERS = ("tokens", "sequences", "rows", "weights")
+
+
+class Term(NamedTuple):
+    """One summand of the loss. Static: closed over by the jitted stages.
+
+    Attributes:
+      name: key of the term in the config and in the metrics.
+      signal: ``Outputs -> f32[...]``.
+      weights: functions ``Scores -> f32[B, T]``; their product is w.
+      advantage: optional ``Scores -> f32[B, T]``, handed to the signal.
+      source: whose tokens the term speaks of, a key of ``SOURCES`` or "any".
+      normalizer: "tokens" divides by the valid tokens of that source in the batch,
+        "sequences" averages per row first and then over rows that have such tokens,
+        "rows" sums per row and averages over rows that have such tokens,
+        "weights" divides by the sum of w.
+      models: frozen models and panels that its functions read. A row that one of them
+        does not serve (``Scores.serves``) is outside the term's scope.
+      report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
+    """
+
+    name: str
+    signal: Callable[[Outputs], jax.Array]
+    weights: tuple[Callable[[Scores], jax.Array], ...] = ()
+    advantage: Callable[[Scores], jax.Array] | None = None
+    source: str = "student"
+    normalizer: str = "tokens"
+    models: tuple[str, ...] = ()
+    report: Callable[[Scores], dict[str, jax.Array]] | None = None
+
+
+class Shape(NamedTuple):
+    """How the vocabulary-sized work is cut up; static."""
+
+    vocabulary: int
+    chunk_tokens: int
+    strip_tokens: int = 0
+    shards: int = 1
+    temperature: float = 1.0
+
+
+class Weighed(NamedTuple):
+    """``weight_BT`` is mask * w / n of a term; ``advantage_BT`` may be None."""
+
+    weight_BT: jax.Array
+    advantage_BT: jax.Array | None
+
+
+class Chunked(NamedTuple):
+    """Frozen side of the vocabulary-sized work, aligned to tokens (see ``align``)."""
+
+    tokens: jax.Array
+    mask: jax.Array
+    behavior_logp: jax.Array
+    hidden: dict[str, jax.Array]
+    serves: dict[str, jax.Array]
+    weighed: dict[str, Weighed]
+
+
+def response_mask(tokens_BT, prompt_length_B, length_B) -> jax.Array:
+    """bool[B, T], True on response tokens; the only place where a mask is made."""
+    position_T = jnp.arange(tokens_BT.shape[1])[None]
+    return (position_T >= prompt_length_B[:, None]) & (position_T < length_B[:, None])
+
+
+def align(hidden_BTD: jax.Array) -> jax.Array:
+    """Moves row t, which predicts token t + 1, to the place of the token it predicts.
+
+    Position 0 has no predictor; it keeps a copy of the first row and is always masked.
+    """
+    return jnp.concatenate([hidden_BTD[:, :1], hidden_BTD[:, :-1]], axis=1)
+
+
+def scope(term: Term, scores: Scores) -> jax.Array:
+    """bool[B, T]: tokens that ``term.source`` names, in rows that its models serve."""
+    inside_BT = of_source(term, scores)
+    for name in term.models:
+        if name in scores.serves:
+            inside_BT = inside_BT & scores.serves[name][:, None]
+    return inside_BT
+
+
+def of_source(term: Term, scores: Scores) -> jax.Array:
+    """bool[B, T]: the response tokens that ``term.source`` names."""
+    if term.source == "any":
+        return scores.mask
+    return scores.mask & (scores.source == SOURCES[term.source])
+
+
+def weigh(terms: tuple[Term, ...], scores: Scores) -> dict[str, Weighed]:
+    """Folds mask, source, weights and global normaliser into one array per term.
+
+    Must see the whole batch of an update: the denominators are sums over it. A term
+    without a single token in its scope gets weight 0 everywhere, never 0 / 0.
+    """
+    return jax.lax.stop_gradient(
+        {term.name: _weigh_one(term, scores) for term in terms}
+    )
+
+
+def product_of_weights(term: Term, scores: Scores) -> jax.Array:
+    """f32[B, T]: w of a term before its normaliser; 0 outside its scope."""
+    weight_BT = jnp.ones(scores.mask.shape, jnp.float32)
+    for function in term.weights:
+        weight_BT = weight_BT * function(scores)
+    return jnp.where(scope(term, scores), weight_BT, 0.0)
+
+
+def _weigh_one(term: Term, scores: Scores) -> Weighed:
+    inside_BT = scope(term, scores)
+    weight_BT = product_of_weights(term, scores)
+    if term.normalizer == "sequences":
+        tokens_B = jnp.sum(inside_BT, axis=1, keepdims=True)
+        rows = jnp.sum(tokens_B > 0)
+        weight_BT = weight_BT / jnp.maximum(tokens_B, 1) / jnp.maximum(rows, 1)
+    elif term.normalizer == "rows":
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(jnp.any(inside_BT, axis=1)), 1)
+    elif term.normalizer == "weights":
+        total = jnp.sum(weight_BT)
+        weight_BT = weight_BT / jnp.where(total == 0, 1.0, total)
+    else:
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(inside_BT), 1)
+    advantage_BT = None
+    if term.advantage is not None:
+        advantage_BT = jnp.where(inside_BT, term.advantage(scores), 0.0)
+    return Weighed(weight_BT, advantage_BT)
+
+
+def logits_of(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
+    """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32."""
+    return jnp.einsum(
+        "...d,vd->...v",
+        hidden,
+        head_VD.astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def tempered(logits, temperature: float):
+    """``logits / temperature`` of every leaf."""
+    if temperature == 1.0:
+        return logits
+    return jax.tree.map(lambda rows: rows / temperature, logits)
+
+
+def token_facts(
+    logits: dict[str, jax.Array], tokens: jax.Array
+) -> dict[str, jax.Array]:
+    """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
+    facts = {}
+    for name, rows in logits.items():
+        facts[f"logp/{name}"] = divergences.log_prob(rows, tokens)
+        facts[f"entropy/{name}"] = divergences.entropy(rows)
+    for name, rows in logits.items():
+        if name != "student":
+            facts[kl_name("reverse", name)] = divergences.reverse_kl(
+                logits["student"], rows
+            )
+            facts[kl_name("forward", name)] = divergences.forward_kl(
+                logits["student"], rows
+            )
+    return facts
+
+
+def kl_name(direction: str, name: str) -> str:
+    """Key of a KL between the student and another model among the token facts."""
+    return f"kl/{direction}" if name == "teacher" else f"kl/{direction}_{name}"
+
+
+def facts(
+    hidden: dict[str, jax.Array],
+    heads: dict[str, jax.Array],
+    batch: Batch,
+    *,
+    vocabulary: int,
+    chunk_tokens: int,
+    strip_tokens: int = 0,
+    shards: int = 1,
+    temperature: float = 1.0,
+    panels: tuple[Panel, ...] = (),
+) -> dict[str, jax.Array]:
+    """``token_facts`` of every response token, f32[B, T] each; not differentiated.
+
+    Args:
+      hidden: name -> [B, T, D], as the models return them (unaligned).
+      heads: name -> [V_name, D]; rows past ``vocabulary`` are ignored.
+      panels: further names, each a combination of models in ``hidden``.
+    """
+    heads = {name: head[:vocabulary] for name, head in heads.items()}
+
+    def of_chunk(chunk):
+        hidden_chunk, tokens, mask, serves = chunk
+        logits = {
+            name: logits_of(blank(hidden_chunk[name], mask), head)
+            for name, head in heads.items()
+        }
+        rest = logits, serves, jnp.where(mask, tokens, 0)
+        return in_strips(of_strip, strip_tokens, rest)
+
+    def of_strip(rows):
+        logits, serves, tokens = rows
+        logits = tempered(logits, temperature)
+        return token_facts(logits | panel.combine_all(panels, logits, serves), tokens)
+
+    aligned = {name: align(hidden[name]) for name in heads}
+    return in_chunks(
+        of_chunk,
+        (aligned, batch.rollout.tokens_BT, batch.mask_BT, _per_token(batch)),
+        batch.mask_BT,
+        chunk_tokens=chunk_tokens,
+        shards=shards,
+    )
+
+
+def _per_token(batch: Batch) -> dict[str, jax.Array]:
+    """``Batch.serves`` as bool[B, T]."""
+    shape = batch.mask_BT.shape
+    return {
+        name: jnp.broadcast_to(serves_B[:, None], shape)
+        for name, serves_B in batch.serves.items()
+    }
+
+
+def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
+    """The record that weights read, from a batch and its ``facts``.
+
+    Under one ``jit`` with ``facts``, what no weight reads is dead code that the
+    compiler drops: an unused entropy costs nothing, an unused student forward is not
+    run.
+    """
+    rollout = batch.rollout
+    names = [key.removeprefix("logp/") for key in per_token if key.startswith("logp/")]
+    others = [name for name in names if name != "student"]
+    return Scores(
+        mask=batch.mask_BT,
+        source=rollout.source_BT,
+        position=jnp.arange(rollout.tokens_BT.shape[1])[None]
+        - rollout.prompt_length_B[:, None],
+        logp={name: per_token[f"logp/{name}"] for name in names},
+        entropy={name: per_token[f"entropy/{name}"] for name in names},
+        reverse_kl={name: per_token[kl_name("reverse", name)] for name in others},
+        forward_kl={name: per_token[kl_name("forward", name)] for name in others},
+        behavior_logp=rollout.behavior_logp_BT,
+        reward=batch.reward_B,
+        group=rollout.group_B,
+        age=rollout.age_B,
+        uniform=batch.uniform_BT,
+        extra=batch.extra,
+        serves=batch.serves,
+    )
+
+
+def blank(hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """Zeros the hidden states of masked tokens.
+
+    Done before the logits exist: zeroing a loss afterwards would still multiply garbage
+    (NaN, inf) by zero in the backward pass, which is NaN.
+    """
+    return jnp.where(mask[..., None], hidden, 0)
+
+
+def objective(
+    hidden_BTD: jax.Array,
+    head_VD: jax.Array,
+    frozen_hidden: dict[str, jax.Array],
+    frozen_heads: dict[str, jax.Array],
+    batch: Batch,
+    weighed: dict[str, Weighed],
+    coefs: dict[str, jax.Array],
+    *,
+    terms: tuple[Term, ...],
+    vocabulary: int,
+    chunk_tokens: int,
+    strip_tokens: int = 0,
+    shards: int = 1,
+    temperature: float = 1.0,
+    panels: tuple[Panel, ...] = (),
+    with_facts: bool = True,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss and its per-token parts; differentiable in ``hidden_BTD``, ``head_VD``.
+
+    Args:
+      hidden_BTD: student's final hidden states, unaligned.
+      head_VD: student's output embedding; rows past ``vocabulary`` are cut from every
+        model, so heads of different padded widths work together.
+      frozen_hidden, frozen_heads: the same of every other model that a term or a panel
+        names.
+      weighed: from ``weigh``, on the whole batch that this one is a part of.
+      coefs: term name -> f32 scalar, this step's coefficient.
+      panels: what terms may name besides models; combined chunk by chunk.
+      with_facts: also return ``token_facts``; costs elementwise work, no matmul.
+
+    Returns:
+      (loss, parts): ``parts["loss/<term>"]`` f32[B, T] is weight * signal, to be
+      summed; with ``with_facts`` also f32[B, T] for every name in ``token_facts``.
+    """
+    rollout = batch.rollout
+    rows = Chunked(
+        # A masked id may lie outside the vocabulary; its log-prob would be NaN, and so
+        # would be the head's gradient (0 times NaN).
+        tokens=jnp.where(batch.mask_BT, rollout.tokens_BT, 0),
+        mask=batch.mask_BT,
+        behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
+        hidden={name: align(value) for name, value in frozen_hidden.items()},
+        serves=_per_token(batch),
+        weighed=weighed,
+    )
+    heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
+    strip_loss = functools.partial(
+        _strip_loss,
+        terms=terms,
+        panels=panels,
+        temperature=temperature,
+        with_facts=with_facts,
+    )
+
+    def chunk_loss(hidden, head, rows: Chunked, heads, coefs):
+        own = logits_of(blank(hidden, rows.mask), head)
+        others = {
+            name: logits_of(blank(rows.hidden[name], rows.mask), other)
+            for name, other in heads.items()
+        }
+        rest = others, rows._replace(hidden={})
+        return sum_over_strips(strip_loss, strip_tokens, own, rest, coefs)
+
+    return sum_over_chunks(
+        chunk_loss,
+        chunk_tokens,
+        shards,
+        align(hidden_BTD),
+        head_VD[:vocabulary],
+        rows,
+        batch.mask_BT,
+        heads,
+        coefs,
+    )
+
+
+def _strip_loss(logits, rest, coefs, *, terms, panels, temperature, with_facts):
+    """Loss of some tokens of a chunk, from all models' logits, and its parts."""
+    others, rows = rest
+    logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
+    logits |= panel.combine_all(panels, logits, rows.serves)
+    loss, parts = 0.0, {}
+    for term in terms:
+        weight, advantage = rows.weighed[term.name]
+        outputs = Outputs(logits, rows.tokens, rows.behavior_logp, advantage)
+        # A term's weight is exactly 0 outside its scope, where its signal may be
+        # infinite (a KL against a zero of the other model): 0 times inf is NaN.
+        value = jnp.where(weight != 0, weight * term.signal(outputs), 0.0)
+        parts[f"loss/{term.name}"] = value
+        loss = loss + coefs[term.name] * jnp.sum(value)
+    if with_facts:
+        parts |= token_facts(jax.lax.stop_gradient(logits), rows.tokens)
+    return loss, parts

@@ -1,0 +1,178 @@
+"""Where and how much a term counts: ``Scores -> f32[B, T]``, never differentiated.
+
+The same signature serves advantages (``Term.advantage``): a per-token number computed
+at scoring time that a policy-gradient signal multiplies. Functions here need not mask
+or stop gradients; ``objective.weigh`` does both.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jopd.losses import groups
+from jopd.types import SOURCES, Scores
+
+
+def log_ratio(
+    scores: Scores,
+    *,
+    other: str = "teacher",
+    floor: float = -float("inf"),
+    bound: float = float("inf"),
+) -> jax.Array:
+    """log other(y) - log student(y) at scoring time: the negated K1 estimate.
+
+    ``floor`` raises what is below it (REOPOLD, arXiv:2603.11137, equation 7: max(R,
+    log(lambda / (1 - lambda)))); ``bound`` cuts both sides at +-bound. Nats. Without
+    either, the advantage of on-policy distillation.
+    """
+    ratio = scores.logp[other] - scores.logp["student"]
+    return jnp.clip(ratio, max(floor, -bound), bound)
+
+
+def power_ratio(scores: Scores, *, alpha: float, other: str = "teacher") -> jax.Array:
+    """other(y)^alpha - student(y)^alpha of PowerOPD (arXiv:2606.17199), in [-1, 1].
+
+    The sign of the log-ratio with a bounded size; alpha -> 0 is alpha * log_ratio,
+    alpha = 1 the difference of the probabilities. As an advantage its fixed point is
+    other = student, but its mean gradient is that of no KL. Raises ValueError unless
+    alpha > 0.
+    """
+    if not alpha > 0:
+        raise ValueError(
+            f"power_ratio needs alpha > 0, got {alpha}; its limit 0 is log_ratio"
+        )
+    student, other_ = scores.logp["student"], scores.logp[other]
+    return jnp.exp(alpha * other_) - jnp.exp(alpha * student)
+
+
+def group_reward(scores: Scores, *, std: bool = True, eps: float = 1e-6) -> jax.Array:
+    """Advantage of GRPO (arXiv:2402.03300): a row's reward against its own group.
+
+        A = (R - mean R) / (std R + eps)
+
+    over the rows of the batch that answer the same prompt and hold student tokens; the
+    standard deviation is the unbiased one (n - 1). ``std=False`` leaves the division
+    out (Dr. GRPO, arXiv:2503.20783). Every token of a row has the row's A.
+
+    Exactly 0 for groups of equal rewards and for groups of one row. Gold, teacher and
+    masked rows neither enter the mean nor get an advantage. Replayed rows are drawn one
+    by one: they count with what is there of their group.
+    """
+    group = groups.of(scores)
+    among = lambda values: jnp.where(group.same_BB, values, 0)
+    mean_B = jnp.sum(among(scores.reward), axis=1) / jnp.maximum(group.count_B, 1)
+    centred_B = scores.reward - mean_B
+    if std:
+        squares_BB = jnp.square(scores.reward - mean_B[:, None])
+        others_B = jnp.maximum(group.count_B - 1, 1)
+        variance_B = jnp.sum(among(squares_BB), axis=1) / others_B
+        centred_B = centred_B / (jnp.sqrt(variance_B) + eps)
+    # A mean that is rounded would leave equal rewards an advantage of its error / eps.
+    compared_B = group.present_B & ~group.uniform_B
+    advantage_B = jnp.where(compared_B, centred_B, 0.0)
+    return jnp.broadcast_to(advantage_B[:, None], scores.mask.shape)
+
+
+def accepted(
+    scores: Scores, *, other: str = "teacher", inverse: bool = False
+) -> jax.Array:
+    """The trust mask of TrOPD (arXiv:2606.01249): 1 where a coin accepts the token.
+
+        uniform < min(1, other(y) / student(y))
+
+    the acceptance rule of speculative decoding, with one fresh coin per token and
+    update. Its mean over y ~ student is 1 - TV(other, student). ``inverse`` is the
+    complement under the same coin: the two masks of one update never overlap. The ratio
+    uses the student at scoring time, on fresh rows the one that wrote them.
+    """
+    ratio = jnp.exp(log_ratio(scores, other=other))
+    return ((scores.uniform < ratio) != inverse).astype(jnp.float32)
+
+
+def first_tokens(scores: Scores, *, count: int) -> jax.Array:
+    """1 on the first ``count`` response tokens, 0 after."""
+    return (scores.position < count).astype(jnp.float32)
+
+
+def after_tokens(scores: Scores, *, count: int) -> jax.Array:
+    """0 on the first ``count`` response tokens, 1 after (SDFT skips 3)."""
+    return (scores.position >= count).astype(jnp.float32)
+
+
+def entropy_above(
+    scores: Scores, *, threshold: float, of: str = "teacher"
+) -> jax.Array:
+    """1 where the entropy (nats) of the named model is at least ``threshold``."""
+    return (scores.entropy[of] >= threshold).astype(jnp.float32)
+
+
+def entropy_top_share(
+    scores: Scores, *, share: float, of: str = "student", source: str = "student"
+) -> jax.Array:
+    """1 on the ``share`` of a batch's tokens with the highest entropy of ``of``.
+
+    REOPOLD's second stage (arXiv:2603.11137, equation 8): H >= tau, with tau the batch
+    quantile that keeps the top share. Counted over the response tokens of ``source``
+    ("any" for all): name the term's own. Keeps the nearest whole number of tokens, at
+    least one, and every token that ties with the last. share = 1 keeps all.
+    Raises ValueError unless 0 < share <= 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"entropy_top_share needs 0 < share <= 1, got {share}; it is the part of "
+            "the tokens that is kept"
+        )
+    inside_BT = scores.mask
+    if source != "any":
+        inside_BT = inside_BT & (scores.source == SOURCES[source])
+    entropy_BT = jnp.where(inside_BT, scores.entropy[of], -jnp.inf)
+    kept = jnp.round(share * jnp.sum(inside_BT)).astype(jnp.int32)
+    descending = -jnp.sort(-entropy_BT.ravel())
+    threshold = descending[jnp.maximum(kept, 1) - 1]
+    return (inside_BT & (entropy_BT >= threshold)).astype(jnp.float32)
+
+
+def log_ratio_above(
+    scores: Scores, *, threshold: float, other: str = "teacher"
+) -> jax.Array:
+    """1 where log other(y) - log student(y) is at least ``threshold``."""
+    return (log_ratio(scores, other=other) >= threshold).astype(jnp.float32)
+
+
+def log_ratio_below(
+    scores: Scores, *, threshold: float, other: str = "teacher"
+) -> jax.Array:
+    """1 where ``log_ratio_above`` is 0: the tokens outside of a static trust region."""
+    return 1.0 - log_ratio_above(scores, threshold=threshold, other=other)
+
+
+def staleness(scores: Scores, *, decay: float) -> jax.Array:
+    """decay ** age of the row, in updates since it was sampled; fresh rows weigh 1."""
+    weight_B = jnp.float32(decay) ** scores.age.astype(jnp.float32)
+    return jnp.broadcast_to(weight_B[:, None], scores.mask.shape)
+
+
+def importance(
+    scores: Scores, *, low: float = 0.0, high: float = float("inf")
+) -> jax.Array:
+    """student(y) / behavior(y) at scoring time, truncated to [low, high].
+
+    Corrects replayed rows for signals that do not carry a ratio of their own.
+    """
+    ratio = jnp.exp(scores.logp["student"] - scores.behavior_logp)
+    return jnp.clip(ratio, low, high)
+
+
+def has_peer(scores: Scores) -> jax.Array:
+    """1 on rows whose teacher reads another successful rollout of the prompt, else 0.
+
+    Left by ``jopd.peers`` where a teacher's context has ``{peer}``. With the normaliser
+    "weights" a term's mean is then over the tokens of those rows. Raises ValueError
+    where no teacher of the run has such a context.
+    """
+    if "has_peer" not in scores.extra:
+        raise ValueError(
+            "scores.extra has no 'has_peer': no teacher of this run reads {peer}; name "
+            "it in a teacher's context"
+        )
+    return scores.extra["has_peer"]

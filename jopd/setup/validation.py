@@ -1,0 +1,368 @@
+"""Rejects configs that cannot work, with the reason, before anything is loaded."""
+
+import re
+
+from ml_collections import ConfigDict
+
+from jopd.data import rewards
+from jopd.losses import objective
+from jopd.methods import omniopd
+from jopd.setup import optimizer
+from jopd.setup.compared import frozen_named, models_named, panels_of, teachers_of
+from jopd.setup.config import MODELS, build_terms, one_of
+from jopd.setup.reads import facts_read, fields_read, needs_rewards, trace_signals
+from jopd.setup.validation_rollout import check_rollout
+from jopd.teachers import audit, peers, remote, roles, similarity
+
+
+def _at_least(config: ConfigDict, key: str, low) -> None:
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if value < low:
+        raise ValueError(f"{key}={value} must be at least {low}")
+
+
+def validate(config: ConfigDict, *, train: bool = True) -> None:
+    """Rejects what cannot work, with the reason, before any model is loaded.
+
+    Args:
+      train: False for evaluation only: a model may then be compared with itself.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    if not config.loss:
+        raise ValueError("config.loss has no terms; add one, e.g. dict(signal='nll')")
+    terms = build_terms(config)
+    if not terms:
+        raise ValueError(
+            "every term of config.loss has coefficient 0: nothing to train"
+        )
+    one_of("objective.normalizer", config.objective.normalizer, objective.NORMALIZERS)
+    one_of("rollout.parallel", config.rollout.parallel, ("auto", "pmap", "jit"))
+    for section in MODELS:
+        one_of(f"{section}.dtype", config[section].dtype, ("float32", "bfloat16"))
+    one_of("optimizer.name", config.optimizer.name, optimizer.OPTIMIZERS)
+    one_of("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
+    if config.eval.verifier not in ("auto", "none"):
+        rewards.resolve(config.eval.verifier)
+    _check_ranges(config)
+    _check_patterns(config)
+    _check_mix(config, terms)
+    check_rollout(config)
+    if train:
+        _check_audit(config, terms)
+        _check_teachers(config, terms)
+        _check_peers(config, terms)
+        trace_signals(terms)
+        _check_rewards(config, terms)
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for key in (
+        "steps",
+        "rollout.prompts_per_step",
+        "rollout.group_size",
+        "rollout.max_new_tokens",
+        "optimizer.accumulate",
+        "eval.k",
+        "eval.prompts",
+        "mix.updates_per_rollout",
+        "data.max_prompt_tokens",
+        "data.eval_rows",
+        "log.every_steps",
+        "checkpoint.keep_last",
+        "repetition.ngram",
+    ):
+        _at_least(config, key, 1)
+    for key in (
+        "seed",
+        "objective.chunk_tokens",
+        "objective.chunk_mib",
+        "objective.strip_tokens",
+        "rollout.temperature",
+        "rollout.top_k",
+        "rollout.block_tokens",
+        "rollout.at_once",
+        "rollout.min_p",
+        "eval.temperature",
+        "eval.batch_rows",
+        "eval.every_steps",
+        "checkpoint.every_steps",
+        "checkpoint.keep_best",
+        "log.gradient_every_steps",
+        "mix.capacity",
+        "mix.max_age_steps",
+        "optimizer.learning_rate",
+        "optimizer.warmup_steps",
+        "optimizer.clip_norm",
+    ):
+        _at_least(config, key, 0)
+    for section in ("rollout", "eval"):
+        if not 0 < config[section].top_p <= 1:
+            raise ValueError(
+                f"{section}.top_p={config[section].top_p} must be in (0, 1]"
+            )
+    if config.objective.temperature <= 0:
+        raise ValueError(
+            f"objective.temperature={config.objective.temperature} must be above 0"
+        )
+    for name, spec in config.loss.items():
+        _check_coef(f"loss.{name}.coef", spec.get("coef", 1.0))
+        beta = spec.get("beta")
+        if spec.signal == "jsd" and beta is not None and not 0 < beta < 1:
+            raise ValueError(
+                f"loss.{name}.beta={beta}: the generalised JSD vanishes at the ends; "
+                "use a value inside (0, 1), or "
+                f"signal={'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the "
+                "limit"
+            )
+
+
+def short_warmup(config: ConfigDict) -> list[str]:
+    """What to say of a warm-up that the run does not outlast, as tries often do not."""
+    warmup, last = config.optimizer.warmup_steps, config.steps - 1
+    if last >= warmup:
+        return []
+    peak = config.optimizer.learning_rate
+    return [
+        f"optimizer.warmup_steps={warmup} does not end within steps={config.steps}: "
+        f"the learning rate gets to {peak * last / warmup:.2g} of {peak:g}"
+    ]
+
+
+def _plain(value):
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def _check_coef(where: str, coef) -> None:
+    if isinstance(coef, (int, float)):
+        return
+    keys = sorted(coef) if isinstance(coef, ConfigDict) else []
+    if not {"schedule", "value"} <= set(keys) <= {"schedule", "value", "end", "steps"}:
+        raise ValueError(
+            f"{where}={_plain(coef)!r} must be a number or dict(schedule=..., "
+            "value=..., "
+            f"end=..., steps=...); end and steps may be left out"
+        )
+    one_of(f"{where}.schedule", coef.schedule, optimizer.SCHEDULES)
+
+
+def _check_mix(config: ConfigDict, terms) -> None:
+    mix = config.mix
+    for key in ("student", "gold", "replay"):
+        _at_least(config, f"mix.{key}", 0)
+    if not 0 <= mix.on_policy_probability <= 1:
+        raise ValueError(
+            f"mix.on_policy_probability={mix.on_policy_probability} must be in [0, 1]"
+        )
+    if mix.student + mix.gold == 0:
+        raise ValueError("mix.student and mix.gold are both 0: no rows to train on")
+    if mix.on_policy_probability < 1 and mix.updates_per_rollout > 1:
+        raise ValueError(
+            f"mix.updates_per_rollout={mix.updates_per_rollout} reuses rollouts that "
+            f"mix.on_policy_probability={mix.on_policy_probability} may not have made; "
+            f"set one of them to 1"
+        )
+    if mix.replay and not mix.student:
+        raise ValueError("mix.replay needs student rollouts; mix.student is 0")
+    sampled = mix.student > 0 and mix.on_policy_probability > 0
+    gold = mix.gold > 0 or mix.on_policy_probability < 1
+    for term in terms:
+        if term.source == "teacher" and not (sampled and config.rollout.prefix.source):
+            raise ValueError(
+                f"loss.{term.name} speaks of teacher tokens, but no rollout starts "
+                "from any; set rollout.prefix.source to 'gold' or a teacher's name"
+            )
+        if term.source == "student" and not sampled:
+            raise ValueError(
+                f"loss.{term.name} speaks of student tokens, but mix.student="
+                f"{mix.student} gives none; raise it or set source='gold'"
+            )
+        if term.source == "gold" and not gold:
+            raise ValueError(
+                f"loss.{term.name} speaks of gold tokens, but mix.gold={mix.gold} "
+                "gives none; set mix.gold above 0"
+            )
+
+
+def _check_rewards(config: ConfigDict, terms) -> None:
+    """Rewards must exist, and groups have something to compare."""
+    if config.eval.verifier == "none":
+        check_no_rewards(config, terms, "eval.verifier='none' gives 0 to every row")
+    for term in terms:
+        read = fields_read(term)
+        if {"reward", "group"} <= read and config.rollout.group_size == 1:
+            raise ValueError(
+                f"loss.{term.name} compares a row's reward with its group's, but "
+                "rollout.group_size=1 leaves it alone, with an advantage of 0; use a "
+                "group_size of at least 2"
+            )
+
+
+def check_no_rewards(config: ConfigDict, terms, why: str) -> None:
+    """Raises ValueError if something reads rewards, which ``why`` says there are none.
+
+    Terms do, and teachers that are refreshed when rewards have risen.
+    """
+    known = teachers_of(config)
+    for name in sorted(frozen_named(config, terms)):
+        if known[name].weights == "gated":
+            raise ValueError(
+                f"{name}.weights='gated' waits for rewards to rise, but {why}; name a "
+                f"verifier and data.answer_column, or set {name}.weights='snapshot'"
+            )
+    for term in terms:
+        if needs_rewards(term):
+            raise ValueError(
+                f"loss.{term.name} reads rewards, but {why}; name a verifier and, in "
+                "data.answer_column, what it compares with, or remove the term"
+            )
+
+
+def _check_teachers(config: ConfigDict, terms) -> None:
+    known = teachers_of(config)
+    panels = [panel.name for panel in panels_of(config)]
+    own = config.data.teacher_template_kwargs
+    other_rendering = own and own != config.data.student_template_kwargs
+    for name in sorted(models_named(terms)):
+        if name not in (*known, *panels):
+            raise ValueError(
+                f"a term names the model {name!r}; known: "
+                f"{', '.join((*sorted(known), *panels))} (add it to config.teachers)"
+            )
+    for name in sorted(frozen_named(config, terms)):
+        teacher = known[name]
+        roles.check(name, teacher)
+        roles.check_route(name, teacher, config.data.fields)
+        if name not in models_named(terms):
+            continue  # a panel's member alone, which may well be the student
+        same = teacher.weights == "path" and teacher.path == config.student.path
+        if same and not other_rendering and not teacher.context:
+            raise ValueError(
+                f"{name}.path and student.path are both {config.student.path!r}: with "
+                "the same weights and no other context the divergence is identically "
+                "zero; name another teacher or give it a context"
+            )
+
+
+def _check_peers(config: ConfigDict, terms) -> None:
+    """A context with {peer} needs peers, and a term that leaves out rows without."""
+    known = teachers_of(config)
+    named = frozen_named(config, terms)
+    names = {name for name in named if roles.reads_peer(known[name])}
+    if config.teacher.context and roles.reads_peer(known["teacher"]):
+        raise ValueError(
+            "teacher.context uses {peer}, but evaluation compares with this teacher "
+            "too, on rollouts that have no peers; define it in config.teachers by "
+            "another name"
+        )
+    for term in terms:
+        weighed = set(peers.FACTS) & facts_read(term)
+        shown = names & frozen_named(config, (term,))
+        if weighed and not names:
+            raise ValueError(
+                f"loss.{term.name} asks which rows have a peer, but no teacher of the "
+                "terms reads any; use {peer} in a teacher's context"
+            )
+        if shown and not weighed:
+            raise ValueError(
+                f"loss.{term.name} compares with {min(shown)!r}, whose context uses "
+                "{peer}, also on rows without one; add weights=dict(has_peer={})"
+            )
+        if shown and term.source != "student":
+            raise ValueError(
+                f"loss.{term.name}.source={term.source!r}: only student rows have "
+                "peers; use 'student'"
+            )
+    if names and config.rollout.group_size == 1:
+        raise ValueError(
+            f"the context of {min(names)!r} uses {{peer}}, another rollout of the same "
+            "prompt, but rollout.group_size=1 makes no other; use at least 2"
+        )
+
+
+def _check_patterns(config: ConfigDict) -> None:
+    for key in ("log.leak_pattern", "peer.remove"):
+        section, name = key.split(".")
+        try:
+            re.compile(config[section][name])
+        except re.error as error:
+            raise ValueError(
+                f"{key}={config[section][name]!r} is no regular expression: {error}"
+            ) from error
+
+
+def _check_audit(config: ConfigDict, terms) -> None:
+    c = config.audit
+    _at_least(config, "audit.chunks", 0)
+    for term in terms:
+        if not c.chunks and set(audit.FACTS) & facts_read(term):
+            raise ValueError(
+                f"loss.{term.name} reads what a text teacher wrote, but audit.chunks=0 "
+                "asks for nothing; set it above 0"
+            )
+        for function in (*term.weights, term.advantage):
+            plain = getattr(function, "func", function)
+            samples = getattr(function, "keywords", {}).get("samples", c.samples)
+            if plain is omniopd.chunk_rate and samples != c.samples:
+                raise ValueError(
+                    f"loss.{term.name} divides by samples={samples}, but "
+                    f"audit.samples={c.samples} continuations are asked for; make them "
+                    "equal (configs/omniopd.py refers to the latter)"
+                )
+    one_of("audit.teacher", c.teacher, ("local", "http"))
+    if c.teacher == "http":
+        _check_remote(config, terms)
+    if not c.chunks:
+        return
+    for key in ("chunk_tokens", "samples", "batch_rows"):
+        _at_least(config, f"audit.{key}", 1)
+    _at_least(config, "audit.temperature", 0)
+    one_of("audit.anchors", c.anchors, omniopd.ORDERS)
+    if c.chunk_tokens > config.rollout.max_new_tokens:
+        raise ValueError(
+            f"audit.chunk_tokens={c.chunk_tokens} is longer than any response "
+            f"(rollout.max_new_tokens={config.rollout.max_new_tokens}): no chunk would "
+            "ever be audited; lower it"
+        )
+    if c.similarity != "embedding":
+        similarity.resolve(c.similarity)(*similarity.PROBES)
+    elif not c.encoder:
+        similarity.resolve(c.similarity)  # says what is missing
+    if c.teacher == "local" and not config.teacher.path:
+        raise ValueError(
+            "audit.teacher='local' continues with the model of teacher.path, which is "
+            "empty; name a model, or set audit.teacher='http'"
+        )
+
+
+def _check_remote(config: ConfigDict, terms) -> None:
+    c = config.remote
+    for key in ("url", "model"):
+        if not c[key]:
+            raise ValueError(
+                f"audit.teacher='http' needs remote.{key}, which is empty; "
+                "e.g. --config.remote.url=http://localhost:8000/v1 "
+                "--config.remote.model=NAME"
+            )
+    one_of("remote.api", c.api, remote.APIS)
+    _at_least(config, "remote.concurrency", 1)
+    _at_least(config, "remote.retries", 0)
+    _at_least(config, "remote.per_request", 0)
+    if c.timeout_seconds <= 0:
+        raise ValueError(f"remote.timeout_seconds={c.timeout_seconds} must be above 0")
+    for term in terms:
+        if "teacher" in frozen_named(config, (term,)):
+            raise ValueError(
+                f"loss.{term.name} compares with the teacher's log-probabilities, but "
+                f"audit.teacher='http' is a text-only teacher, which has none; drop "
+                "the term or use audit.teacher='local'"
+            )
+    if not config.audit.chunks:
+        raise ValueError(
+            "audit.teacher='http' continues the student's responses, but "
+            "audit.chunks=0 asks it for nothing; set audit.chunks above 0, as "
+            "configs/omniopd.py does, or audit.teacher='local'"
+        )

@@ -1,0 +1,345 @@
+"""What a teacher is: whose weights it has, how they move, and what it reads.
+
+    path       weights of its own, from a model directory; they never move
+    initial    the student as it is before the first update
+    live       the student as it is now: no copy exists, no gradient flows
+    ema        t <- (1 - rate) t + rate s after every update s of the student
+    snapshot   the student as it was at the last multiple of ``every_steps``
+    gated      the student as it was when its reward had risen, see ``jopd.gate``
+
+A teacher with a ``context`` reads another prompt than the student before the same
+response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
+see an answer that the student cannot. The field ``{peer}`` is no column: it is another
+rollout of the same prompt that succeeded, so it changes from batch to batch (see
+``jopd.peers``). The schedules are those of OPSD (arXiv:2601.18734), SDPO
+(arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR (arXiv:2606.03532).
+
+A teacher with a ``route`` serves the rows whose field has a given value; terms that
+name it leave the others out. ``jopd.panel`` makes one teacher of several.
+"""
+
+import string
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd.data.sources import Example
+from jopd.losses.panel import Panel
+from jopd.teachers import gate
+
+WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated")
+MOVING = ("ema", "snapshot", "gated")
+ROUTE = ("field", "equals")
+FIELDS = ("question", "answer", "solution", "peer")
+
+
+class Teacher(NamedTuple):
+    """One frozen or moving model that terms may name.
+
+    Attributes:
+      weights: one of ``WEIGHTS``.
+      path: of the model directory, for ``path`` only.
+      dtype: of compute.
+      quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
+      rate: the student's share in an ``ema`` update, in (0, 1].
+      every_steps: updates between two copies of a ``snapshot``; of a ``gated`` one, the
+        fewest.
+      reward_rate, reward_margin, length_growth, max_truncation: of a ``gated`` one, see
+        ``gate.observe`` and ``gate.is_open``.
+      context: template of its prompt, such as ``"{question} Answer: {answer}"``;
+        empty: the student's own prompt.
+      route: ``dict(field=name, equals=value or values)``, compared as text; empty:
+        serves every row.
+    """
+
+    weights: str = "path"
+    path: str = ""
+    dtype: str = "float32"
+    quantize: str = ""
+    rate: float = 0.05
+    every_steps: int = 10
+    reward_rate: float = 0.1
+    reward_margin: float = 0.0
+    length_growth: float = 0.2
+    max_truncation: float = 0.2
+    context: str = ""
+    route: dict[str, Any] = {}  # never changed in place
+
+
+def check(name: str, teacher: Teacher) -> None:
+    """Rejects a teacher that cannot work.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    if teacher.weights not in WEIGHTS:
+        raise ValueError(
+            f"{name}.weights={teacher.weights!r} is unknown; use one of "
+            f"{', '.join(WEIGHTS)}"
+        )
+    if teacher.weights == "path" and not teacher.path:
+        raise ValueError(
+            f"a term compares with {name!r}, but {name}.path is empty; name a model, "
+            f"or set {name}.weights to initial, live, ema or snapshot"
+        )
+    if teacher.quantize not in ("", "int8"):
+        raise ValueError(
+            f"{name}.quantize={teacher.quantize!r} is unknown; use 'int8', or '' for "
+            "none"
+        )
+    if teacher.quantize and teacher.weights != "path":
+        raise ValueError(
+            f"{name}.quantize={teacher.quantize!r} is for models of their own that "
+            f"never change; {name}.weights={teacher.weights!r} is made of the student"
+        )
+    if teacher.weights == "ema" and not 0 < teacher.rate <= 1:
+        raise ValueError(f"{name}.rate={teacher.rate} must be in (0, 1]")
+    if teacher.weights in ("snapshot", "gated") and teacher.every_steps < 1:
+        raise ValueError(f"{name}.every_steps={teacher.every_steps} must be at least 1")
+    if teacher.weights == "gated":
+        _check_gate(name, teacher)
+    if teacher.weights == "live" and not teacher.context:
+        raise ValueError(
+            f"{name}.weights='live' without a context is the student itself: every "
+            f"divergence is zero; set {name}.context or other weights"
+        )
+    fields_of(name, teacher.context)
+
+
+def _check_gate(name: str, teacher: Teacher) -> None:
+    if not 0 < teacher.reward_rate <= 1:
+        raise ValueError(f"{name}.reward_rate={teacher.reward_rate} must be in (0, 1]")
+    if not teacher.length_growth >= 0:
+        raise ValueError(f"{name}.length_growth={teacher.length_growth} is below 0")
+    if not 0 <= teacher.max_truncation <= 1:
+        raise ValueError(
+            f"{name}.max_truncation={teacher.max_truncation} must be in [0, 1]"
+        )
+
+
+def check_route(name: str, teacher: Teacher, fields: Collection[str]) -> None:
+    """Rejects a route that no row could follow.
+
+    Args:
+      fields: columns that rows keep, ``data.fields``.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    route = teacher.route
+    if not route:
+        return
+    if set(route) != set(ROUTE):
+        raise ValueError(
+            f"{name}.route={route!r} must be dict(field=..., equals=...), or empty"
+        )
+    if route["field"] not in fields:
+        raise ValueError(
+            f"{name}.route: no row has the field {route['field']!r}; add the column to "
+            f"data.fields={tuple(fields)!r}"
+        )
+
+
+def fields_of(name: str, context: str) -> tuple[str, ...]:
+    """The fields that a template uses.
+
+    Raises:
+      ValueError: a malformed template, or a field that no data row has.
+    """
+    try:
+        found = [field for _, field, _, _ in string.Formatter().parse(context)]
+    except ValueError as error:
+        raise ValueError(f"{name}.context={context!r}: {error}") from error
+    used = tuple(field for field in found if field is not None)
+    for field in used:
+        if field not in FIELDS:
+            raise ValueError(
+                f"{name}.context={context!r}: no field {field!r}; a row has "
+                f"{', '.join(FIELDS)}"
+            )
+    return used
+
+
+def reads_peer(teacher: Teacher) -> bool:
+    """Whether its prompt shows another rollout, and so is made anew for every batch."""
+    return "peer" in fields_of("teacher", teacher.context)
+
+
+def in_context(
+    name: str,
+    context: str,
+    examples: list[Example],
+    peers: list[str] | None = None,
+) -> list[Example]:
+    """The same rows with their prompts rendered by ``context``.
+
+    Of a chat the last user turn is ``{question}``, and it alone is replaced. ``peers``
+    are the texts of ``{peer}``, one for each row.
+
+    Raises:
+      ValueError: a row lacks a field that the template uses.
+    """
+    used = fields_of(name, context)
+
+    def render(example: Example, peer: str) -> Example:
+        values = {"question": _question(example.prompt), "peer": peer}
+        values |= {"answer": example.answer, "solution": example.solution}
+        for field in used:
+            if values[field] is None:
+                raise ValueError(
+                    f"{name}.context uses {{{field}}}, and row {example.id} has none; "
+                    f"name the column in data.{field}_column or change the context"
+                )
+        return example._replace(prompt=_asked(example.prompt, context.format(**values)))
+
+    pairs = zip(examples, peers or [""] * len(examples), strict=True)
+    return [render(example, peer) for example, peer in pairs]
+
+
+def _question(prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _asked(prompt, text: str):
+    if isinstance(prompt, str):
+        return text
+    return [*prompt[:-1], {**prompt[-1], "content": text}]
+
+
+def start(teachers: Mapping[str, Teacher], params) -> dict[str, Any]:
+    """Parameters of every moving teacher before the first update: the student's.
+
+    Real copies: the student's own buffers are donated to its next update.
+    """
+    return {
+        name: jax.tree.map(jnp.copy, params)
+        for name, teacher in teachers.items()
+        if teacher.weights in MOVING
+    }
+
+
+@jax.jit
+def blend(old, new, rate: float):
+    """``(1 - rate) old + rate new``, leaf by leaf."""
+    return jax.tree.map(lambda t, s: t + rate * (s - t), old, new)
+
+
+def move(
+    teachers: Mapping[str, Teacher],
+    held: Mapping[str, Any],
+    params,
+    step: int,
+    opened: Collection[str] = (),
+) -> dict[str, Any]:
+    """Moving teachers after update number ``step`` (from 1) of the student.
+
+    ``opened`` are the gated ones that become the student now, see ``pass_gates``.
+    """
+    moved = dict(held)
+    for name, old in held.items():
+        teacher = teachers[name]
+        if teacher.weights == "ema":
+            moved[name] = blend(old, params, teacher.rate)
+        elif teacher.weights == "gated":
+            if name in opened:
+                moved[name] = jax.tree.map(jnp.copy, params)
+        elif step % teacher.every_steps == 0:
+            moved[name] = jax.tree.map(jnp.copy, params)
+    return moved
+
+
+def first_gates(teachers: Mapping[str, Teacher]) -> dict[str, dict]:
+    """What every gated teacher remembers before the first update; plain, for JSON."""
+    gated = (name for name in teachers if teachers[name].weights == "gated")
+    return {name: gate.Gate()._asdict() for name in gated}
+
+
+def pass_gates(
+    teachers: Mapping[str, Teacher],
+    gates: Mapping[str, dict],
+    outcome: gate.Outcome | None,
+    step: int,
+) -> tuple[dict[str, dict], set[str], dict[str, float | None]]:
+    """Decides which gated teachers become the student after update ``step``.
+
+    Without fresh rollouts (``outcome`` is None) nothing is learnt and none does.
+
+    Returns:
+      (gates, opened, metrics): of every gated teacher, whether it was refreshed, the
+      updates since then and the moving average of the reward.
+    """
+    after, opened, metrics = {}, set(), {}
+    for name, remembered in gates.items():
+        teacher, now = teachers[name], gate.Gate(**remembered)
+        if outcome is not None:
+            now = gate.observe(now, outcome, rate=teacher.reward_rate)
+            if gate.is_open(
+                now,
+                outcome,
+                step,
+                every_steps=teacher.every_steps,
+                reward_margin=teacher.reward_margin,
+                length_growth=teacher.length_growth,
+                max_truncation=teacher.max_truncation,
+            ):
+                now = gate.passed(now, outcome, step)
+                opened.add(name)
+        after[name] = now._asdict()
+        metrics[f"teacher/{name}_refreshed"] = float(name in opened)
+        metrics[f"teacher/{name}_steps_since"] = float(step - now.step)
+        metrics[f"teacher/{name}_reward"] = now.reward
+    return after, opened, metrics
+
+
+def follows(route: Mapping[str, Any], fields: Mapping[str, str | None]) -> bool:
+    """Whether a row with these fields is one that the route leads to.
+
+    Values are compared as text; a row whose field is None follows no route.
+    """
+    equals = route["equals"]
+    one = isinstance(equals, str) or not isinstance(equals, Iterable)
+    wanted = {str(value) for value in ((equals,) if one else equals)}
+    return fields[route["field"]] in wanted
+
+
+def served(
+    teachers: Mapping[str, Teacher],
+    panels: Iterable[Panel],
+    rows: Sequence[Mapping[str, str | None]],
+) -> dict[str, np.ndarray]:
+    """bool[rows] by name: rows that teachers with a route, or panels of them, serve.
+
+    A panel serves what any member of it (with a weight above 0) does. Who serves every
+    row is not in it.
+
+    Args:
+      rows: the fields of each row of the data set.
+
+    Raises:
+      ValueError: a route that leads to no row.
+    """
+    found = {}
+    for name, teacher in teachers.items():
+        if teacher.route:
+            led = [follows(teacher.route, fields) for fields in rows]
+            found[name] = np.asarray(led, bool)
+            if not any(led):
+                raise ValueError(_no_row(name, teacher.route, rows))
+    for panel in panels:
+        if all(name in found for name in panel.shares):
+            members = [found[name] for name in panel.shares]
+            found[panel.name] = np.any(members, axis=0)
+    return found
+
+
+def _no_row(name: str, route: Mapping[str, Any], rows) -> str:
+    values = sorted({str(fields[route["field"]]) for fields in rows})
+    shown = ", ".join(repr(value) for value in values[:8])
+    more = f" and {len(values) - 8:,} more" if len(values) > 8 else ""
+    return (
+        f"{name}.route={dict(route)!r} leads to none of the {len(rows):,} training "
+        f"rows, whose {route['field']!r} is {shown}{more}; change equals"
+    )

@@ -1,0 +1,114 @@
+"""What a run holds from step to step: opened, restored and saved."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd.batches import collect
+from jopd.models import sharding
+from jopd.reporting import console, metrics
+from jopd.setup import config as configs
+from jopd.setup.experiment import Experiment
+from jopd.teachers import roles
+from jopd.training import control, step, workdir
+from jopd.training.checkpoint import Checkpointer
+from jopd.training.stages import Stages, build_stages
+
+
+class Run(NamedTuple):
+    """What the loop holds on to; ``held`` and ``record`` change from step to step.
+
+    ``held`` is what a checkpoint stores: train state, replay buffer and the teachers
+    that move. ``record`` is what travels with it as JSON: numbers that a resumed run
+    could not know. ``compiled`` counts the programs of this process.
+    """
+
+    directory: Path
+    stages: Stages
+    learning_rate: Any
+    held: dict
+    record: dict
+    saver: Checkpointer
+    writer: metrics.Writers
+    compiled: control.CompileCounter
+
+
+def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -> Run:
+    """Stages bound, newest checkpoint restored, logs cut to where it stands."""
+    c = e.config
+    learning_rate, transform = configs.build_optimizer(c)
+    held = {
+        "train": first_state(e, transform),
+        # Placed, so that a restored buffer lies where an uninterrupted run has it.
+        "buffer": jax.device_put(
+            collect.empty_buffer(e.mix, e.length_buckets[-1]),
+            e.mesh.devices.flat[0],
+        ),
+        "teachers": roles.start(e.teachers, e.params),
+    }
+    record = {
+        "tokens_sampled": 0,
+        "teacher_tokens": 0,
+        "wall_seconds": 0.0,
+        "gates": roles.first_gates(e.teachers),
+    }
+    saver = Checkpointer(
+        directory / "checkpoints",
+        keep_last=c.checkpoint.keep_last,
+        keep_best=c.checkpoint.keep_best,
+    )
+    restored = saver.restore(held)
+    if restored is not None:
+        at, held, found = restored
+        record |= found
+        console.say(f"resumed from step {at}")
+    at = int(held["train"].step)
+    if at > c.steps:
+        raise ValueError(
+            f"workdir {directory} is at step {at} already, past steps={c.steps}; raise "
+            f"steps or choose another with --workdir=DIR"
+        )
+    workdir.cut_samples(directory, after=at, started=restored is not None)
+    writer = metrics.open_writers(
+        directory,
+        last_step=at,
+        tensorboard=c.log.tensorboard,
+        wandb=c.log.wandb_project or None,
+    )
+    stages = build_stages(e, transform)
+    return Run(directory, stages, learning_rate, held, record, saver, writer, compiled)
+
+
+def first_state(e: Experiment, transform) -> step.TrainState:
+    """Parameters as loaded, a fresh optimizer state beside them."""
+    opt_state = jax.jit(
+        transform.init,
+        out_shardings=sharding.of_optimizer(
+            jax.eval_shape(transform.init, e.params), e.params, e.mesh
+        ),
+    )(e.params)
+    counter = jax.device_put(jnp.int32(0), sharding.replicated(e.mesh))
+    return step.TrainState(counter, e.params, opt_state)
+
+
+@jax.jit
+def finite(tree) -> jax.Array:
+    """Whether no leaf holds NaN or infinity."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def save(run: Run, at: int, metric: float | None = None) -> None:
+    """Saves what ``run`` holds, unless the last update broke the parameters.
+
+    Raises:
+      FloatingPointError: a later start from such a checkpoint could only fail.
+    """
+    if not finite(run.held["train"].params):
+        raise FloatingPointError(
+            f"step {at}: the update gave parameters that are NaN or infinite; the run "
+            f"stops, they are not saved and earlier checkpoints are kept. Lower "
+            f"optimizer.learning_rate"
+        )
+    run.saver.save(at, run.held, run.record, metric=metric)

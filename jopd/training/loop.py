@@ -1,0 +1,183 @@
+"""The loop: collect, prepare, update, log, evaluate, save; method names unknown."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jopd.batches import collect
+from jopd.reporting import console, diagnostics
+from jopd.setup import config as configs
+from jopd.setup import experiment as experiments
+from jopd.setup import validation
+from jopd.teachers import roles
+from jopd.training import control, ending, workdir
+from jopd.training.held import Run, open_run, save
+from jopd.training.observe import (
+    check_sampler,
+    describe_rollouts,
+    describe_tokens,
+    evaluation_metrics,
+    goodness,
+    keep_rollouts,
+    measure,
+    stop_if_unfinite,
+    teacher_tokens,
+    tokens_in,
+)
+from jopd.types import STUDENT
+
+
+def run(config, directory) -> dict:
+    """Trains as ``config`` says, leaving everything in ``directory``.
+
+    Running it again with the same arguments continues from the newest checkpoint, bit
+    for bit as if it had not stopped (on the same devices).
+
+    Returns:
+      The summary, also in ``summary.json``; after SIGTERM ``{"interrupted": step}``.
+
+    Raises:
+      ValueError: bad config or input, before anything is compiled.
+      FloatingPointError: NaN or infinity in a loss or gradient; checkpoints are kept.
+    """
+    began = time.perf_counter()
+    directory = Path(directory)
+    validation.validate(config)
+    workdir.prepare(directory, config.to_dict())
+    if config.compilation_cache:
+        workdir.use_compilation_cache()
+    with (
+        control.Interrupt() as interrupt,
+        control.CompileCounter() as compiled,
+        jax.debug_nans(config.jax_debug_nans),
+    ):
+        e = experiments.build(config)
+        workdir.write_config(directory, config.to_dict())
+        console.startup(experiments.summary_rows(e))
+        for note in e.notes:
+            console.warn(note)
+        run = open_run(e, directory, compiled)
+        try:
+            reached = loop(e, run, began, interrupt)
+        finally:
+            run.saver.wait()  # what is being written may be the last good checkpoint
+        if reached < config.steps:
+            console.say(f"stopped at step {reached}; the same command continues")
+            return {"interrupted": reached}
+        return ending.finish(e, run)
+
+
+def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
+    """Updates until ``config.steps`` or an interrupt; returns the step reached."""
+    c, record = e.config, run.record
+    spent = record["wall_seconds"]
+    start = int(run.held["train"].step)
+    if "before" not in record:
+        record["before"] = measure(e, run, start, "before")
+    with console.Progress(c.steps, start_step=start) as progress:
+        for done in range(start, c.steps):
+            if interrupt.asked:
+                break
+            clock = time.perf_counter()
+            update = advance(e, run, done)
+            record.setdefault("seconds_to_first_step", time.perf_counter() - began)
+            if _due(c.log.every_steps, done + 1, c.steps):
+                log_step(e, run, done, update, clock)
+            progress.update(done + 1, update.logged)
+            record["wall_seconds"] = spent + time.perf_counter() - began
+            keep(e, run, done + 1, update)
+    reached = int(run.held["train"].step)
+    if reached not in run.saver.steps():
+        save(run, reached)
+    return reached
+
+
+class Update(NamedTuple):
+    """One update as it went. ``logged`` grows until it is written."""
+
+    got: collect.Collected
+    parts: dict[str, jax.Array]
+    sampled: int
+    logged: dict
+
+
+def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
+    """The update after ``done`` others: collect, prepare, update, move teachers.
+
+    Raises:
+      FloatingPointError: a loss or the gradient is NaN or infinite.
+    """
+    c, stages, held, record = e.config, run.stages, run.held, run.record
+    clock = time.perf_counter()
+    state = held["train"]
+    held["buffer"], got = stages.collect(state.params, held["buffer"], done)
+    logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
+    if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
+        logged |= check_sampler(e, stages, state, got, done)
+    coefs = configs.coefficients(c, done)
+    frozen = e.frozen | held["teachers"]
+    prepared = stages.prepare(state.params, frozen, got.batch)
+    seen = (frozen, got.batch, prepared, coefs)
+    if _due(c.log.gradient_every_steps, done + 1):
+        logged |= stages.term_norms(state.params, *seen)
+    held["train"], numbers, parts = stages.update(state, *seen)
+    # The devices are at work from here until the first of their numbers is read.
+    if _due(c.log.every_steps, done + 1, c.steps):
+        logged |= describe_rollouts(e, got)
+    logged |= move_teachers(e, run, got, done + 1)
+    logged |= {name: float(value) for name, value in numbers.items()}
+    stop_if_unfinite(logged, done + 1)
+    sampled = 0 if got.fresh is None else tokens_in(got.fresh, STUDENT)
+    record["tokens_sampled"] += sampled
+    record["teacher_tokens"] += teacher_tokens(e, got)
+    return Update(got, parts, sampled, logged)
+
+
+def move_teachers(e: experiments.Experiment, run: Run, got, at: int) -> dict:
+    """Teachers that follow the student do so; returns what is logged of it."""
+    held, record = run.held, run.record
+    outcome = got.fresh and diagnostics.outcome(got.fresh)
+    record["gates"], opened, logged = roles.pass_gates(
+        e.teachers, record["gates"], outcome, at
+    )
+    held["teachers"] = roles.move(
+        e.teachers, held["teachers"], held["train"].params, at, opened
+    )
+    return logged
+
+
+def log_step(
+    e: experiments.Experiment, run: Run, done: int, update: Update, clock: float
+) -> None:
+    """Adds what is only computed for steps that are logged."""
+    logged, coefs = update.logged, configs.coefficients(e.config, done)
+    logged |= {f"coef/{name}": value for name, value in coefs.items()}
+    logged["optim/learning_rate"] = float(run.learning_rate(done))
+    logged |= describe_tokens(e, update.got, update.parts)
+    seconds = time.perf_counter() - clock
+    logged["speed/seconds_step"] = seconds
+    logged["speed/tokens_per_second"] = tokens_in(update.got.batch) / seconds
+    logged["speed/sampled_per_second"] = update.sampled / seconds
+    logged["speed/compilations"] = run.compiled.count
+
+
+def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
+    """Evaluates, writes and saves what is due at step ``at``."""
+    c, evaluated = e.config, None
+    if _due(c.eval.every_steps, at) and at < c.steps:
+        evaluated = measure(e, run, at, "train")
+        update.logged.update(evaluation_metrics(evaluated))
+    logs = _due(c.log.every_steps, at, c.steps) or _due(c.log.gradient_every_steps, at)
+    if logs or evaluated is not None:
+        run.writer.write(at, update.logged)
+    if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
+        keep_rollouts(e, run, at, update.got, update.parts)
+    if _due(c.checkpoint.every_steps, at):
+        save(run, at, goodness(evaluated))
+
+
+def _due(every: int, at: int, last: int | None = None) -> bool:
+    """Whether ``at`` is one of every ``every`` steps (0: never) or the last one."""
+    return (bool(every) and at % every == 0) or at == last

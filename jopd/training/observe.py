@@ -1,0 +1,138 @@
+"""What is looked at while a run goes on, and kept of it; nothing here changes it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd.batches import collect
+from jopd.reporting import diagnostics, evaluation
+from jopd.setup.compared import frozen_named
+from jopd.setup.experiment import Experiment
+from jopd.training import workdir
+from jopd.training.held import Run
+from jopd.training.stages import Stages, place_rows, repetition_test
+from jopd.types import STUDENT
+
+
+def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> dict:
+    """Recorded against recomputed log-probs, in nats: their mean and largest gap.
+
+    A wrong position, mask or temperature shows in the mean. The largest gap of a sharp
+    model is rounding, a few 1e-5 where one unit in the last place of the weights moves
+    as much, so only a hundredfold tolerance is asked of it.
+
+    Raises:
+      FloatingPointError: above ``log.sampler_tolerance`` in float32.
+    """
+    fresh = place_rows(e)(got.fresh)
+    logp_BT = stages.replay_logp(state.params, fresh)
+    gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
+    # A token at the edge of top-p or min-p may fall outside when it is recomputed.
+    cut = e.config.rollout.top_p < 1 or e.config.rollout.min_p > 0
+    drawn_BT = fresh.mask_BT & (fresh.rollout.source_BT == STUDENT)
+    compared_BT = drawn_BT & (jnp.isfinite(logp_BT) | (not cut))
+    gap_BT = jnp.where(compared_BT, gap_BT, 0.0)
+    largest = float(jnp.max(gap_BT))
+    average = float(jnp.sum(gap_BT) / jnp.maximum(jnp.sum(drawn_BT), 1))
+    tolerance = e.config.log.sampler_tolerance
+    wrong = average > tolerance or largest > 100 * tolerance
+    if wrong and e.config.student.dtype == "float32":
+        raise FloatingPointError(
+            f"step {at}: log-probs recorded while sampling differ from the trainer's "
+            f"by {average:.1e} nats in the mean and {largest:.1e} at most, more than "
+            f"log.sampler_tolerance={tolerance:.0e} (100 times that at most) allows"
+        )
+    return {"check/sampler_gap_mean": average, "check/sampler_gap_max": largest}
+
+
+def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
+    """Health of the fresh rollouts; waits for nothing that an update computes."""
+    if got.fresh is None:
+        return {}
+    fresh = got.fresh
+    texts = collect.responses(e.tokenizer, fresh.rollout)
+    if e.verifier is not None and not e.rewards_first:
+        fresh = collect.rewarded(fresh, texts, e.train, e.verifier)
+    found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
+    if e.config.rollout.early_stop.function:
+        limit = e.config.rollout.max_new_tokens
+        found["length/stopped_rate"] = diagnostics.stopped_rate(fresh, limit)
+    return found
+
+
+def describe_tokens(e: Experiment, got: collect.Collected, parts: dict) -> dict:
+    """Means of an update's token facts."""
+    return diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
+
+
+def tokens_in(batch, source: int | None = None) -> int:
+    """Response tokens of a batch, of one source or of all."""
+    counted_BT = np.asarray(batch.mask_BT)
+    if source is not None:
+        counted_BT = counted_BT & (np.asarray(batch.rollout.source_BT) == source)
+    return int(counted_BT.sum())
+
+
+def teacher_tokens(e: Experiment, got: collect.Collected) -> int:
+    """Response tokens that the terms' models read, each its own, or wrote as text."""
+    read = tokens_in(got.batch) * len(frozen_named(e.config, e.terms))
+    if got.fresh is not None and e.config.rollout.early_stop.teacher:
+        read += tokens_in(got.fresh)
+    return read + int(got.facts.get("teacher/completion_tokens", 0))
+
+
+def stop_if_unfinite(logged: dict, at: int) -> None:
+    name = diagnostics.unfinite(logged)
+    if name is not None:
+        raise FloatingPointError(
+            f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints "
+            "are kept. Lower optimizer.learning_rate, or look at the last good metrics"
+        )
+
+
+def measure(e, run: Run, at: int, phase: str) -> dict:
+    """Evaluates the student as it is and keeps a few of its rollouts."""
+    frozen = e.frozen | run.held["teachers"]
+    found, samples = run.stages.evaluate(run.held["train"].params, frozen)
+    workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
+    return found
+
+
+def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> None:
+    """Adds a few of an update's rollouts to ``samples.jsonl``."""
+    fresh, place_B = got.fresh, np.argsort(got.order_B)
+    group = evaluation.Rolled(
+        jax.tree.map(np.asarray, fresh),
+        collect.responses(e.tokenizer, fresh.rollout),
+        # Fresh rows are collected first, so their numbers come first in that order.
+        {
+            key: np.asarray(parts[key])[place_B]
+            for key in parts
+            if key.startswith("logp/")
+        },
+        len(fresh.reward_B),
+    )
+    count = min(e.config.eval.save_samples, group.count)
+    rows = [
+        evaluation.sample_row(group, row, e.train, e.tokenizer, e.verifier)
+        for row in range(count)
+    ]
+    workdir.append_samples(run.directory / "samples.jsonl", at, "rollout", rows)
+
+
+def evaluation_metrics(found: dict) -> dict:
+    """The scalars of an evaluation under ``eval/``."""
+    return {
+        f"eval/{name}": value
+        for name, value in found.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def goodness(found: dict | None) -> float | None:
+    """What keep-best compares: avg@k with a verifier, else -KL to the teacher."""
+    if found is None:
+        return None
+    if found["avg_at_k"] is not None:
+        return found["avg_at_k"]
+    return None if found["reverse_kl"] is None else -found["reverse_kl"]

@@ -1,0 +1,338 @@
+"""The jitted stages of one training step: prepare (no gradient) and update.
+
+Each ``make_*`` closes over what is static and returns one compiled function of arrays.
+Parameters of frozen models travel as arguments: never donated, never in a checkpoint.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopd.batches import packing
+from jopd.losses.chunks import in_chunks
+from jopd.losses.measures import term_metrics
+from jopd.losses.objective import (
+    Shape,
+    Term,
+    Weighed,
+    align,
+    blank,
+    facts,
+    logits_of,
+    objective,
+    scores,
+    weigh,
+)
+from jopd.losses.panel import Panel
+from jopd.models import decoder
+from jopd.rollouts import sampling
+from jopd.types import Batch
+
+
+class TrainState(NamedTuple):
+    """What is trained and what is checkpointed."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Prepared(NamedTuple):
+    """Frozen models' hidden states and the terms' folded weights for one batch."""
+
+    hidden: dict[str, jax.Array]
+    weighed: dict[str, Weighed]
+    metrics: dict[str, jax.Array]
+
+
+def hidden_states(
+    model: decoder.Decoder, params, batch: Batch, name: str = "student"
+) -> jax.Array:
+    """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
+
+    A model with a prompt of its own in ``batch.prompts`` reads that one, and its states
+    are moved to the places that the response has in the student's rows. With a packing
+    in the batch rows are read side by side.
+    """
+    rollout = batch.rollout
+    tokens_BT, length_B, shift_B = rollout.tokens_BT, rollout.length_B, None
+    own = name in batch.prompts
+    if own:
+        tokens_BT, length_B, shift_B = under_prompt(rollout, *batch.prompts[name])
+    packed = batch.packing.get(name if own else "")
+    if packed is not None:
+        position_RW, segment_RW = packing.read(packed)
+        hidden_RWD, _ = model.apply(
+            {"params": params},
+            packing.pack(tokens_BT, packed),
+            position_RW,
+            segment_RW > 0,
+            segment_BT=segment_RW,
+            return_kv=False,
+        )
+        back = packing.spread if own else packing.spread_own
+        return back(hidden_RWD, packed)
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    valid_BT = positions_BT < length_B[:, None]
+    hidden_BTD, _ = model.apply(
+        {"params": params}, tokens_BT, positions_BT, valid_BT, return_kv=False
+    )
+    if shift_B is None:
+        return hidden_BTD
+    places_BT = jnp.arange(rollout.tokens_BT.shape[1])[None] + shift_B[:, None]
+    places_BT = jnp.clip(places_BT, 0, tokens_BT.shape[1] - 1)
+    return jnp.take_along_axis(hidden_BTD, places_BT[..., None], axis=1)
+
+
+def under_prompt(rollout, prompt_BP: jax.Array, prompt_length_B: jax.Array):
+    """The same responses behind other prompts.
+
+    Returns:
+      (tokens i32[B, P + T], length_B, shift_B): shift is by how much a response token
+      moved to the right.
+    """
+    shift_B = prompt_length_B - rollout.prompt_length_B
+    places = jnp.arange(prompt_BP.shape[1] + rollout.tokens_BT.shape[1])[None]
+    before_BT = jnp.clip(places - shift_B[:, None], 0, rollout.tokens_BT.shape[1] - 1)
+    moved_BT = jnp.take_along_axis(rollout.tokens_BT, before_BT, axis=1)
+    prompt_BT = jnp.pad(prompt_BP, ((0, 0), (0, rollout.tokens_BT.shape[1])))
+    tokens_BT = jnp.where(places < prompt_length_B[:, None], prompt_BT, moved_BT)
+    return tokens_BT, rollout.length_B + shift_B, shift_B
+
+
+def split_rows(batch, parts: int):
+    """Leaves ``[B, ...]`` to ``[parts, B / parts, ...]``.
+
+    Row i goes to group i % parts, so that rows split over devices stay where they are.
+    """
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
+    )
+
+
+def join_rows(groups):
+    """Inverse of ``split_rows``."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), groups
+    )
+
+
+def make_prepare(
+    models: dict[str, decoder.Decoder],
+    terms: tuple[Term, ...],
+    shape: Shape,
+    *,
+    panels: tuple[Panel, ...] = (),
+    accumulate: int = 1,
+):
+    """``(params, frozen, batch) -> Prepared``: score, then weigh.
+
+    ``models`` holds "student" and every model that a term or one of ``panels`` names;
+    those without parameters in ``frozen`` are the student itself in another context.
+    Each is run once, however many name it.
+    """
+    cut = shape._asdict() | {"panels": panels}
+
+    def forward(name, params, batch):
+        part = functools.partial(hidden_states, models[name], params, name=name)
+        if accumulate == 1:
+            return part(batch)
+        return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
+
+    @jax.jit
+    def prepare(params, frozen, batch: Batch) -> Prepared:
+        everyone = {name: frozen.get(name, params) for name in models}
+        hidden = {name: forward(name, everyone[name], batch) for name in models}
+        heads = {name: decoder.head(everyone[name]) for name in models}
+        read = scores(batch, facts(hidden, heads, batch, **cut))
+        hidden.pop("student")
+        weighed = weigh(terms, read)
+        return Prepared(hidden, weighed, term_metrics(terms, read, weighed))
+
+    return prepare
+
+
+def make_gradient(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    shape: Shape,
+    *,
+    panels: tuple[Panel, ...] = (),
+    accumulate: int = 1,
+    with_facts: bool = True,
+):
+    """``(params, frozen, batch, prepared, coefs) -> ((loss, parts), gradient)``.
+
+    ``accumulate`` splits the rows into that many micro-batches; weights are normalised
+    already, so their gradients simply add up. ``parts`` are per-token numbers ``[B,
+    T]``. Not compiled: a part of what is.
+    """
+
+    def loss_of(params, frozen, coefs, rows):
+        batch, prepared = rows
+        itself = jax.lax.stop_gradient(params)
+        heads = {
+            name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden
+        }
+        return objective(
+            hidden_states(student, params, batch),
+            decoder.head(params),
+            prepared.hidden,
+            heads,
+            batch,
+            prepared.weighed,
+            coefs,
+            terms=terms,
+            panels=panels,
+            with_facts=with_facts,
+            **shape._asdict(),
+        )
+
+    def gradient(params, frozen, batch: Batch, prepared: Prepared, coefs):
+        grad = jax.value_and_grad(loss_of, has_aux=True)
+        rows = (batch, prepared._replace(metrics={}))
+        if accumulate == 1:
+            return grad(params, frozen, coefs, rows)
+
+        def micro(total, rows):
+            value, grads = grad(params, frozen, coefs, rows)
+            return jax.tree.map(jnp.add, total, grads), value
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        split = split_rows(rows, accumulate)
+        grads, (losses, parts) = jax.lax.scan(micro, zeros, split)
+        return (jnp.sum(losses), join_rows(parts)), grads
+
+    return gradient
+
+
+def make_update(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    optimizer: optax.GradientTransformation,
+    shape: Shape,
+    *,
+    panels: tuple[Panel, ...] = (),
+    accumulate: int = 1,
+    with_facts: bool = True,
+):
+    """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
+
+    Loss, gradient and parts are those of ``make_gradient``.
+    """
+    gradient = make_gradient(
+        student,
+        terms,
+        shape,
+        panels=panels,
+        accumulate=accumulate,
+        with_facts=with_facts,
+    )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def compiled(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+        (loss, parts), grads = gradient(state.params, frozen, batch, prepared, coefs)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "optim/grad_norm": optax.tree.norm(grads)}
+        for term in terms:
+            metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
+        metrics |= prepared.metrics
+        return TrainState(state.step + 1, params, opt_state), metrics, parts
+
+    def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
+        return compiled(state, frozen, for_student(batch), prepared, coefs)
+
+    return update
+
+
+def for_student(batch: Batch) -> Batch:
+    """Without the prompts of others, whose packings would ask for more programs."""
+    own = {name: plan for name, plan in batch.packing.items() if not name}
+    return batch._replace(prompts={}, packing=own)
+
+
+def make_term_norms(
+    student: decoder.Decoder,
+    terms: tuple[Term, ...],
+    shape: Shape,
+    *,
+    panels: tuple[Panel, ...] = (),
+    accumulate: int = 1,
+):
+    """``(params, frozen, batch, prepared, coefs) -> metrics``: whose gradient it is.
+
+        grad_norm/<k>  = |coef_k grad term_k|, over all parameters of the student
+        grad_share/<k> = grad_norm/<k> / sum_j grad_norm/<j>; 0 where all norms are 0
+
+    Norms are of the raw gradient, before clipping and the optimizer, and larger in sum
+    than that of the whole wherever terms pull in different directions. One forward and
+    backward pass per term, one compiled program for all of them; no ``parts``.
+    """
+    gradient = make_gradient(
+        student, terms, shape, panels=panels, accumulate=accumulate, with_facts=False
+    )
+
+    @jax.jit
+    def norm(params, frozen, batch, prepared, coefs):
+        return optax.tree.norm(gradient(params, frozen, batch, prepared, coefs)[1])
+
+    def term_norms(params, frozen, batch: Batch, prepared: Prepared, coefs):
+        norms, batch = {}, for_student(batch)
+        for term in terms:
+            alone = {name: coefs[name] * (name == term.name) for name in coefs}
+            norms[term.name] = float(norm(params, frozen, batch, prepared, alone))
+        total = sum(norms.values())
+        return {f"grad_norm/{name}": value for name, value in norms.items()} | {
+            f"grad_share/{name}": value / total if total else 0.0
+            for name, value in norms.items()
+        }
+
+    return term_norms
+
+
+def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
+    """``(params, frozen, batch) -> token facts``, f32[B, T] each, for evaluation."""
+
+    @jax.jit
+    def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
+        everyone = {name: frozen.get(name, params) for name in models}
+        hidden = {
+            name: hidden_states(model, everyone[name], batch, name)
+            for name, model in models.items()
+        }
+        heads = {name: decoder.head(everyone[name]) for name in models}
+        return facts(hidden, heads, batch, **shape._asdict())
+
+    return of_batch
+
+
+def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: Shape):
+    """``(params, batch) -> f32[B, T]``: log-probs as sampling would have recorded them.
+
+    The trainer's side of the sampler check: same filters, full forward instead of
+    cache.
+    """
+
+    @jax.jit
+    def replay_logp(params, batch: Batch) -> jax.Array:
+        head = decoder.head(params)[: shape.vocabulary]
+
+        def logp(chunk):
+            hidden, tokens, mask = chunk
+            logits = logits_of(blank(hidden, mask), head)
+            return sampling.log_prob(logits, tokens, filters)
+
+        hidden_BTD = align(hidden_states(student, params, batch))
+        return in_chunks(
+            logp,
+            (hidden_BTD, batch.rollout.tokens_BT, batch.mask_BT),
+            batch.mask_BT,
+            chunk_tokens=shape.chunk_tokens,
+            shards=shape.shards,
+        )
+
+    return replay_logp

@@ -1,0 +1,63 @@
+"""OPSD's clipped divergences against numpy, as a term of a config."""
+
+import jax
+import numpy as np
+import pytest
+
+import exact
+from jopd.setup import config
+from jopd.setup.config import base_config
+
+PAIRS = [exact.logits(seed, 3.0) for seed in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def term(**arguments):
+    c = base_config()
+    c.loss.opsd = dict(signal="opsd.clipped", **arguments)
+    return config.build_terms(c)[0]
+
+
+def summands(direction, beta, p, q):
+    if direction == "forward_kl":
+        return q * np.log(q / p)
+    if direction == "reverse_kl":
+        return p * np.log(p / q)
+    m = beta * q + (1 - beta) * p
+    return beta * q * np.log(q / m) + (1 - beta) * p * np.log(p / m)
+
+
+@pytest.mark.parametrize("clip", [0.05, 0.2, None])
+@pytest.mark.parametrize("direction", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_gradient(direction, clip, pair):
+    q = np.exp(exact.log_softmax(pair[1]))
+
+    def of(x):
+        values = summands(direction, 0.3, np.exp(exact.log_softmax(x)), q)
+        return np.minimum(values, np.inf if clip is None else clip).sum()
+
+    built = term(direction=direction, clip=clip, beta=0.3)
+    got = exact.mean_gradient(built, *pair)
+    np.testing.assert_allclose(got, exact.numeric_gradient(of, pair[0]), atol=1e-8)
+
+
+def test_without_a_clip_it_is_the_divergence():
+    for pair in PAIRS:
+        got = exact.mean_gradient(term(clip=None), *pair)
+        np.testing.assert_allclose(got, exact.forward_kl_gradient(*pair), atol=1e-12)
+        got = exact.mean_gradient(term(clip=None, direction="reverse_kl"), *pair)
+        np.testing.assert_allclose(got, exact.reverse_kl_gradient(*pair), atol=1e-12)
+
+
+def test_the_default_clip_acts_here():
+    gaps = [
+        np.abs(exact.mean_gradient(term(), *p) - exact.forward_kl_gradient(*p)).max()
+        for p in PAIRS
+    ]
+    assert min(gaps) > 0.01

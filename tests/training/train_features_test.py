@@ -1,0 +1,192 @@
+"""Whole runs of one thing each that a config can ask for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import runs
+from jopd.training import loop as train
+
+
+def test_rollouts_from_teacher_prefixes(models, tmp_path):
+    """The prefix shrinks to nothing, is guided by its own term and never sampled."""
+    changes = {"steps": 4, "rollout__prefix__source": "teacher"}
+    config = runs.config(models, "opd", **changes)
+    with config.unlocked():
+        config.loss.guide = {"signal": "nll", "source": "teacher", "coef": 0.1}
+    summary = train.run(config, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    given = [row["length/prefix"] for row in rows]
+    # Cosine over four updates: 1, 0.85, 0.5, 0.15 of responses of different lengths.
+    assert given[0] > given[2] > given[3] > 0
+    assert given[-1] < 0.2 * given[0]
+    assert rows[0]["tokens/guide"] == round(given[0] * 4)
+    assert rows[0]["loss/guide"] > 0
+    # The first step's prefix is the teacher's whole response: where that was ended,
+    # nothing is left to draw.
+    drawn = [row["length/mean"] - row["length/prefix"] for row in rows]
+    assert summary["tokens_sampled"] == round(sum(drawn) * 4)
+    assert "check/sampler_gap_mean" in rows[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"rollout__at_once": 2}, {"optimizer__accumulate": 2}], ids=str
+)
+def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
+    """Rows drawn a few at a time; micro-batches, each packed for itself."""
+    changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 8}
+    changes["eval__verifier"] = "none"
+    changes["log__samples_every_steps"] = 1
+    found = []
+    for name, more in (("whole", {}), ("cut", change)):
+        place = tmp_path / name
+        built = runs.config(models, **changes, **more)
+        summary = train.run(built, place)
+        losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
+        samples = runs.rows(place / "samples.jsonl")
+        kept = [row for row in samples if row["phase"] == "rollout"]
+        found.append((summary["tokens_sampled"], losses, kept))
+    (drawn, losses, kept), (others, others_losses, others_kept) = found
+    assert drawn == others
+    np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
+    # What is kept of a rollout is its own, in whatever micro-batch it was.
+    assert kept
+    for row, other in zip(kept, others_kept, strict=True):
+        assert row["tokens"] == other["tokens"]
+        for name in ("student_logp", "teacher_logp"):
+            np.testing.assert_allclose(row[name], other[name], atol=1e-3)
+
+
+def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
+    """Looks at 6, 11 and 16 tokens; the bound lets some rows go on."""
+    config = runs.config(
+        models,
+        steps=1,
+        eval__verifier="none",
+        rollout__prompts_per_step=8,
+        rollout__block_tokens=5,
+        rollout__early_stop__function="divergence",
+        rollout__early_stop__window=5,
+        rollout__early_stop__teacher="teacher",
+    )
+    rates = []
+    for limit in (100.0, 0.01):
+        config.rollout.early_stop.limit = limit
+        place = tmp_path / str(limit)
+        summary = train.run(config, place)
+        row = runs.rows(place / "metrics.jsonl")[0]
+        rates.append(row["length/stopped_rate"])
+        # The loss reads the rollouts once, who reads along once more.
+        assert summary["teacher_tokens"] == 2 * summary["tokens_sampled"]
+    assert rates[0] == 0
+    assert 0 < rates[1] < 1
+    assert rates[1] <= row["length/truncation_rate"]
+
+
+@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
+def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
+    """Two runs of two and four updates are one of four, moving teachers included."""
+
+    def run(directory, steps):
+        changes = {"steps": steps, "optimizer__schedule": "constant"}
+        config = runs.config(models, "opd", **changes)
+        with config.unlocked():
+            config.teachers.self = {"weights": kind, "context": "{answer};{question}"}
+            if kind == "snapshot":
+                config.teachers.self["every_steps"] = 3
+            if kind == "gated":
+                # Open at the third update at the earliest, and by what came before.
+                gate = {"every_steps": 3, "length_growth": 9.0, "max_truncation": 1.0}
+                config.teachers.self.update(gate | {"reward_margin": -1.0})
+                config.eval.verifier = "runs.begins_with_digit"
+            config.loss.opd = {"signal": "forward_kl", "other": "self"}
+        return train.run(config, directory)
+
+    run(tmp_path / "whole", 4)
+    rows = runs.rows(tmp_path / "whole" / "metrics.jsonl")
+    assert all(row["loss/opd"] > 1e-3 for row in rows)
+    assert rows[0]["kl/forward_self"] == pytest.approx(rows[0]["loss/opd"], rel=1e-4)
+    run(tmp_path / "cut", 2)
+    shutil.copytree(tmp_path / "cut", tmp_path / "resumed")
+    settings = json.loads((tmp_path / "resumed" / "config.json").read_text())
+    settings["steps"] = 4
+    (tmp_path / "resumed" / "config.json").write_text(json.dumps(settings))
+    run(tmp_path / "resumed", 4)
+    want, got = (
+        load_file(tmp_path / name / "export" / "model.safetensors")
+        for name in ("whole", "resumed")
+    )
+    assert all(np.array_equal(want[key], got[key]) for key in want)
+    again = runs.rows(tmp_path / "resumed" / "metrics.jsonl")
+    assert [*map(runs.plain, again)] == [*map(runs.plain, rows)]
+    if kind == "gated":
+        refreshed = [row["teacher/self_refreshed"] for row in rows]
+        assert refreshed == [0, 0, 1, 0]
+        assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["opd", "grpo"])
+def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
+    seen, describe = [], train.describe_rollouts
+
+    def spy(e, got):
+        rewards_B = np.asarray(got.batch.reward_B)
+        found = describe(e, got)
+        seen.append((rewards_B, found["reward/mean"]))
+        return found
+
+    config = runs.config(
+        models,
+        name,
+        rollout__group_size=4,
+        eval__verifier="runs.begins_with_digit",
+        log__samples_every_steps=1,
+        eval__save_samples=100,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "describe_rollouts", spy)
+        train.run(config, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "samples.jsonl")
+    for at, (reward_B, logged) in enumerate(seen, start=1):
+        kept = [r for r in rows if r["phase"] == "rollout" and r["step"] == at]
+        right = [runs.begins_with_digit(r["response"], r["answer"]) for r in kept]
+        assert logged == pytest.approx(np.mean(right))
+        read = sorted(right) if name == "grpo" else [0] * len(right)
+        assert sorted(reward_B.tolist()) == read
+    assert 0 < np.mean([logged for _, logged in seen]) < 1
+
+
+def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
+    """On its own steps, whichever are logged; the run is the same with and without."""
+    changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
+    found = {}
+    for every in (0, 2):
+        config = runs.config(
+            models, "tropd", **changes, log__gradient_every_steps=every
+        )
+        train.run(config, tmp_path / str(every))
+        rows = runs.rows(tmp_path / str(every) / "metrics.jsonl")
+        found[every] = {row["step"]: runs.plain(row) for row in rows}
+    assert sorted(found[0]) == [3, 5] and sorted(found[2]) == [2, 3, 4, 5]
+    for step, row in found[2].items():
+        shares = [row[name] for name in row if name.startswith("grad_share/")]
+        norms = {name: row[name] for name in row if name.startswith("grad_norm/")}
+        assert len(shares) == len(norms) == (0 if step % 2 else 3)
+        if shares:
+            assert sum(shares) == pytest.approx(1)
+            # As many as the triangle inequality allows, no more.
+            assert row["optim/grad_norm"] <= sum(norms.values()) * (1 + 1e-5)
+            assert norms["grad_norm/trust"] > 0 and norms["grad_norm/guide"] > 0
+        else:
+            assert row == found[0][step]
+
+
+def test_one_term_has_the_whole_gradient(models, tmp_path):
+    config = runs.config(models, log__gradient_every_steps=1, steps=1)
+    train.run(config, tmp_path / "run")
+    (row,) = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["grad_share/opd"] == 1
+    assert row["grad_norm/opd"] == pytest.approx(row["optim/grad_norm"], rel=1e-5)
