@@ -12,7 +12,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["jopd", "jopd.*"]),
+    # The configs are one copy, beside the package here and inside of it in a wheel.
+    packages=[*find_packages(include=["jopd", "jopd.*"]), "jopd.configs"],
+    package_dir={"jopd.configs": "configs"},
     package_data={"jopd": ["assets/**/*"]},
     install_requires=[
         "jax>=0.10.2",

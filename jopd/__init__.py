@@ -20,8 +20,10 @@ __version__ = "0.1.0"
 PUBLIC = {
     "buffer": "batches.buffer",
     "config": "setup.config",
+    "configs": "setup.shipped",
     "divergences": "losses.divergences",
     "estimators": "losses.estimators",
+    "metrics": "reporting.metrics",
     "objective": "losses.objective",
     "optimizer": "setup.optimizer",
     "rollout": "rollouts.generate",
@@ -32,7 +34,7 @@ PUBLIC = {
     "train": "training.loop",
     "weights": "losses.weights",
 }
-_ROOMS = ("models", "types", "evaluate", "generate")
+BESIDE = ("models", "types", "evaluate", "generate")
 
 
 class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -54,12 +56,12 @@ sys.meta_path.append(_ShortNames())
 
 
 def __getattr__(name: str):
-    if name in PUBLIC or name in _ROOMS:
+    if name in PUBLIC or name in BESIDE:
         return importlib.import_module(f"jopd.{name}")
     if name == "load":
-        return importlib.import_module("jopd.library").load
+        return importlib.import_module("jopd.setup.model").load
     raise AttributeError(f"module 'jopd' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *PUBLIC, *_ROOMS, "load"})
+    return sorted({*globals(), *PUBLIC, *BESIDE, "load"})

@@ -7,6 +7,8 @@ import traceback
 
 from absl import app, flags, logging
 
+from jopd.setup import shipped
+
 
 def quiet() -> None:
     """Silences the libraries below; to be called before they are imported.
@@ -24,7 +26,7 @@ def parse(argv: list[str]) -> list[str]:
     A mistake inside the config file keeps its traceback, which shows the line.
     """
     try:
-        rest = app.parse_flags_with_usage(argv)
+        rest = app.parse_flags_with_usage(with_paths(argv))
         # A file that could not be loaded is only reported when it is asked for.
         flags.FLAGS["config"].value.keys()
         return rest
@@ -33,10 +35,29 @@ def parse(argv: list[str]) -> list[str]:
         if any(frame.name == "get_config" for frame in frames):
             raise
         reason = unknown_key(str(error.args[0]), argv)
+    except ValueError as error:
+        reason = f"--config: {error}"
     except OSError as error:
         reason = f"--config cannot be read: {str(error).split('config_config')[-1]}"
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def with_paths(argv: list[str]) -> list[str]:
+    """``--config=opd`` to the path of the shipped ``opd.py``; files stay as they are.
+
+    Raises:
+      ValueError: a bare name that is neither a file nor a shipped config.
+    """
+    words, found = iter(argv), []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config"):
+            value = value if equals else next(words, "")
+            bare = re.fullmatch(r"\w+", value) and not os.path.exists(value)
+            word = f"--config={shipped.find(value) if bare else value}"
+        found.append(word)
+    return found
 
 
 def unknown_key(said: str, argv: list[str]) -> str:
@@ -49,6 +70,6 @@ def unknown_key(said: str, argv: list[str]) -> str:
     return (
         f"unknown key {key!r}{f' in {where}' if where else ''}; "
         + (f"did you mean {near[1]!r}? " if near else "")
-        + "All keys are explained in jopd/config.py; a term's arguments can be "
+        + "All keys are explained in jopd/setup/config.py; a term's arguments can be "
         "overridden where its config file gives them"
     )

@@ -8,6 +8,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jopd import commandline
+from jopd.reporting.evaluation import evaluate  # noqa: F401 (the function beneath)
 
 
 def main(argv: list[str]) -> None:
@@ -16,13 +17,14 @@ def main(argv: list[str]) -> None:
     commandline.quiet()
     from jopd.reporting import console
     from jopd.setup import experiment
+    from jopd.setup.summary import summary_rows
     from jopd.training import stages
 
     try:
         config = flags.FLAGS.config
         config.student.path = flags.FLAGS.model
         e = experiment.build(config, train=False)
-        console.startup(experiment.summary_rows(e))
+        console.startup(summary_rows(e))
         found, _ = stages.make_evaluate(e)(e.params, e.frozen)
     except (ValueError, ImportError, OSError) as error:
         console.error(error)

@@ -3,10 +3,9 @@
     python -m jopd.generate --model=DIR --prompt="Once upon a time"
 
 Give --prompt several times for several prompts, --samples for several continuations of
-each. The library function behind it is ``jopd.rollout.generate``.
+each. The library behind it is ``jopd.load(path).generate(texts)``.
 """
 
-import functools
 import sys
 
 from absl import app, flags
@@ -26,105 +25,32 @@ flags.DEFINE_enum("chat", "auto", ["auto", "always", "never"], "Use the chat tem
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 
 
-def sample(
-    path: str,
-    prompts: list[str],
-    *,
-    samples: int = 1,
-    max_new_tokens: int = 128,
-    filters=None,
-    seed: int = 0,
-    chat: str = "auto",
-    dtype: str = "float32",
-) -> list[list[str]]:
-    """Continuations as text, one list per prompt.
-
-    Raises:
-      ValueError, FileNotFoundError: the model or its tokenizer cannot be read, or
-        prompt and continuation do not fit its positions.
-    """
-    import dataclasses
-
-    import jax
-
-    from jopd.batches import collect
-    from jopd.data import sources
-    from jopd.data.dataset import encode
-    from jopd.models import decoder, hf
-    from jopd.rollouts import sampling
-    from jopd.rollouts.generate import generate
-    from jopd.setup import inputs
-
-    path = inputs.model_path(path)
-    shape = dataclasses.replace(hf.load_config(path), dtype=dtype)
-    tokenizer = inputs.load_tokenizer(path)
-    examples = sources.examples([{"prompt": prompt} for prompt in prompts])
-    dataset = encode(
-        examples,
-        tokenizer,
-        max_prompt_tokens=shape.max_positions,
-        max_response_tokens=max_new_tokens,
-        chat_template=chat,
-    )
-    longest = max(len(prompt) for prompt in dataset.prompts)
-    if longest + max_new_tokens > shape.max_positions:
-        raise ValueError(
-            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} "
-            f"exceed the {shape.max_positions} positions of {path}; use at most "
-            f"--max_new_tokens={max(shape.max_positions - longest, 0)} or a shorter "
-            "prompt"
-        )
-    _, params = hf.load(path, dtype=dtype)
-    asked = collect.ask(
-        dataset,
-        list(range(len(prompts))),
-        copies=samples,
-        buckets=(longest,),
-        limit=max_new_tokens,
-    )
-    eos = tokenizer.eos_token_id
-    write = functools.partial(
-        generate,
-        model=decoder.Decoder(shape),
-        max_new_tokens=max_new_tokens,
-        stop_ids=() if eos is None else (eos,),
-        vocabulary=min(shape.vocab_size, max(tokenizer.get_vocab().values()) + 1),
-        filters=filters or sampling.Filter(),
-    )
-    rolled = jax.jit(write)(params, asked, jax.random.key(seed))
-    texts = collect.responses(tokenizer, rolled)
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
-
-
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
     from jopd.reporting import console
-    from jopd.rollouts import sampling
+    from jopd.setup import model
 
     f = flags.FLAGS
-    filters = sampling.Filter(f.temperature, f.top_k, f.top_p, f.min_p)
     try:
-        found = sample(
-            f.model,
+        found = model.load(f.model, dtype=f.dtype).generate(
             f.prompt,
             samples=f.samples,
             max_new_tokens=f.max_new_tokens,
-            filters=filters,
+            temperature=f.temperature,
+            top_k=f.top_k,
+            top_p=f.top_p,
+            min_p=f.min_p,
             seed=f.seed,
             chat=f.chat,
-            dtype=f.dtype,
         )
     except (ValueError, ImportError, OSError) as error:
         console.error(error)
         sys.exit(1)
+    bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
     for prompt, texts in zip(f.prompt, found):
         for text in texts:
-            print(
-                f"{prompt}\x1b[1m{text}\x1b[0m"
-                if sys.stdout.isatty()
-                else prompt + text
-            )
+            print(prompt + bold.format(text))
 
 
 if __name__ == "__main__":

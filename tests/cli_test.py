@@ -61,7 +61,7 @@ def test_generate_says_what_is_wrong_in_one_line(models, start):
     assert "is not a directory" in one_error(start("generate", "--model=nope", prompt))
     model = f"--model={models / 'student'}"
     long = one_error(start("generate", model, prompt, "--max_new_tokens=125"))
-    assert "exceed the 128 positions" in long and "--max_new_tokens=124" in long
+    assert "exceed the 128 positions" in long and "max_new_tokens=124" in long
     other = one_error(start("generate", model, "--prompt=Once upon a time"))
     assert "cannot be tokenised" in other
 

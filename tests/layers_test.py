@@ -1,86 +1,48 @@
-"""Imports run downward only; the map is the one in docs/design.md."""
+"""Imports run downward only: folder by folder, and file by file within a folder.
+
+The map is the table under "Rooms" in docs/design.md and nowhere else: its rows are the
+folders from the ground up, with what each may use and its files from the ground up.
+"""
 
 import ast
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "jopd"
-
-LAYERS = (
-    {"types"},
-    {
-        "divergences",
-        "estimators",
-        "sampling",
-        "buffer",
-        "chunks",
-        "packing",
-        "panel",
-        "gate",
-        "groups",
-        "stops",
-    },
-    {"signals", "weights", "objective", "reports", "measures", "methods"},
-    {
-        "models.decoder",
-        "models.hf",
-        "models.quantize",
-        "models.rope",
-        "models",
-        "sharding",
-        "rollout",
-        "watch",
-        "engine",
-        "step",
-        "tasks",
-        "sources",
-        "data",
-        "teachers",
-        "vocabulary",
-        "rewards",
-        "similarity",
-        "remote",
-        "optimizer",
-        "checkpoint",
-    },
-    {
-        "statistics",
-        "metrics",
-        "layout",
-        "collect",
-        "audit",
-        "peers",
-        "leaks",
-        "diagnostics",
-        "evaluate",
-        "workdir",
-        "commandline",
-        "console",
-        "report",
-        "report_page",
-    },
-    {
-        "binding",
-        "compared",
-        "config",
-        "validation",
-        "validation_rollout",
-        "reads",
-        "inputs",
-        "experiment",
-        "stages",
-        "control",
-        "held",
-        "observe",
-        "ending",
-        "train",
-    },
-    {"main", "generate"},
-)
-LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
-# What the core may import besides itself.
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "jopd"
+# What pure rooms may import besides the package.
 CORE = {"jax", "numpy", "optax", "chex", "functools", "typing", "collections", "math"}
+# Looks functions up by the names in a config.
+CORE_OF = {"losses.binding": {"importlib", "inspect"}}
+
+
+class Room(NamedTuple):
+    """A row of the table; ``files`` are its modules, the lowest first."""
+
+    uses: set[str]
+    files: list[str]
+    pure: bool
+
+
+def read_table(text: str) -> dict[str, Room]:
+    """Rows ``| `room` | what | uses | files |``; "below" means every row above it."""
+    rooms: dict[str, Room] = {}
+    for line in text.split("## Rooms")[1].split("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        name = cells and re.fullmatch(r"`([a-z]+)(?:/|\.py)?`", cells[0])
+        if not name:
+            continue
+        words = set(re.findall(r"[a-z_]+", cells[2]))
+        uses = set(rooms) if "below" in words else words & set(rooms)
+        files = re.findall(r"`([a-z_]+)`", cells[3])
+        rooms[name[1]] = Room(uses, files, "arrays" in words)
+    return rooms
+
+
+ROOMS = read_table((ROOT / "docs" / "design.md").read_text())
 
 
 def module_of(path: Path) -> str:
@@ -88,14 +50,16 @@ def module_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def layer(name: str) -> int:
-    return LAYER_OF[name if name in LAYER_OF else name.split(".")[0]]
+def room_of(name: str) -> str:
+    """The folder of a module; files beside the folders are ``types`` or commands."""
+    first = name.partition(".")[0]
+    return first if first in ROOMS else "commands"
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Dotted names a module imports when it is loaded (not inside functions)."""
+    """Dotted names that a module imports, inside functions too."""
     found = set()
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -116,52 +80,101 @@ def internal(name: str) -> str | None:
     return rest or None
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if module_of(p))
+def wrong_imports(name: str, tree: ast.AST) -> list[str]:
+    """What ``name`` imports from a room, or a file of its own, that is not below it."""
+    room, wrong = room_of(name), []
+    others = {internal(imported) for imported in imports(tree)}
+    for other in sorted(others - {None, name}):
+        theirs = room_of(other)
+        if theirs != room:
+            if theirs not in ROOMS[room].uses:
+                wrong.append(f"{name} imports {other}: {room} may not use {theirs}")
+        elif (order := ROOMS[room].files) and "." in name:
+            mine, its = name.partition(".")[2], other.partition(".")[2]
+            if not its or order.index(its) >= order.index(mine):
+                wrong.append(f"{name} imports {other}, which is not below it")
+    return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in FILES if module_of(path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_of)
 def test_imports_run_downward(path):
-    name = module_of(path)
-    for imported in imports(ast.parse(path.read_text())):
-        other = internal(imported)
-        if other is not None and other != name:
-            assert layer(other) <= layer(name), (
-                f"{name} (layer {layer(name)}) imports {other} (layer {layer(other)})"
-            )
+    wrong = wrong_imports(module_of(path), ast.parse(path.read_text()))
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if layer(module_of(p)) <= 2], ids=module_of
+    "path", [p for p in MODULES if ROOMS[room_of(module_of(p))].pure], ids=module_of
 )
-def test_core_imports_arrays_only(path):
+def test_pure_rooms_import_arrays_only(path):
+    known = CORE | {"jopd"} | CORE_OF.get(module_of(path), set())
     for imported in imports(ast.parse(path.read_text())):
-        assert imported.split(".")[0] in CORE | {"jopd"}, f"{path.name}: {imported}"
+        assert imported.split(".")[0] in known, f"{path.name}: {imported}"
 
 
-def test_no_import_cycle():
-    graph = {
-        module_of(path): {
-            internal(i) for i in imports(ast.parse(path.read_text())) if internal(i)
-        }
-        - {module_of(path)}
-        for path in FILES
-    }
-    done, open_ = set(), []
-
-    def visit(name):
-        assert name not in open_, f"import cycle: {' -> '.join([*open_, name])}"
-        if name in done:
-            return
-        open_.append(name)
-        for other in graph.get(name, ()):
-            visit(other)
-        done.add(open_.pop())
-
-    for name in graph:
-        visit(name)
+def test_the_table_lists_every_file_once():
+    for name, room in ROOMS.items():
+        folder = PACKAGE / name
+        if folder.is_dir():
+            there = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+            assert sorted(room.files) == sorted(there), name
+    beside = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "types"}
+    assert sorted(ROOMS["commands"].files) == sorted(beside)
 
 
-def test_the_check_can_fail():
-    tree = ast.parse("from jopd import train\nimport jopd.objective\n")
-    assert {internal(name) for name in imports(tree)} == {"train", "objective"}
-    assert layer("train") > layer("objective")
+def test_rooms_say_what_they_are_for():
+    for name in ROOMS:
+        if (PACKAGE / name).is_dir():
+            words = ast.get_docstring(
+                ast.parse((PACKAGE / name / "__init__.py").read_text())
+            )
+            assert 3 <= len(words.splitlines()) <= 7 and "se" in words, name
+
+
+def test_files_stay_readable_in_one_go():
+    assert not [p.name for p in FILES if len(p.read_text().splitlines()) > 400]
+
+
+# That the checks can fail.
+
+
+def planted(name: str, line: str) -> list[str]:
+    """What is wrong with a module once ``line`` stands in it, also in a function."""
+    source = (PACKAGE / (name.replace(".", "/") + ".py")).read_text()
+    tree = ast.parse(f"{source}\ndef planted():\n    {line}\n")
+    return wrong_imports(name, tree)
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("losses.signals", "from jopd.training import loop"),
+        ("losses.weights", "import jopd.data.rewards"),
+        ("batches.collect", "from jopd.teachers.roles import Teacher"),
+        ("reporting.metrics", "from jopd.setup import config"),
+        ("types", "from jopd.losses import divergences"),
+    ],
+)
+def test_a_planted_import_of_a_higher_room_is_found(name, line):
+    (found,) = planted(name, line)
+    assert name in found and "may not use" in found
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("losses.divergences", "from jopd.losses import objective"),
+        ("training.step", "from jopd.training.loop import run"),
+        ("rollouts.sampling", "import jopd.rollouts.blocks"),
+    ],
+)
+def test_a_planted_import_of_a_higher_file_is_found(name, line):
+    (found,) = planted(name, line)
+    assert found.startswith(f"{name} imports") and "not below" in found
+
+
+def test_a_planted_import_from_below_is_not():
+    assert not planted("training.loop", "from jopd.losses import objective")

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import buffer as replay
-from jopd.batches import layout
 from jopd.data import rewards
 from jopd.data.dataset import Dataset, gold_rows, order, pad_prompts
 from jopd.losses.objective import response_mask
@@ -27,6 +26,35 @@ from jopd.types import STUDENT, TEACHER, Batch, Rollout
 
 # ``(params, batch, step) -> (batch, facts)``: adds ``Batch.extra`` on the host.
 Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
+
+
+class RowSet(NamedTuple):
+    """What rows are made of, and who judges the responses to them.
+
+    Attributes:
+      dataset: prompts, solutions and answers.
+      tokenizer: decodes responses.
+      verifier: ``(text, answer) -> reward``; None: rewards stay 0, for whoever wants
+        them later, or for good.
+    """
+
+    dataset: Dataset
+    tokenizer: Any
+    verifier: rewards.Verifier | None = None
+
+
+class Writer(NamedTuple):
+    """Who writes rollouts, and in which shapes it is asked.
+
+    Attributes:
+      generate: ``(params, request, key) -> Rollout``.
+      buckets: padded lengths of the given tokens, ascending.
+      limit: most response tokens of a row, those of a prefix included.
+    """
+
+    generate: Callable[[Any, Request, jax.Array], Rollout]
+    buckets: tuple[int, ...]
+    limit: int
 
 
 class Mix(NamedTuple):
@@ -40,6 +68,10 @@ class Mix(NamedTuple):
     capacity: int = 0
     max_age_steps: int = 8
     updates_per_rollout: int = 1
+
+    @property
+    def prompts(self) -> int:
+        return self.fresh // self.group_size
 
     @property
     def rows(self) -> int:
@@ -144,10 +176,10 @@ def responses(tokenizer, rollout: Rollout) -> list[str]:
     return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
-def rewarded(batch: Batch, texts, dataset: Dataset, verifier) -> Batch:
+def rewarded(batch: Batch, texts, rows: RowSet) -> Batch:
     """``batch`` with the rewards of its responses; its groups are data set ids."""
-    answers = [dataset.answers[i] for i in np.asarray(batch.rollout.group_B)]
-    return batch._replace(reward_B=rewards.reward_rows(verifier, texts, answers))
+    answers = [rows.dataset.answers[i] for i in np.asarray(batch.rollout.group_B)]
+    return batch._replace(reward_B=rewards.reward_rows(rows.verifier, texts, answers))
 
 
 def fit(batch: Batch, width: int) -> Batch:
@@ -253,107 +285,99 @@ def is_on_policy(mix: Mix, seed: int, step: int) -> bool:
 
 
 def make_collect(
-    *,
-    generate: Callable[[Any, Request, jax.Array], Rollout],
-    dataset: Dataset,
-    tokenizer,
-    verifier,
+    rows: RowSet,
+    writer: Writer,
     mix: Mix,
+    *,
     seed: int,
-    prompt_buckets: tuple[int, ...],
-    length_buckets: tuple[int, ...],
-    max_new_tokens: int,
-    place: Callable[[Batch], Batch],
+    widths: tuple[int, ...],
+    deal: Callable[[Batch], tuple[Batch, np.ndarray]],
     prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
     annotate: Annotate | None = None,
-    shards: int = 1,
-    accumulate: int = 1,
 ):
     """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
 
-    ``prefix`` gives the response tokens from which the rollouts of some prompts start
-    at a step. ``annotate`` sees every batch once its rows are mixed and cut to a
-    bucket, and may add facts per token that weights read (``Batch.extra``).
-    ``verifier`` rewards fresh rollouts; None leaves 0, for whoever wants them later.
+    Until ``deal`` puts them on the devices, rows are on the host and the buffer is on
+    one device: mixing is a few small arrays, and one operation after the other over
+    several devices would cost more than the copy (and can hang virtual ones). All
+    randomness is a function of ``seed`` and ``step``, so a resumed run collects what
+    the uninterrupted one would.
 
-    ``place`` puts a finished batch on the devices. Until then rows are on the host and
-    the buffer is on one device: mixing is a few small arrays, and one operation after
-    the other over several devices would cost more than the copy (and can hang virtual
-    ones). All randomness is a function of ``seed`` and ``step``, so a resumed run
-    collects what the uninterrupted one would.
+    Args:
+      widths: padded lengths of whole rows, ascending.
+      deal: gives rows to devices and micro-batches and puts them there; with the batch
+        it returns its ``Collected.order_B``.
+      prefix: ``(prompt ids, step) -> response tokens`` that rollouts start from.
+      annotate: sees every batch once its rows are mixed and cut, and may add facts per
+        token that weights read (``Batch.extra``).
     """
-    width = length_buckets[-1]
-    prompts = mix.fresh // mix.group_size
-    golden = functools.partial(gold_batch, dataset, width=width)
+    visit = functools.partial(order, size=len(rows.dataset.prompts))
+    golden = functools.partial(gold_batch, rows.dataset, width=widths[-1])
     add, tick = jax.jit(replay.add), jax.jit(replay.tick)
     sample = jax.jit(replay.sample, static_argnums=2, static_argnames="max_age")
 
-    def fresh_rows(params, ids, step: int, key) -> Batch:
-        asked = ask(
-            dataset,
-            ids,
-            copies=mix.group_size,
-            buckets=prompt_buckets,
-            limit=max_new_tokens,
-            prefixes=None if prefix is None else prefix(ids, step),
-        )
-        rolled = jax.device_get(generate(params, asked, key))
-        group_B = np.repeat(ids, mix.group_size).astype(np.int32)
-        batch = fit(batch_of(rolled._replace(group_B=group_B)), width)
-        if verifier is None:
-            return batch
-        return rewarded(batch, responses(tokenizer, rolled), dataset, verifier)
+    def off_policy(step: int) -> list[Batch]:
+        # Its own stream of rows: as many prompts as the batch has rows.
+        ids = visit(step, prompts_per_step=mix.rows, seed=seed + 1)
+        return [golden(ids, count=mix.rows)]
+
+    def on_policy(params, buffer, step: int) -> tuple[Batch | None, list[Batch]]:
+        ids = visit(step, prompts_per_step=max(mix.prompts, mix.gold, 1), seed=seed)
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        reused = step % mix.updates_per_rollout != 0
+        fresh, parts = None, []
+        if not reused:
+            own, stream = ids[: mix.prompts], jax.random.fold_in(key, 0)
+            heads = None if prefix is None else prefix(own, step)
+            fresh = fresh_rows(rows, writer, params, own, stream, mix.group_size, heads)
+            fresh = fit(fresh, widths[-1])
+            parts.append(fresh)
+        if drawn := mix.replayed + mix.fresh * reused:
+            stream = jax.random.fold_in(key, 1)
+            parts.append(sample(buffer, stream, drawn, max_age=mix.max_age_steps))
+        if mix.gold:
+            parts.append(golden(ids, count=mix.gold))
+        return fresh, parts
 
     def collect(params, buffer, step: int):
         started = time.perf_counter()
-        ids = order(
-            step,
-            prompts_per_step=max(prompts, mix.gold, 1),
-            size=len(dataset.prompts),
-            seed=seed,
-        )
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        fresh, parts = None, []
-        if not is_on_policy(mix, seed, step):
-            # Its own stream of rows: as many prompts as the batch has rows.
-            ids = order(
-                step,
-                prompts_per_step=mix.rows,
-                size=len(dataset.prompts),
-                seed=seed + 1,
-            )
-            parts = [golden(ids, count=mix.rows)]
+        if is_on_policy(mix, seed, step):
+            fresh, parts = on_policy(params, buffer, step)
         else:
-            reused = step % mix.updates_per_rollout != 0
-            if not reused:
-                stream = jax.random.fold_in(key, 0)
-                fresh = fresh_rows(params, ids[:prompts], step, stream)
-                parts.append(fresh)
-            drawn = mix.replayed + mix.fresh * reused
-            if drawn:
-                parts.append(
-                    sample(
-                        buffer,
-                        jax.random.fold_in(key, 1),
-                        drawn,
-                        max_age=mix.max_age_steps,
-                    )
-                )
-            if mix.gold:
-                parts.append(golden(ids, count=mix.gold))
+            fresh, parts = None, off_policy(step)
         if buffer is not None:
             buffer = tick(buffer if fresh is None else add(buffer, fresh))
-        batch = trim(stack(parts), length_buckets)
-        coins = np.random.default_rng([seed, step, 2])
-        batch = batch._replace(
-            uniform_BT=coins.random(batch.mask_BT.shape, dtype=np.float32)
-        )
-        facts = {}
+        batch, facts = with_coins(trim(stack(parts), widths), seed, step), {}
         if annotate is not None:
             batch, facts = annotate(params, batch, step)
-        batch, order_B = layout.dealt(batch, shards, accumulate)
-        batch = place(batch)
+        batch, order_B = deal(batch)
         seconds = time.perf_counter() - started
         return buffer, Collected(batch, fresh, seconds, order_B, facts)
 
     return collect
+
+
+def fresh_rows(
+    rows: RowSet, writer: Writer, params, ids, key, copies: int, prefixes=None
+) -> Batch:
+    """``copies`` rollouts of each prompt, judged; groups are rows of the data set."""
+    asked = ask(
+        rows.dataset,
+        ids,
+        copies=copies,
+        buckets=writer.buckets,
+        limit=writer.limit,
+        prefixes=prefixes,
+    )
+    rolled = jax.device_get(writer.generate(params, asked, key))
+    batch = batch_of(rolled._replace(group_B=np.repeat(ids, copies).astype(np.int32)))
+    if rows.verifier is None:
+        return batch
+    return rewarded(batch, responses(rows.tokenizer, rolled), rows)
+
+
+def with_coins(batch: Batch, seed: int, step: int) -> Batch:
+    """Adds one uniform draw per token, a function of seed and step."""
+    coins = np.random.default_rng([seed, step, 2])
+    drawn_BT = coins.random(batch.mask_BT.shape, dtype=np.float32)
+    return batch._replace(uniform_BT=drawn_BT)

@@ -4,7 +4,6 @@ They see text without special tokens. A response that cannot be read is wrong; a
 answer that cannot be read is an error, as every response to it would be wrong.
 """
 
-import importlib
 import json
 import math as maths
 import re
@@ -15,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from jopd.losses.binding import imported
 
 Verifier = Callable[[str, str], float]
 
@@ -164,13 +165,18 @@ VERIFIERS: dict[str, Verifier] = {
 }
 
 
-def resolve(name: str) -> Verifier:
-    """A verifier by name; ``package.module.function`` names one of your own."""
+def resolve(name: str | Verifier) -> Verifier:
+    """A verifier by name; ``package.module.function`` names one of your own.
+
+    Raises:
+      ValueError: nothing of that name.
+    """
+    if callable(name):
+        return name
     if name in VERIFIERS:
         return VERIFIERS[name]
-    module, _, function = name.rpartition(".")
-    if module:
-        return getattr(importlib.import_module(module), function)
+    if "." in name:
+        return imported(name, "verifier")
     raise ValueError(
         f"verifier {name!r} is unknown; use one of {', '.join(VERIFIERS)}, or "
         f"package.module.function"

@@ -5,27 +5,68 @@ import importlib
 import inspect
 
 
-def resolve(name: str, namespace, kind: str):
-    """``name`` in ``namespace``, or ``method.function`` in ``jopd.methods.method``.
+def resolve(name, namespace, kind: str):
+    """The function that a config means by ``name``; a function means itself.
+
+    A plain name is looked up in ``namespace``, ``method.function`` in
+    ``jopd.methods.method``, and ``package.module.function`` wherever Python finds it.
 
     Raises:
       ValueError: nothing of that name; the known ones are listed.
     """
+    if callable(name):
+        return name
     if "." in name:
-        module_name, function_name = name.rsplit(".", 1)
-        try:
-            namespace = importlib.import_module(f"jopd.methods.{module_name}")
-        except ModuleNotFoundError as error:
-            if not f"jopd.methods.{module_name}".startswith(error.name or "?"):
-                raise  # the file is there, what it imports is not
-            raise ValueError(
-                f"unknown {kind} {name!r}: no file jopd/methods/{module_name}.py"
-            ) from error
-        name = function_name
+        return imported(name, kind, "jopd.methods.")
     known = names(namespace)
     if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+        raise ValueError(
+            f"unknown {kind} {name!r}; known: {', '.join(known)}; one of your own is "
+            "named as package.module.function"
+        )
     return getattr(namespace, name)
+
+
+def imported(name: str, kind: str, *within: str):
+    """The function ``package.module.function``, or the same below a prefix ``within``.
+
+    Raises:
+      ValueError: no such module, or no such function in it.
+    """
+    module_name, _, function_name = name.rpartition(".")
+    for prefix in (*within, ""):
+        module = _module(prefix + module_name)
+        if module is None:
+            continue
+        found = getattr(module, function_name, None)
+        if not callable(found):
+            raise ValueError(
+                f"unknown {kind} {name!r}: {module.__name__} has no function "
+                f"{function_name!r}; it has {', '.join(names(module)) or 'none'}"
+            )
+        return found
+    places = " nor ".join(f"{prefix}{module_name}" for prefix in (*within, ""))
+    raise ValueError(
+        f"unknown {kind} {name!r}: there is no module {places}; write package.module."
+        "function, with the package installed, on PYTHONPATH or in this folder"
+    )
+
+
+def _module(name: str):
+    """The module, None where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # the file is there, what it imports is not
+        return None
+
+
+def name_of(function) -> str:
+    """What ``resolve`` would find a function by, for records and messages."""
+    function = getattr(function, "func", function)  # of a partial
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name}"
 
 
 def names(namespace) -> list[str]:
@@ -41,15 +82,14 @@ def names(namespace) -> list[str]:
 
 def bind(function, arguments: dict, where: str):
     """``function`` with keyword arguments; a wrong one names those that it takes."""
-    taken = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    # The first is the record that the function reads.
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = [parameter.name for parameter in parameters if parameter.kind in named]
     unknown = sorted(set(arguments) - set(taken))
     if unknown:
         raise ValueError(
-            f"{where}: {function.__name__} takes no {unknown[0]!r}; "
+            f"{where}: {name_of(function)} takes no {unknown[0]!r}; "
             f"it takes {', '.join(taken) or 'no arguments'}"
         )
     return functools.partial(function, **arguments) if arguments else function

@@ -69,6 +69,14 @@ def load_config(path: str | Path) -> DecoderConfig:
     return hf_config.parse(_read_config(_directory(path, ["config.json"])))
 
 
+def check(path: str | Path) -> DecoderConfig:
+    """What ``load`` would say of a model, from its config and headers alone."""
+    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
+    config = hf_config.parse(_read_config(folder))
+    _check(config, _open(folder), folder)
+    return config
+
+
 def load(
     path: str | Path, *, dtype: Any = "float32"
 ) -> tuple[DecoderConfig, dict[str, Any]]:

@@ -1,13 +1,14 @@
 """How good a student is: accuracy, avg@k, pass@k, rollout health, KL to the teacher."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jopd.batches import collect
+from jopd.batches.collect import RowSet, Writer
 from jopd.reporting import leaks, statistics
 from jopd.types import Batch
 
@@ -34,44 +35,54 @@ class Rolled(NamedTuple):
     count: int
 
 
-def roll(
-    params, ids, *, generate, dataset, tokenizer, rows, buckets, limit, key, facts
-):
-    """Yields ``Rolled`` with one rollout per id, ``rows`` at a time."""
-    for start in range(0, len(ids), rows):
-        part = ids[start : start + rows]
-        asked = collect.ask(
-            dataset, np.resize(part, rows), copies=1, buckets=buckets, limit=limit
+class Asked(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      prompts: the first this many of the data set.
+      k: sampled rollouts of each.
+      batch_rows: rows generated at one time.
+      seed: of the random stream.
+      repetition: ``text -> bool``, whether a response repeats itself.
+      leak_pattern: regular expression; empty: nothing is looked for.
+      save_samples: rollouts that are returned whole.
+    """
+
+    prompts: int
+    k: int
+    batch_rows: int
+    seed: int
+    repetition: Callable[[str], bool]
+    leak_pattern: str = ""
+    save_samples: int = 0
+
+
+def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
+    """Yields ``Rolled`` with one rollout per id, ``asked.batch_rows`` at a time."""
+    key = jax.random.fold_in(jax.random.key(asked.seed), EVALUATION_STREAM)
+    for start in range(0, len(ids), asked.batch_rows):
+        part = ids[start : start + asked.batch_rows]
+        filled = np.resize(part, asked.batch_rows)
+        request = collect.ask(
+            rows.dataset, filled, copies=1, buckets=writer.buckets, limit=writer.limit
         )
-        asked = asked._replace(row_B=asked.row_B + start)
-        rolled = jax.device_get(generate(params, asked, key))
-        batch = collect.batch_of(rolled._replace(group_B=np.resize(part, rows)))
+        request = request._replace(row_B=request.row_B + start)
+        rolled = jax.device_get(writer.generate(params, request, key))
+        batch = collect.batch_of(rolled._replace(group_B=filled))
         per_token = {name: np.asarray(value) for name, value in facts(batch).items()}
         batch = jax.tree.map(np.asarray, batch)
-        texts = collect.responses(tokenizer, batch.rollout)
+        texts = collect.responses(rows.tokenizer, batch.rollout)
         yield Rolled(batch, texts, per_token, len(part))
 
 
 def evaluate(
     params,
-    frozen: dict,
+    rows: RowSet,
     *,
-    dataset,
-    tokenizer,
-    generate,
-    generate_greedy,
-    facts,
-    verifier,
-    repetition,
-    prompts: int,
-    k: int,
-    batch_rows: int,
-    buckets: tuple[int, ...],
-    limit: int,
-    seed: int,
-    place,
-    save_samples: int = 0,
-    leak_pattern: str = "",
+    sampled: Writer,
+    greedy: Writer,
+    facts: Callable[[Batch], dict],
+    asked: Asked,
 ) -> tuple[dict, list[dict]]:
     """Numbers of the summary, and a few rollouts with their per-token log-probs.
 
@@ -81,35 +92,23 @@ def evaluate(
     ``leak_rate``, the share of rollouts that match ``leak_pattern``. Intervals
     are 95 %. A truncated response never counts as correct, whatever its text says so
     far.
+
+    Args:
+      facts: token facts of sampled rollouts, f32[B, T] each, see ``FACTS``.
     """
-    ids = np.arange(min(prompts, len(dataset.prompts)))
-    rolled = functools.partial(
-        roll,
-        params,
-        dataset=dataset,
-        tokenizer=tokenizer,
-        rows=batch_rows,
-        buckets=buckets,
-        limit=limit,
-        key=jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM),
-    )
-    sampled = list(
-        rolled(
-            np.repeat(ids, k),
-            generate=generate,
-            facts=lambda batch: facts(params, frozen, place(batch)),
-        )
-    )
-    found = _health(sampled, repetition)
-    texts = [text for group in sampled for text in group.texts[: group.count]]
-    found["leak_rate"] = leaks.rate(leak_pattern, texts) if leak_pattern else None
-    samples = _samples(sampled, save_samples, k, dataset, tokenizer, verifier)
+    ids, k = np.arange(min(asked.prompts, len(rows.dataset.prompts))), asked.k
+    rolled = functools.partial(roll, params, rows=rows, asked=asked)
+    groups = list(rolled(np.repeat(ids, k), writer=sampled, facts=facts))
+    found = _health(groups, asked.repetition)
+    texts = [text for group in groups for text in group.texts[: group.count]]
+    pattern = asked.leak_pattern
+    found["leak_rate"] = leaks.rate(pattern, texts) if pattern else None
+    samples = _samples(groups, asked.save_samples, k, rows)
     intervals = {}
     found |= {"accuracy": None, "avg_at_k": None, "pass_at_k": None}
-    if verifier is not None:
-        greedy = rolled(ids, generate=generate_greedy, facts=lambda batch: {})
-        correct_N = _correct(greedy, dataset, verifier)
-        correct_NK = _correct(sampled, dataset, verifier).reshape(len(ids), k)
+    if rows.verifier is not None:
+        correct_N = _correct(rolled(ids, writer=greedy, facts=lambda batch: {}), rows)
+        correct_NK = _correct(groups, rows).reshape(len(ids), k)
         found["accuracy"] = float(correct_N.mean())
         intervals["accuracy"] = statistics.bootstrap(correct_N)
         found["avg_at_k"], intervals["avg_at_k"] = statistics.avg_at_k(correct_NK)
@@ -117,11 +116,11 @@ def evaluate(
     return found | {"k": k, "prompts": len(ids), "intervals": intervals}, samples
 
 
-def _correct(groups: Iterable[Rolled], dataset, verifier) -> np.ndarray:
+def _correct(groups: Iterable[Rolled], rows: RowSet) -> np.ndarray:
     """f32[rows] rewards; the group of a rollout is its data set id."""
     found = []
     for batch, texts, _, count in groups:
-        reward_B = collect.rewarded(batch, texts, dataset, verifier).reward_B
+        reward_B = collect.rewarded(batch, texts, rows).reward_B
         found.append((reward_B * batch.rollout.finished_B)[:count])
     return np.concatenate(found)
 
@@ -146,23 +145,22 @@ def _health(groups: list[Rolled], repetition) -> dict[str, float | None]:
     return found
 
 
-def _samples(groups, wanted: int, k: int, dataset, tokenizer, verifier) -> list[dict]:
+def _samples(groups, wanted: int, k: int, rows: RowSet) -> list[dict]:
     """The first rollout of each of the first ``wanted`` prompts."""
     places = [(group, row) for group in groups for row in range(group.count)]
-    return [
-        sample_row(group, row, dataset, tokenizer, verifier)
-        for group, row in places[::k][:wanted]
-    ]
+    return [sample_row(group, row, rows) for group, row in places[::k][:wanted]]
 
 
-def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
+def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
     """One rollout for ``samples.jsonl``: text, tokens, log-probs, reward."""
     rollout = group.batch.rollout
     start, end = int(rollout.prompt_length_B[row]), int(rollout.length_B[row])
     index = int(rollout.group_B[row])
-    answer, text = dataset.answers[index], group.texts[row]
+    answer, text = rows.dataset.answers[index], group.texts[row]
     finished = bool(rollout.finished_B[row])
-    right = None if verifier is None else float(verifier(text, answer)) * finished
+    right = (
+        None if rows.verifier is None else float(rows.verifier(text, answer)) * finished
+    )
     logps = {
         f"{name}_logp": [
             round(float(value), 4)
@@ -173,10 +171,10 @@ def sample_row(group: Rolled, row: int, dataset, tokenizer, verifier) -> dict:
         for name in ("student", "teacher")
     }
     return {
-        "prompt": dataset.texts[index],
+        "prompt": rows.dataset.texts[index],
         "response": text,
         "tokens": [
-            tokenizer.decode([int(token)])
+            rows.tokenizer.decode([int(token)])
             for token in rollout.tokens_BT[row, start:end]
         ],
         **logps,

@@ -14,7 +14,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jopd.reporting import metrics
-from jopd.reporting.report_page import PAGE
 
 
 class Chart(NamedTuple):
@@ -93,6 +92,7 @@ CHARTS = (
     Chart("Time per step", "s", (("speed/seconds_*", "*"),)),
     Chart("Programs compiled", "", (("speed/compilations", "since the start"),)),
 )
+PAGE = Path(__file__).parents[1] / "assets" / "report.html"  # a jinja2 template
 _INK = "#010203"  # stands for the text colour of the page; replaced in _svg
 # Readable on white and on near-black alike.
 COLORS = ("#2f7ed8", "#e8743b", "#19a979", "#945ecf", "#d6406b", "#8a8d93")
@@ -136,7 +136,7 @@ def render(
     """The page as text. Pure: equal arguments give equal pages."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     terms, shared = term_rows(config.get("loss") or {}), config.get("objective") or {}
-    return environment.from_string(PAGE).render(
+    return environment.from_string(PAGE.read_text("utf-8")).render(
         name=summary.get("config_name") or config.get("name") or "run",
         facts=_facts(summary, rows),
         versions=summary.get("versions") or {},

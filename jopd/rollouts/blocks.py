@@ -22,7 +22,7 @@ import numpy as np
 
 from jopd.models import decoder, sharding
 from jopd.rollouts import generate, watch
-from jopd.rollouts.generate import Loop, Request
+from jopd.rollouts.generate import Loop, Policy, Request
 from jopd.rollouts.watch import Reading, Watch
 from jopd.types import Rollout
 
@@ -99,7 +99,9 @@ def in_blocks(
     if at_once % copies:
         raise ValueError(f"at_once={at_once} rows are not whole runs of {copies}")
     sizes = slot_sizes(block, max_new_tokens)
-    programs = _programs(model, max_new_tokens, block, devices, copies, watched, draw)
+    programs = _programs(
+        Policy(model, **draw), max_new_tokens, block, devices, copies, watched
+    )
     join = jax.jit(generate.join)
 
     def call(params, asked: Request, key: jax.Array) -> Rollout:
@@ -142,10 +144,10 @@ def in_blocks(
     return call
 
 
-def _programs(model, max_new_tokens, block, devices, copies, watched, draw):
+def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
     mapped = functools.partial(jax.pmap, devices=jax.local_devices()[:devices])
-    draw, reads = dict(model=model, **draw), watched and watched.model
-    sizes = dict(slots=block, copies=copies)
+    reads = watched and watched.model
+    draw, sizes = dict(policy=policy), dict(slots=block, copies=copies)
 
     def begin(models, asked, key) -> _State:
         loop = generate.begin(

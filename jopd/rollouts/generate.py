@@ -25,6 +25,15 @@ from jopd.types import STUDENT, Rollout
 PLAIN = sampling.Filter()  # temperature 1, nothing cut
 
 
+class Policy(NamedTuple):
+    """Who draws, and how; static. Fields are those of ``generate``."""
+
+    model: decoder.Decoder
+    stop_ids: tuple[int, ...]
+    vocabulary: int
+    filters: sampling.Filter = PLAIN
+
+
 class Request(NamedTuple):
     """What to continue.
 
@@ -109,20 +118,10 @@ def generate(
     Raises:
       ValueError: the rows are not whole runs of ``copies``.
     """
-    draw = dict(stop_ids=stop_ids, vocabulary=vocabulary, filters=filters)
-    loop = begin(
-        params,
-        asked,
-        key,
-        model=model,
-        max_new_tokens=max_new_tokens,
-        slots=max_new_tokens,
-        copies=copies,
-        **draw,
-    )
-    return join(
-        asked, advance(params, asked, key, loop, max_new_tokens, model=model, **draw)
-    )
+    policy = Policy(model, stop_ids, vocabulary, filters)
+    room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens)
+    loop = begin(params, asked, key, policy=policy, copies=copies, **room)
+    return join(asked, advance(params, asked, key, loop, max_new_tokens, policy=policy))
 
 
 def begin(
@@ -130,12 +129,9 @@ def begin(
     asked: Request,
     key: jax.Array,
     *,
-    model: decoder.Decoder,
+    policy: Policy,
     max_new_tokens: int,
     slots: int,
-    stop_ids: tuple[int, ...],
-    vocabulary: int,
-    filters: sampling.Filter = PLAIN,
     copies: int = 1,
 ) -> Loop:
     """Reads the given tokens and draws the first; room for ``slots`` new tokens.
@@ -146,9 +142,9 @@ def begin(
         raise ValueError(
             f"{len(asked.length_B)} rollout rows are not runs of copies={copies}"
         )
-    drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
-    cache, hidden_BD = prefill(model, params, asked, slots, copies)
-    return drawer(_start(asked, cache, max_new_tokens, stop_ids), hidden_BD)
+    drawer = _drawer(params, asked, key, policy)
+    cache, hidden_BD = prefill(policy.model, params, asked, slots, copies)
+    return drawer(_start(asked, cache, max_new_tokens, policy.stop_ids), hidden_BD)
 
 
 def enter(
@@ -159,10 +155,7 @@ def enter(
     coming: Request,
     place_R: jax.Array,
     *,
-    model: decoder.Decoder,
-    stop_ids: tuple[int, ...],
-    vocabulary: int,
-    filters: sampling.Filter = PLAIN,
+    policy: Policy,
     copies: int = 1,
 ) -> tuple[Request, Loop]:
     """Puts other rows in the places of some: reads them and draws their first token.
@@ -173,9 +166,9 @@ def enter(
 
     Else as ``generate``. The records of a replaced row are gone: keep them before.
     """
-    drawer = _drawer(params, coming, key, stop_ids, vocabulary, filters)
-    kv, hidden_RD = prefill(model, params, coming, 0, copies)
-    fresh = _start(coming, kv, loop.tokens_BL.shape[1], stop_ids)
+    drawer = _drawer(params, coming, key, policy)
+    kv, hidden_RD = prefill(policy.model, params, coming, 0, copies)
+    fresh = _start(coming, kv, loop.tokens_BL.shape[1], policy.stop_ids)
     # As if they had always been there: their first draw is the loop's latest.
     late_R = jnp.full_like(place_R, loop.step - 1)
     fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden_RD)
@@ -203,20 +196,17 @@ def advance(
     loop: Loop,
     until: jax.Array | int,
     *,
-    model: decoder.Decoder,
-    stop_ids: tuple[int, ...],
-    vocabulary: int,
-    filters: sampling.Filter = PLAIN,
+    policy: Policy,
 ) -> Loop:
     """Draws until ``until`` draws are done or every row has ended.
 
     Past the room in the cache the oldest slots are written again, so there must be room
     for the longest row. Else as ``generate``, whose second part it is.
     """
-    drawer = _drawer(params, asked, key, stop_ids, vocabulary, filters)
+    drawer = _drawer(params, asked, key, policy)
 
     def decode(loop: Loop) -> Loop:
-        cache, hidden_BD = _feed(model, params, asked, loop)
+        cache, hidden_BD = _feed(policy.model, params, asked, loop)
         return drawer(loop._replace(cache=cache), hidden_BD)
 
     def unfinished(loop: Loop):
@@ -263,9 +253,9 @@ def _is_stop(token_B: jax.Array, stop_ids: tuple[int, ...]) -> jax.Array:
     return jnp.isin(token_B, jnp.asarray(stop_ids, jnp.int32))
 
 
-def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
+def _drawer(params, asked: Request, key, policy: Policy):
     """``(loop, hidden_BD) -> loop`` with one more token drawn in every live row."""
-    head_VD = decoder.head(params)[:vocabulary]
+    head_VD = decoder.head(params)[: policy.vocabulary]
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
     def draw(loop: Loop, hidden_BD) -> Loop:
@@ -276,10 +266,10 @@ def _drawer(params, asked: Request, key, stop_ids, vocabulary, filters):
             preferred_element_type=jnp.float32,
         )
         uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
-        token_B, logp_B = sampling.draw(uniform_B, logits_BV, filters)
+        token_B, logp_B = sampling.draw(uniform_B, logits_BV, policy.filters)
         live_B = ~loop.done_B
         count_B = loop.count_B + live_B
-        stopped_B = live_B & _is_stop(token_B, stop_ids)
+        stopped_B = live_B & _is_stop(token_B, policy.stop_ids)
         token_B = jnp.where(live_B, token_B, 0)
         return loop._replace(
             step=loop.step + 1,

@@ -5,7 +5,7 @@
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from jopd.losses import objective, reports, signals, weights
 from jopd.losses.binding import bind, names, resolve
@@ -18,6 +18,11 @@ MODELS = ("student", "teacher")
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
+def either(name: str) -> FieldReference:
+    """A key that takes a name, or in Python the function itself."""
+    return FieldReference(name, field_type=object)
+
+
 def base_config() -> ConfigDict:
     """All keys with their defaults. A method overrides a few and adds terms."""
     c = ConfigDict()
@@ -26,228 +31,201 @@ def base_config() -> ConfigDict:
     c.steps = 400  # updates, in every config
     c.resume = True  # continue from the newest checkpoint in the workdir
 
-    c.student = ConfigDict(
-        {
-            "path": "demo:student",  # HF directory, hub id, or demo:student|teacher
-            "dtype": "float32",  # compute dtype; master weights stay float32
-            "remat": True,  # recompute layers in the backward pass; saves memory
-        }
-    )
-    c.teacher = ConfigDict(
-        {
-            "weights": "path",  # path, or the student: initial live ema snapshot gated
-            "path": "demo:teacher",
-            "dtype": "float32",
-            "quantize": "",  # int8: its layers' matrices in a quarter of the memory
-            "rate": 0.05,  # ema: the student's share at every update
-            "every_steps": 10,  # updates between two copies: snapshot; at least: gated
-            # gated: the student is copied when its reward has risen and its responses
-            # have not grown (CGTR); no source states these numbers, all are inferred
-            "reward_rate": 0.1,  # newest mean reward's share in the moving average
-            "reward_margin": 0.0,  # rise of that average since the last copy
-            "length_growth": 0.2,  # of the 95th percentile of lengths since then
-            "max_truncation": 0.2,  # share of responses without an end
-            # Template of its prompt: {question} {answer} {solution} {peer}; the last
-            # is a successful rollout of the same prompt in the batch.
-            "context": "",
-            "route": ConfigDict(),  # dict(field=, equals=): serves those rows only
-        }
-    )
+    c.student = {
+        "path": "demo:student",  # HF directory, hub id, or demo:student|teacher
+        "dtype": "float32",  # compute dtype; master weights stay float32
+        "remat": True,  # recompute layers in the backward pass; saves memory
+    }
+    c.teacher = {
+        "weights": "path",  # path, or the student: initial live ema snapshot gated
+        "path": "demo:teacher",
+        "dtype": "float32",
+        "quantize": "",  # int8: its layers' matrices in a quarter of the memory
+        "rate": 0.05,  # ema: the student's share at every update
+        "every_steps": 10,  # updates between two copies: snapshot; at least: gated
+        # gated: the student is copied when its reward has risen and its responses
+        # have not grown (CGTR); no source states these numbers, all are inferred
+        "reward_rate": 0.1,  # newest mean reward's share in the moving average
+        "reward_margin": 0.0,  # rise of that average since the last copy
+        "length_growth": 0.2,  # of the 95th percentile of lengths since then
+        "max_truncation": 0.2,  # share of responses without an end
+        # Template of its prompt: {question} {answer} {solution} {peer}; the last
+        # is a successful rollout of the same prompt in the batch.
+        "context": "",
+        "route": {},  # dict(field=, equals=): serves those rows only
+    }
     # Further teachers by name, each with the keys of ``teacher``; terms name them by
     # ``other`` or ``of``. ``reference``, the initial student, is always there.
     c.teachers = ConfigDict()
     # Several of them as one, by name: dict(members=, weights=, kind="mixture" or
     # "product"); terms name it like a model. Without weights all count alike.
     c.panels = ConfigDict()
-    c.reference = ConfigDict({"path": ""})  # empty: the initial student
+    c.reference = {"path": ""}  # empty: the initial student
 
-    c.data = ConfigDict(
-        {
-            "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
-            "split": "train",  # of a hub data set or task
-            "size": 20_000,  # drawn of a task, or first rows of a file; 0: all
-            "eval_path": "",  # empty: the task's validation split, or held-out rows
-            "eval_rows": 256,  # rows held out (or read from eval_path) for evaluation
-            "prompt_column": "",  # empty: prompt, messages, question or problem
-            "answer_column": "",  # empty: "answer" if there is one
-            "solution_column": "",  # gold responses; empty: "solution" if there is one
-            "fields": (),  # further columns that rows keep, for routes
-            "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
-            "separator": "<|endoftext|>",  # between documents of a .txt
-            "prefix_tokens": 16,  # prompt length taken from a .txt document
-            "max_prompt_tokens": 64,
-            "on_long_prompt": "error",  # error | drop | truncate_left
-            "on_long_solution": "auto",  # drop (the row stays as a prompt) | truncate
-            # (then without end of sequence); auto: truncate plain text, drop others
-            "chat_template": "auto",  # auto | always | never
-            "student_template_kwargs": ConfigDict(),  # e.g. enable_thinking=False
-            "teacher_template_kwargs": ConfigDict(),  # empty: the student's; else the
-            # teachers read their own rendering of each prompt
-            "max_context_tokens": 0,  # of a teacher's context; 0: prompt + response
-            "system": "",  # system prompt for chat templates
-            "add_bos": "auto",  # auto | always | never
-            "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
-        }
-    )
-    c.rollout = ConfigDict(
-        {
-            "prompts_per_step": 32,
-            "group_size": 4,  # student rollouts per prompt
-            "max_new_tokens": 64,
-            "temperature": 1.0,
-            "top_k": 0,  # 0: off
-            "top_p": 1.0,  # 1: off
-            "min_p": 0.0,  # 0: off
-            "stop_ids": (),  # added to the tokenizer's end of sequence
-            "ignore_eos": False,  # always write max_new_tokens (base language models)
-            "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
-            # Under pmap: draws between two looks from the host, where rows that have
-            # ended leave and the cache grows. 0: one loop to the end
-            "block_tokens": 64,
-            # Most rows that a device draws at a time, whole groups; others wait and
-            # take the places of rows that have ended. 0: all
-            "at_once": 0,
-            # Rollouts that end early, at such a look, as truncated ones: a rule over
-            # the latest tokens, see jopd.stops; further keys are its arguments.
-            "early_stop": ConfigDict(
-                {
-                    "function": "",  # divergence | repetition; empty: off
-                    "limit": 0.0,  # nats per token | share of n-grams
-                    "window": 64,  # tokens that it reads
-                    "teacher": "",  # who reads along; empty: nobody
-                }
-            ),
-            "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
-            # Rollouts may start from the first part of a response that someone else
-            # wrote; its tokens have the source "teacher".
-            "prefix": ConfigDict(
-                {
-                    "source": "",  # "": none | gold (solutions) | name of a teacher
-                    "schedule": "cosine",  # constant | linear | cosine
-                    "share": 1.0,  # of that response, at the first update
-                    "end": 0.0,  # at the last
-                    "steps": 0,  # updates from share to end; 0: the whole run
-                }
-            ),
-        }
-    )
+    c.data = {
+        "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
+        "split": "train",  # of a hub data set or task
+        "size": 20_000,  # drawn of a task, or first rows of a file; 0: all
+        "eval_path": "",  # empty: the task's validation split, or held-out rows
+        "eval_rows": 256,  # rows held out (or read from eval_path) for evaluation
+        "prompt_column": "",  # empty: prompt, messages, question or problem
+        "answer_column": "",  # empty: "answer" if there is one
+        "solution_column": "",  # gold responses; empty: "solution" if there is one
+        "fields": (),  # further columns that rows keep, for routes
+        "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
+        "separator": "<|endoftext|>",  # between documents of a .txt
+        "prefix_tokens": 16,  # prompt length taken from a .txt document
+        "max_prompt_tokens": 64,
+        "on_long_prompt": "error",  # error | drop | truncate_left
+        "on_long_solution": "auto",  # drop (the row stays as a prompt) | truncate
+        # (then without end of sequence); auto: truncate plain text, drop others
+        "chat_template": "auto",  # auto | always | never
+        "student_template_kwargs": {},  # e.g. enable_thinking=False
+        "teacher_template_kwargs": {},  # empty: the student's; else the
+        # teachers read their own rendering of each prompt
+        "max_context_tokens": 0,  # of a teacher's context; 0: prompt + response
+        "system": "",  # system prompt for chat templates
+        "add_bos": "auto",  # auto | always | never
+        "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
+    }
+    c.rollout = {
+        "prompts_per_step": 32,
+        "group_size": 4,  # student rollouts per prompt
+        "max_new_tokens": 64,
+        "temperature": 1.0,
+        "top_k": 0,  # 0: off
+        "top_p": 1.0,  # 1: off
+        "min_p": 0.0,  # 0: off
+        "stop_ids": (),  # added to the tokenizer's end of sequence
+        "ignore_eos": False,  # always write max_new_tokens (base language models)
+        "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
+        # Under pmap: draws between two looks from the host, where rows that have
+        # ended leave and the cache grows. 0: one loop to the end
+        "block_tokens": 64,
+        # Most rows that a device draws at a time, whole groups; others wait and
+        # take the places of rows that have ended. 0: all
+        "at_once": 0,
+        # Rollouts that end early, at such a look, as truncated ones: a rule over
+        # the latest tokens, see jopd.stops; further keys are its arguments.
+        "early_stop": {
+            "function": either(""),  # divergence | repetition; empty: off
+            "limit": 0.0,  # nats per token | share of n-grams
+            "window": 64,  # tokens that it reads
+            "teacher": "",  # who reads along; empty: nobody
+        },
+        "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
+        # Rollouts may start from the first part of a response that someone else
+        # wrote; its tokens have the source "teacher".
+        "prefix": {
+            "source": "",  # "": none | gold (solutions) | name of a teacher
+            "schedule": "cosine",  # constant | linear | cosine
+            "share": 1.0,  # of that response, at the first update
+            "end": 0.0,  # at the last
+            "steps": 0,  # updates from share to end; 0: the whole run
+        },
+    }
     # Shares of an update's rows by source. student and gold are counted relative to the
     # prompts_per_step * group_size fresh rows; 0.8 / 0.2 at group_size 4 is one gold
     # solution per prompt.
-    c.mix = ConfigDict(
-        {
-            "student": 1.0,
-            "gold": 0.0,
-            "replay": 0.0,  # rows drawn from the buffer of earlier rollouts
-            "on_policy_probability": 1.0,  # else the whole update is gold rows (GKD)
-            "capacity": 0,  # rows the replay buffer holds; 0: 8 x the replay rows
-            "max_age_steps": 8,  # older rows are not drawn
-            "updates_per_rollout": 1,  # reuse each batch of rollouts this often
-        }
-    )
+    c.mix = {
+        "student": 1.0,
+        "gold": 0.0,
+        "replay": 0.0,  # rows drawn from the buffer of earlier rollouts
+        "on_policy_probability": 1.0,  # else the whole update is gold rows (GKD)
+        "capacity": 0,  # rows the replay buffer holds; 0: 8 x the replay rows
+        "max_age_steps": 8,  # older rows are not drawn
+        "updates_per_rollout": 1,  # reuse each batch of rollouts this often
+    }
     # A teacher that only writes text continues the student's responses at a few
     # places; terms read how alike it wrote (jopd.methods.omniopd).
-    c.audit = ConfigDict(
-        {
-            "chunks": 0,  # most audited chunks per response; 0: no audit
-            "chunk_tokens": 50,  # tokens per chunk and most tokens of a continuation
-            "samples": 10,  # continuations of each chunk's prefix
-            "temperature": 1.0,  # of the continuations
-            "anchors": "entropy",  # where chunks begin: entropy | random | lowest
-            "similarity": "ned",  # ned | rouge1 | embedding | package.module.function
-            "encoder": "",  # BERT directory for similarity="embedding"
-            "teacher": "local",  # local: the model of teacher.path | http: remote
-            "batch_rows": 512,  # rows that a local teacher writes at one time
-        }
-    )
+    c.audit = {
+        "chunks": 0,  # most audited chunks per response; 0: no audit
+        "chunk_tokens": 50,  # tokens per chunk and most tokens of a continuation
+        "samples": 10,  # continuations of each chunk's prefix
+        "temperature": 1.0,  # of the continuations
+        "anchors": "entropy",  # where chunks begin: entropy | random | lowest
+        "similarity": either("ned"),  # ned | rouge1 | embedding, or your own
+        "encoder": "",  # BERT directory for similarity="embedding"
+        "teacher": "local",  # local: the model of teacher.path | http: remote
+        "batch_rows": 512,  # rows that a local teacher writes at one time
+    }
     # Any OpenAI-compatible server. Changing the way to it does not change the run.
-    c.remote = ConfigDict(
-        {
-            "url": "",  # with the version, e.g. http://localhost:8000/v1
-            "model": "",  # as the server calls it
-            "api": "completions",  # completions | chat | chat_prefill, see jopd.remote
-            "key_env": "",  # environment variable with the API key; empty: none is sent
-            "concurrency": 8,  # requests under way at one time
-            "timeout_seconds": 60.0,  # of one reply
-            "retries": 5,  # after 429, 5xx, time-outs and broken connections
-            "per_request": 0,  # samples asked at once; 0: all; 1: servers without n
-            "cache_dir": "",  # replies kept on disk; empty: in the user's cache folder
-        }
-    )
+    c.remote = {
+        "url": "",  # with the version, e.g. http://localhost:8000/v1
+        "model": "",  # as the server calls it
+        "api": "completions",  # completions | chat | chat_prefill, see jopd.remote
+        "key_env": "",  # environment variable with the API key; empty: none is sent
+        "concurrency": 8,  # requests under way at one time
+        "timeout_seconds": 60.0,  # of one reply
+        "retries": 5,  # after 429, 5xx, time-outs and broken connections
+        "per_request": 0,  # samples asked at once; 0: all; 1: servers without n
+        "cache_dir": "",  # replies kept on disk; empty: in the user's cache folder
+    }
     # Of the rollouts that a context shows as {peer}.
-    c.peer = ConfigDict(
-        {
-            "success": 1.0,  # reward from which a rollout is one
-            "remove": "",  # regular expression of what is left out of its text
-        }
-    )
+    c.peer = {
+        "success": 1.0,  # reward from which a rollout is one
+        "remove": "",  # regular expression of what is left out of its text
+    }
     c.loss = ConfigDict()  # name -> dict(signal, weights, source, coef, ...)
-    c.objective = ConfigDict(
-        {
-            "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
-            "temperature": 1.0,  # of the distributions in the loss, all models alike
-            "packing": True,  # rows side by side, padding unread
-            "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
-            "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
-            # 256 tokens at least), 256 elsewhere
-            "strip_tokens": 0,  # most of them at a time in all that is no product with
-            # a head; 0: 2 MiB per core on a CPU (but 4 at least), all elsewhere
-        }
-    )
+    c.objective = {
+        "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
+        "temperature": 1.0,  # of the distributions in the loss, all models alike
+        "packing": True,  # rows side by side, padding unread
+        "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
+        "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
+        # 256 tokens at least), 256 elsewhere
+        "strip_tokens": 0,  # most of them at a time in all that is no product with
+        # a head; 0: 2 MiB per core on a CPU (but 4 at least), all elsewhere
+    }
     # The numbers suit the bundled pair; billions of parameters want 1e-6 to 1e-5.
-    c.optimizer = ConfigDict(
-        {
-            "name": "adamw",  # adamw | adam | muon | sgd | lion | adafactor
-            "learning_rate": 2e-3,
-            "schedule": "cosine",  # constant | linear | cosine
-            "warmup_steps": 50,
-            "end_learning_rate": 0.0,
-            "b1": 0.9,
-            "b2": 0.99,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "clip_norm": 1.0,  # of the global gradient; 0: off
-            "accumulate": 1,  # micro-batches per update; does not change the update
-        }
-    )
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all that is left
-    c.eval = ConfigDict(
-        {
-            "every_steps": 0,  # 0: before and after only
-            "prompts": 256,
-            "k": 4,  # samples per prompt for avg@k and pass@k
-            "temperature": 1.0,  # of the k samples; accuracy is greedy
-            "top_p": 1.0,
-            "batch_rows": 256,  # rows generated at one time
-            "verifier": "auto",  # exact | numeric | math | arithmetic | none | auto
-            "save_samples": 8,  # rollouts written to samples.jsonl before and after
-        }
-    )
-    c.repetition = ConfigDict(
-        {
-            "tail_chars": 0,  # L of the compression test; 0: scaled to the length limit
-            "threshold": 0.0,  # tau; 0: scaled with L
-            "ngram": 8,  # a token is "repeated" if its last n-gram occurred before
-        }
-    )
-    c.checkpoint = ConfigDict(
-        {"every_steps": 100, "keep_last": 2, "keep_best": 1}  # 0: at the end only
-    )
-    c.log = ConfigDict(
-        {
-            "every_steps": 1,  # lines of metrics.jsonl
-            "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
-            "sampler_tolerance": 1e-5,  # mean, in nats; bfloat16 runs only report it
-            # Norm and share of every term's gradient: one more pass per term. 0: off
-            "gradient_every_steps": 0,
-            "samples_every_steps": 50,  # rollouts kept in samples.jsonl; 0: off
-            "token_facts": True,  # entropies and exact KLs of every update
-            "leak_pattern": "",  # regular expression; share of rollouts with a match
-            "tensorboard": False,
-            "wandb_project": "",  # empty: off
-        }
-    )
-    c.export = ConfigDict({"enabled": True})  # Hugging Face directory at the end
+    c.optimizer = {
+        "name": "adamw",  # adamw | adam | muon | sgd | lion | adafactor
+        "learning_rate": 2e-3,
+        "schedule": "cosine",  # constant | linear | cosine
+        "warmup_steps": 50,
+        "end_learning_rate": 0.0,
+        "b1": 0.9,
+        "b2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,  # of the global gradient; 0: off
+        "accumulate": 1,  # micro-batches per update; does not change the update
+    }
+    c.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # -1: all that is left
+    c.eval = {
+        "every_steps": 0,  # 0: before and after only
+        "prompts": 256,
+        "k": 4,  # samples per prompt for avg@k and pass@k
+        "temperature": 1.0,  # of the k samples; accuracy is greedy
+        "top_p": 1.0,
+        "batch_rows": 256,  # rows generated at one time
+        # exact | numeric | math | arithmetic | none | auto, or your own
+        "verifier": either("auto"),
+        "save_samples": 8,  # rollouts written to samples.jsonl before and after
+    }
+    c.repetition = {
+        "tail_chars": 0,  # L of the compression test; 0: scaled to the length limit
+        "threshold": 0.0,  # tau; 0: scaled with L
+        "ngram": 8,  # a token is "repeated" if its last n-gram occurred before
+    }
+    c.checkpoint = {
+        "every_steps": 100,
+        "keep_last": 2,
+        "keep_best": 1,
+    }  # 0: at the end only
+    c.log = {
+        "every_steps": 1,  # lines of metrics.jsonl
+        "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
+        "sampler_tolerance": 1e-5,  # mean, in nats; bfloat16 runs only report it
+        # Norm and share of every term's gradient: one more pass per term. 0: off
+        "gradient_every_steps": 0,
+        "samples_every_steps": 50,  # rollouts kept in samples.jsonl; 0: off
+        "token_facts": True,  # entropies and exact KLs of every update
+        "leak_pattern": "",  # regular expression; share of rollouts with a match
+        "tensorboard": False,
+        "wandb_project": "",  # empty: off
+    }
+    c.export = {"enabled": True}  # Hugging Face directory at the end
     c.compilation_cache = True  # persistent, in the user's cache folder
     c.jax_debug_nans = False  # stop at the operation that makes the first NaN; slow
     # A misspelt key is an error where it is written; terms and template arguments are
@@ -282,12 +260,10 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     )
     advantage = spec.get("advantage") or None
     if advantage:
-        given = {"function": advantage} if isinstance(advantage, str) else advantage
-        advantage = build_scored(given, f"advantage of {where}")
+        advantage = build_scored(advantage, f"advantage of {where}")
     report = spec.get("report") or None
     if report:
-        given = {"function": report} if isinstance(report, str) else report
-        report = build_scored(given, f"report of {where}", reports)
+        report = build_scored(report, f"report of {where}", reports)
     term = objective.Term(
         name=name,
         signal=signal,
@@ -334,9 +310,9 @@ def build_stop(config: ConfigDict):
     return rule
 
 
-def build_scored(given: dict, where: str, namespace=weights):
-    """A function of scores from ``dict(function=name, **arguments)``."""
-    arguments = dict(given)
+def build_scored(given, where: str, namespace=weights):
+    """A function of scores from its name, or ``dict(function=name, **arguments)``."""
+    arguments = dict(given) if isinstance(given, dict) else {"function": given}
     function = resolve(arguments.pop("function"), namespace, where)
     return bind(function, arguments, where)
 

@@ -1,20 +1,19 @@
 """Everything a run needs, built from a config and checked before anything compiles."""
 
 import dataclasses
-import math
 import os
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jopd.batches import collect, packing
-from jopd.data.dataset import Dataset
+from jopd.batches import collect
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
 from jopd.setup import compared, inputs, reads, validation
 from jopd.setup import config as configs
+from jopd.setup import rows as row_sets
 from jopd.teachers import roles
 
 
@@ -23,31 +22,23 @@ class Experiment(NamedTuple):
 
     ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
     those that have some of their own and keep them. ``panels`` are those that terms
-    name; ``served`` says of models and panels with a route which training rows are
-    theirs. ``rewards_first``: an update reads rewards, so it waits for the verifier.
+    name. ``rewards_first``: an update reads rewards, so it waits for the verifier.
+    ``generator``: what rollouts run under, "pmap" or "jit".
     """
 
     config: Any
     mesh: jax.sharding.Mesh
     shape: Shape
+    terms: tuple[Term, ...]
+    teachers: dict[str, roles.Teacher]
+    panels: tuple[panel.Panel, ...]
     models: dict[str, decoder.Decoder]
     params: Any
     frozen: dict[str, Any]
-    teachers: dict[str, roles.Teacher]
-    panels: tuple[panel.Panel, ...]
-    served: dict[str, np.ndarray]
-    tokenizer: Any
-    train: Dataset
-    held: Dataset
-    own_prompts: dict[str, tuple[Dataset, Dataset]]
-    peer_prompts: inputs.PeerPrompts | None
-    terms: tuple[Term, ...]
-    verifier: Any
-    rewards_first: bool
+    rows: row_sets.Rows
+    widths: row_sets.Widths
     mix: collect.Mix
-    prompt_buckets: tuple[int, ...]
-    given_buckets: tuple[int, ...]
-    length_buckets: tuple[int, ...]
+    rewards_first: bool
     stop_ids: tuple[int, ...]
     generator: str
     notes: list[str]
@@ -56,6 +47,18 @@ class Experiment(NamedTuple):
     def packed(self) -> bool:
         """Whether updates read their rows side by side."""
         return self.config.objective.packing
+
+
+class Cast(NamedTuple):
+    """Who plays in a run, by name: the student, and whom its terms or rollouts name.
+
+    ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
+    """
+
+    paths: dict[str, str]
+    shapes: dict[str, decoder.DecoderConfig]
+    teachers: dict[str, roles.Teacher]
+    panels: tuple[panel.Panel, ...]
 
 
 def pick_generator(config, mesh) -> str:
@@ -177,98 +180,99 @@ def build(config, *, train: bool = True) -> Experiment:
       train: False for evaluation only, which needs no terms to be trainable.
     """
     validation.validate(config, train=train)
-    mesh = sharding.make_mesh(**config.mesh)
-    mix = make_mix(config)
+    mesh, mix = sharding.make_mesh(**config.mesh), make_mix(config)
     if train:
         check_rows(config, mesh, mix)
-        if config.audit.chunks and config.audit.teacher == "http":
-            inputs.connect(config)  # a server that is down is said before any load
+        check_server(config)
+    generator = pick_generator(config, mesh)
     terms = configs.build_terms(config)
-    known = used_teachers(config, terms)
-    named = compared.models_named(terms)
-    panels = tuple(p for p in compared.panels_of(config) if p.name in named)
+    cast = choose_cast(config, terms)
+    tokenizer = inputs.load_tokenizer(cast.paths["student"])
+    notes = inputs.check_tokenizers(tokenizer, cast.paths)
+    columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
+    panels = cast.panels if train else None
+    rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels)
+    if train:
+        row_sets.check_gold(config, mix, rows.train)
+        check_verifier(config, terms, rows)
+    widths = row_sets.pick_widths(config, rows)
+    row_sets.check_positions(config, cast.shapes, rows, widths)
+    models, params = load_models(config, cast, mesh)
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        shape=cut_up(config, columns, mesh),
+        terms=terms,
+        teachers=cast.teachers,
+        panels=cast.panels,
+        models=models,
+        params=params.pop("student"),
+        frozen=params,
+        rows=rows,
+        widths=widths,
+        mix=mix,
+        rewards_first=reads.waits_for_rewards(config, terms),
+        stop_ids=inputs.stop_ids(config, tokenizer),
+        generator=generator,
+        notes=notes + heads + (validation.short_warmup(config) if train else []),
+    )
+
+
+def check_server(config) -> None:
+    """A text teacher that is down is said before anything is loaded."""
+    if config.audit.chunks and config.audit.teacher == "http":
+        inputs.connect(config)
+
+
+def check_verifier(config, terms, rows: row_sets.Rows) -> None:
+    """Terms that read rewards need data with answers."""
+    if rows.verifier is None:
+        why = f"eval.verifier='auto' finds no answers in {config.data.path}"
+        validation.check_no_rewards(config, terms, why)
+
+
+def choose_cast(config, terms) -> Cast:
+    """The models of a run: where each lies and of which shape it is."""
+    known, named = used_teachers(config, terms), compared.models_named(terms)
     paths = {"student": inputs.model_path(config.student.path)}
     for name, teacher in known.items():
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
         paths[name] = own or paths["student"]
-    shapes = {name: model_shape(name, path) for name, path in paths.items()}
-    tokenizer = inputs.load_tokenizer(paths["student"])
-    notes = inputs.check_tokenizers(tokenizer, paths)
-    columns, note = inputs.shared_vocabulary(shapes, tokenizer)
-    examples = inputs.read_examples(config)
-    train_data, held = inputs.student_data(config, tokenizer, examples)
-    own_prompts = inputs.own_prompts(
-        config, tokenizer, known, examples, (train_data, held)
-    )
-    served = {}
-    if train:
-        inputs.check_gold(config, mix, train_data)
-        served = roles.served(known, panels, train_data.fields)
-    verifier = inputs.pick_verifier(config, train_data, held)
-    if train and verifier is None:
-        validation.check_no_rewards(
-            config,
-            terms,
-            f"eval.verifier='auto' finds no answers in {config.data.path}",
-        )
-    longest = max(len(p) for p in (*train_data.prompts, *held.prompts))
-    prompt_buckets = inputs.pick_prompt_buckets(config, longest)
-    total = prompt_buckets[-1] + config.rollout.max_new_tokens
-    shown = inputs.peer_prompts(config, tokenizer, known, examples[0], train_data)
-    inputs.check_positions(
-        shapes, total, own_prompts, config.rollout.max_new_tokens, shown
-    )
-    models, loaded = {}, {}
-    for name, path in paths.items():
-        itself = name == "student"
-        dtype = config.student.dtype if itself else known[name].dtype
-        shape = dataclasses.replace(
-            shapes[name], dtype=dtype, remat=itself and config.student.remat
-        )
-        models[name] = decoder.Decoder(shape)
-        if itself or known[name].weights in ("path", "initial"):
-            _, params = hf.load(path, dtype="float32")
-            if not itself and known[name].quantize:
-                models[name], params = _in_int8(models[name], params)
-            params = _cast(params, "float32" if itself else dtype)
-            loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
-    return Experiment(
-        config=config,
-        mesh=mesh,
-        shape=Shape(
-            vocabulary=columns,
-            chunk_tokens=max(
-                chunk_tokens(config, columns) // sharding.row_shards(mesh), 1
-            ),
-            strip_tokens=strip_tokens(config, columns),
-            shards=sharding.row_shards(mesh),
-            temperature=config.objective.temperature,
-        ),
-        models=models,
-        params=loaded.pop("student"),
-        frozen=loaded,
+    return Cast(
+        paths=paths,
+        shapes={name: model_shape(name, path) for name, path in paths.items()},
         teachers=known,
-        panels=panels,
-        served=served,
-        tokenizer=tokenizer,
-        train=train_data,
-        held=held,
-        own_prompts=own_prompts,
-        peer_prompts=shown,
-        terms=terms,
-        verifier=verifier,
-        rewards_first=reads.waits_for_rewards(config, terms),
-        mix=mix,
-        prompt_buckets=prompt_buckets,
-        given_buckets=(
-            inputs.auto_buckets(total, 8)
-            if config.rollout.prefix.source
-            else prompt_buckets
-        ),
-        length_buckets=inputs.auto_buckets(total, 8),
-        stop_ids=inputs.stop_ids(config, tokenizer),
-        generator=pick_generator(config, mesh),
-        notes=notes + note + (validation.short_warmup(config) if train else []),
+        panels=tuple(p for p in compared.panels_of(config) if p.name in named),
+    )
+
+
+def load_models(config, cast: Cast, mesh):
+    """(models, parameters) by name; those made of the student later have none yet."""
+    models, loaded = {}, {}
+    for name, path in cast.paths.items():
+        itself = name == "student"
+        role = config.student if itself else cast.teachers[name]
+        remat = itself and config.student.remat
+        shape = dataclasses.replace(cast.shapes[name], dtype=role.dtype, remat=remat)
+        models[name] = decoder.Decoder(shape)
+        if itself or role.weights in ("path", "initial"):
+            _, params = hf.load(path, dtype="float32")
+            if not itself and role.quantize:
+                models[name], params = _in_int8(models[name], params)
+            params = _cast(params, "float32" if itself else role.dtype)
+            loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
+    return models, loaded
+
+
+def cut_up(config, columns: int, mesh) -> Shape:
+    """How the vocabulary-sized work of a run is cut up."""
+    shards = sharding.row_shards(mesh)
+    return Shape(
+        vocabulary=columns,
+        chunk_tokens=max(chunk_tokens(config, columns) // shards, 1),
+        strip_tokens=strip_tokens(config, columns),
+        shards=shards,
+        temperature=config.objective.temperature,
     )
 
 
@@ -303,82 +307,3 @@ def _cast(params, dtype: str):
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x if keeps(path, x) else x.astype(dtype), params
     )
-
-
-def summary_rows(experiment: Experiment) -> list[tuple[str, str]]:
-    """What the start-up table shows."""
-    e = experiment
-    rows = [("student", f"{_size(e.params)}, {_describe(e.models['student'].config)}")]
-    for name, teacher in e.teachers.items():
-        params = e.frozen.get(name, e.params)
-        about = f"{_size(params)}, {_describe(e.models[name].config)}"
-        if teacher.weights != "path":
-            about += f", weights: {teacher.weights} student"
-        about += ", own context" if teacher.context else ""
-        rows.append((name, about + _share(e, name)))
-    for combined in e.panels:
-        shares = combined.shares
-        parts = " + ".join(f"{share:g} {name}" for name, share in shares.items())
-        rows.append(
-            (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
-        )
-    solutions = sum(solution is not None for solution in e.train.solutions)
-    return [
-        *rows,
-        ("vocabulary", f"{e.shape.vocabulary:,}"),
-        (
-            "data",
-            f"{len(e.train.prompts):,} prompts ({solutions:,} with solutions), "
-            f"{len(e.held.prompts):,} held out",
-        ),
-        (
-            "devices",
-            f"{e.mesh.devices.size} x {e.mesh.devices.flat[0].device_kind}, mesh "
-            + " ".join(f"{k}={v}" for k, v in e.mesh.shape.items())
-            + f", rollouts under {e.generator}",
-        ),
-        (
-            "update",
-            f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold "
-            "rows",
-        ),
-        ("terms", ", ".join(term.name for term in e.terms)),
-        (
-            "compiles",
-            f"generate (sampled{', greedy' if e.verifier else ''}) x "
-            f"{len(e.prompt_buckets)} prompt widths; {_row_shapes(e)}",
-        ),
-    ]
-
-
-def _row_shapes(e: Experiment) -> str:
-    """How many programs the rows of updates may ask for."""
-    if not e.packed:
-        return f"score, prepare, update x {len(e.length_buckets)} row widths"
-    student = packing.shapes(len(e.length_buckets))
-    peers = e.peer_prompts.contexts if e.peer_prompts else {}
-    others = math.prod(
-        packing.shapes(1) * (len(e.peer_prompts.widths) if name in peers else 1)
-        for name in {*e.own_prompts, *peers}
-    )
-    if others == 1:
-        return f"score, prepare, update x at most {student} packings"
-    return (
-        f"score, prepare x at most {student * others} packings (few occur), update x "
-        f"at most {student}"
-    )
-
-
-def _share(e: Experiment, name: str) -> str:
-    if name not in e.served:
-        return ""
-    return f", serves {e.served[name].sum():,} of {len(e.served[name]):,} prompts"
-
-
-def _size(params) -> str:
-    return f"{decoder.count(params):,} parameters"
-
-
-def _describe(shape: decoder.DecoderConfig) -> str:
-    eight = ", matrices int8" if shape.int8 else ""
-    return f"{shape.layers} layers x {shape.width}, {shape.dtype}{eight}"

@@ -59,46 +59,23 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         _check_rewards(config, terms)
 
 
+AT_LEAST = {
+    1: """steps rollout.prompts_per_step rollout.group_size rollout.max_new_tokens
+    optimizer.accumulate eval.k eval.prompts mix.updates_per_rollout data.eval_rows
+    data.max_prompt_tokens log.every_steps checkpoint.keep_last repetition.ngram""",
+    0: """seed objective.chunk_tokens objective.chunk_mib objective.strip_tokens
+    rollout.temperature rollout.top_k rollout.min_p rollout.block_tokens rollout.at_once
+    eval.temperature eval.batch_rows eval.every_steps checkpoint.every_steps
+    checkpoint.keep_best log.gradient_every_steps mix.capacity mix.max_age_steps
+    mix.student mix.gold mix.replay optimizer.learning_rate optimizer.warmup_steps
+    optimizer.clip_norm audit.chunks""",
+}
+
+
 def _check_ranges(config: ConfigDict) -> None:
-    for key in (
-        "steps",
-        "rollout.prompts_per_step",
-        "rollout.group_size",
-        "rollout.max_new_tokens",
-        "optimizer.accumulate",
-        "eval.k",
-        "eval.prompts",
-        "mix.updates_per_rollout",
-        "data.max_prompt_tokens",
-        "data.eval_rows",
-        "log.every_steps",
-        "checkpoint.keep_last",
-        "repetition.ngram",
-    ):
-        _at_least(config, key, 1)
-    for key in (
-        "seed",
-        "objective.chunk_tokens",
-        "objective.chunk_mib",
-        "objective.strip_tokens",
-        "rollout.temperature",
-        "rollout.top_k",
-        "rollout.block_tokens",
-        "rollout.at_once",
-        "rollout.min_p",
-        "eval.temperature",
-        "eval.batch_rows",
-        "eval.every_steps",
-        "checkpoint.every_steps",
-        "checkpoint.keep_best",
-        "log.gradient_every_steps",
-        "mix.capacity",
-        "mix.max_age_steps",
-        "optimizer.learning_rate",
-        "optimizer.warmup_steps",
-        "optimizer.clip_norm",
-    ):
-        _at_least(config, key, 0)
+    for low, keys in AT_LEAST.items():
+        for key in keys.split():
+            _at_least(config, key, low)
     for section in ("rollout", "eval"):
         if not 0 < config[section].top_p <= 1:
             raise ValueError(
@@ -151,8 +128,6 @@ def _check_coef(where: str, coef) -> None:
 
 def _check_mix(config: ConfigDict, terms) -> None:
     mix = config.mix
-    for key in ("student", "gold", "replay"):
-        _at_least(config, f"mix.{key}", 0)
     if not 0 <= mix.on_policy_probability <= 1:
         raise ValueError(
             f"mix.on_policy_probability={mix.on_policy_probability} must be in [0, 1]"
@@ -296,7 +271,6 @@ def _check_patterns(config: ConfigDict) -> None:
 
 def _check_audit(config: ConfigDict, terms) -> None:
     c = config.audit
-    _at_least(config, "audit.chunks", 0)
     for term in terms:
         if not c.chunks and set(audit.FACTS) & facts_read(term):
             raise ValueError(

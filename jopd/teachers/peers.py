@@ -12,6 +12,7 @@ student tokens and reached the reward. Without one a row keeps the student's own
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -49,28 +50,33 @@ def aligned(examples: Sequence[Example], ids: Sequence[str]) -> list[Example]:
     return [next(row for row in rows if row.id == name) for name in ids]
 
 
+class PeerPrompts(NamedTuple):
+    """How the teachers that read another rollout are shown it.
+
+    Attributes:
+      contexts: teacher name -> template with ``{peer}``.
+      examples: training rows, in the order of the data set.
+      encode: examples -> prompt tokens, as those teachers' templates want them.
+      widths: padded prompt lengths, ascending; they fix the shapes. A row whose prompt
+        exceeds the last is left without a peer and counted.
+      success: reward from which a rollout is one to show.
+      remove: regular expression of what is cut from a peer's text (its reasoning, say).
+    """
+
+    contexts: Mapping[str, str]
+    examples: Sequence[Example]
+    encode: Callable[[list[Example]], list[np.ndarray]]
+    widths: tuple[int, ...]
+    success: float
+    remove: str = ""
+
+
 def make_annotate(
-    contexts: Mapping[str, str],
-    *,
-    examples: Sequence[Example],
-    own_prompts: Sequence[np.ndarray],
-    encode: Callable[[list[Example]], list[np.ndarray]],
-    tokenizer,
-    success: float,
-    widths: tuple[int, ...],
-    remove: str = "",
+    shown: PeerPrompts, own_prompts: Sequence[np.ndarray], tokenizer
 ) -> collect.Annotate:
     """``(params, batch, step) -> (batch, facts)``; pure but for the tokenizer.
 
-    Args:
-      contexts: teacher name -> template with ``{peer}``.
-      examples, own_prompts: the training rows, and their prompts as the student reads
-        them.
-      encode: examples to prompt tokens, as the teachers' templates want them.
-      success: reward from which a rollout is one to show.
-      widths: padded prompt lengths, ascending; they fix the shapes. A row whose prompt
-        exceeds the last is left without a peer and counted.
-      remove: regular expression of what is cut from a peer's text (its reasoning, say).
+    ``own_prompts`` are those of the data set as the student reads them.
     """
 
     def annotate(params, batch: Batch, step: int):
@@ -78,21 +84,23 @@ def make_annotate(
         rollout = jax.tree.map(np.asarray, batch.rollout)
         student_BT = np.asarray(batch.mask_BT) & (rollout.source_BT == STUDENT)
         student_B = student_BT.any(axis=1)
-        peer_B = choose(rollout.group_B, batch.reward_B, student_B, success)
+        peer_B = choose(rollout.group_B, batch.reward_B, student_B, shown.success)
         texts = collect.responses(tokenizer, rollout)
-        if remove:
-            texts = [re.sub(remove, "", text) for text in texts]
+        if shown.remove:
+            texts = [re.sub(shown.remove, "", text) for text in texts]
         ids = np.asarray(batch.prompt_id_B)
         rows = np.flatnonzero(peer_B >= 0)
-        asked = [examples[ids[b]] for b in rows]
-        shown = [texts[peer_B[b]] for b in rows]
+        asked = [shown.examples[ids[b]] for b in rows]
+        told = [texts[peer_B[b]] for b in rows]
         written = {
-            name: encode(roles.in_context(name, context, asked, shown)) if asked else []
-            for name, context in contexts.items()
+            name: shown.encode(roles.in_context(name, context, asked, told))
+            if asked
+            else []
+            for name, context in shown.contexts.items()
         }
         has_B = np.zeros(len(ids), bool)
         has_B[rows] = [
-            all(len(prompts[i]) <= widths[-1] for prompts in written.values())
+            all(len(prompts[i]) <= shown.widths[-1] for prompts in written.values())
             for i in range(len(rows))
         ]
         prompts = {}
@@ -100,12 +108,12 @@ def make_annotate(
             read = [own_prompts[i] for i in ids]
             for b, prompt in zip(rows, found, strict=True):
                 read[b] = prompt if has_B[b] else read[b]
-            prompts[name] = pad_prompts(read, buckets=widths)
+            prompts[name] = pad_prompts(read, buckets=shown.widths)
         has_BT = np.broadcast_to(has_B[:, None], student_BT.shape).astype(np.float32)
         batch = batch._replace(
             prompts=batch.prompts | prompts, extra=batch.extra | {"has_peer": has_BT}
         )
-        good_B = student_B & (np.asarray(batch.reward_B) >= success)
+        good_B = student_B & (np.asarray(batch.reward_B) >= shown.success)
         return batch, _facts(rollout.group_B, student_B, good_B, has_B, len(rows))
 
     return annotate

@@ -4,13 +4,14 @@
 what an encoder wants, and checks what it returns.
 """
 
-import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
+
+from jopd.losses.binding import imported, name_of
 
 # (written texts, other texts) of equal length -> f32[pairs]
 Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
@@ -45,12 +46,14 @@ def rouge1(a: str, b: str) -> float:
 SIMILARITIES = {"ned": ned, "rouge1": rouge1}
 
 
-def resolve(name: str, *, encoder: str = "") -> Similarity:
+def resolve(
+    name: str | Callable[[str, str], float], *, encoder: str = ""
+) -> Similarity:
     """A similarity of pairs by name; ``package.module.function`` names one of your own.
 
     Args:
-      name: a key of ``SIMILARITIES``, "embedding", or the path of a function of two
-        texts.
+      name: a key of ``SIMILARITIES``, "embedding", a function of two texts, or the
+        path of one.
       encoder: model directory for "embedding", see ``models.encoder``.
 
     Raises:
@@ -68,20 +71,14 @@ def resolve(name: str, *, encoder: str = "") -> Similarity:
         return _checked(encoders.load_similarity(encoder), name)
     if name in SIMILARITIES:
         return _checked(_pairwise(SIMILARITIES[name]), name)
-    module, _, function = name.rpartition(".")
-    if not module:
+    if callable(name):
+        return _checked(_pairwise(name), name_of(name))
+    if "." not in name:
         raise ValueError(
             f"similarity {name!r} is unknown; use one of {', '.join(SIMILARITIES)}, "
             "embedding, or package.module.function"
         )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"similarity {name!r} cannot be imported ({error}); name a function of two "
-            "texts as package.module.function, with its package on PYTHONPATH"
-        ) from error
-    return _checked(_pairwise(found), name)
+    return _checked(_pairwise(imported(name, "similarity")), name)
 
 
 def _pairwise(function) -> Similarity:

@@ -43,7 +43,7 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
         "train": first_state(e, transform),
         # Placed, so that a restored buffer lies where an uninterrupted run has it.
         "buffer": jax.device_put(
-            collect.empty_buffer(e.mix, e.length_buckets[-1]),
+            collect.empty_buffer(e.mix, e.widths.rows[-1]),
             e.mesh.devices.flat[0],
         ),
         "teachers": roles.start(e.teachers, e.params),

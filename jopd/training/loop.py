@@ -11,21 +11,10 @@ from jopd.reporting import console, diagnostics
 from jopd.setup import config as configs
 from jopd.setup import experiment as experiments
 from jopd.setup import validation
+from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
-from jopd.training import control, ending, workdir
+from jopd.training import control, ending, observe, workdir
 from jopd.training.held import Run, open_run, save
-from jopd.training.observe import (
-    check_sampler,
-    describe_rollouts,
-    describe_tokens,
-    evaluation_metrics,
-    goodness,
-    keep_rollouts,
-    measure,
-    stop_if_unfinite,
-    teacher_tokens,
-    tokens_in,
-)
 from jopd.types import STUDENT
 
 
@@ -45,7 +34,8 @@ def run(config, directory) -> dict:
     began = time.perf_counter()
     directory = Path(directory)
     validation.validate(config)
-    workdir.prepare(directory, config.to_dict())
+    written = workdir.written(config.to_dict())
+    workdir.prepare(directory, written)
     if config.compilation_cache:
         workdir.use_compilation_cache()
     with (
@@ -54,8 +44,8 @@ def run(config, directory) -> dict:
         jax.debug_nans(config.jax_debug_nans),
     ):
         e = experiments.build(config)
-        workdir.write_config(directory, config.to_dict())
-        console.startup(experiments.summary_rows(e))
+        workdir.write_config(directory, written)
+        console.startup(summary_rows(e))
         for note in e.notes:
             console.warn(note)
         run = open_run(e, directory, compiled)
@@ -75,7 +65,7 @@ def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
     spent = record["wall_seconds"]
     start = int(run.held["train"].step)
     if "before" not in record:
-        record["before"] = measure(e, run, start, "before")
+        record["before"] = observe.measure(e, run, start, "before")
     with console.Progress(c.steps, start_step=start) as progress:
         for done in range(start, c.steps):
             if interrupt.asked:
@@ -115,7 +105,7 @@ def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
     held["buffer"], got = stages.collect(state.params, held["buffer"], done)
     logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
     if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
-        logged |= check_sampler(e, stages, state, got, done)
+        logged |= observe.check_sampler(e, stages, state, got, done)
     coefs = configs.coefficients(c, done)
     frozen = e.frozen | held["teachers"]
     prepared = stages.prepare(state.params, frozen, got.batch)
@@ -125,13 +115,13 @@ def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
     held["train"], numbers, parts = stages.update(state, *seen)
     # The devices are at work from here until the first of their numbers is read.
     if _due(c.log.every_steps, done + 1, c.steps):
-        logged |= describe_rollouts(e, got)
+        logged |= observe.describe_rollouts(e, got)
     logged |= move_teachers(e, run, got, done + 1)
     logged |= {name: float(value) for name, value in numbers.items()}
-    stop_if_unfinite(logged, done + 1)
-    sampled = 0 if got.fresh is None else tokens_in(got.fresh, STUDENT)
+    observe.stop_if_unfinite(logged, done + 1)
+    sampled = 0 if got.fresh is None else observe.tokens_in(got.fresh, STUDENT)
     record["tokens_sampled"] += sampled
-    record["teacher_tokens"] += teacher_tokens(e, got)
+    record["teacher_tokens"] += observe.teacher_tokens(e, got)
     return Update(got, parts, sampled, logged)
 
 
@@ -155,10 +145,10 @@ def log_step(
     logged, coefs = update.logged, configs.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
-    logged |= describe_tokens(e, update.got, update.parts)
+    logged |= observe.describe_tokens(e, update.got, update.parts)
     seconds = time.perf_counter() - clock
     logged["speed/seconds_step"] = seconds
-    logged["speed/tokens_per_second"] = tokens_in(update.got.batch) / seconds
+    logged["speed/tokens_per_second"] = observe.tokens_in(update.got.batch) / seconds
     logged["speed/sampled_per_second"] = update.sampled / seconds
     logged["speed/compilations"] = run.compiled.count
 
@@ -167,15 +157,15 @@ def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
     """Evaluates, writes and saves what is due at step ``at``."""
     c, evaluated = e.config, None
     if _due(c.eval.every_steps, at) and at < c.steps:
-        evaluated = measure(e, run, at, "train")
-        update.logged.update(evaluation_metrics(evaluated))
+        evaluated = observe.measure(e, run, at, "train")
+        update.logged.update(observe.evaluation_metrics(evaluated))
     logs = _due(c.log.every_steps, at, c.steps) or _due(c.log.gradient_every_steps, at)
     if logs or evaluated is not None:
         run.writer.write(at, update.logged)
     if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
-        keep_rollouts(e, run, at, update.got, update.parts)
+        observe.keep_rollouts(e, run, at, update.got, update.parts)
     if _due(c.checkpoint.every_steps, at):
-        save(run, at, goodness(evaluated))
+        save(run, at, observe.goodness(evaluated))
 
 
 def _due(every: int, at: int, last: int | None = None) -> bool:

@@ -10,7 +10,8 @@ from jopd.setup.compared import frozen_named
 from jopd.setup.experiment import Experiment
 from jopd.training import workdir
 from jopd.training.held import Run
-from jopd.training.stages import Stages, place_rows, repetition_test
+from jopd.training.placing import place_rows
+from jopd.training.stages import Stages, repetition_test
 from jopd.types import STUDENT
 
 
@@ -50,9 +51,9 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     if got.fresh is None:
         return {}
     fresh = got.fresh
-    texts = collect.responses(e.tokenizer, fresh.rollout)
-    if e.verifier is not None and not e.rewards_first:
-        fresh = collect.rewarded(fresh, texts, e.train, e.verifier)
+    texts = collect.responses(e.rows.tokenizer, fresh.rollout)
+    if e.rows.verifier is not None and not e.rewards_first:
+        fresh = collect.rewarded(fresh, texts, e.rows.training)
     found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
     if e.config.rollout.early_stop.function:
         limit = e.config.rollout.max_new_tokens
@@ -103,7 +104,7 @@ def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> 
     fresh, place_B = got.fresh, np.argsort(got.order_B)
     group = evaluation.Rolled(
         jax.tree.map(np.asarray, fresh),
-        collect.responses(e.tokenizer, fresh.rollout),
+        collect.responses(e.rows.tokenizer, fresh.rollout),
         # Fresh rows are collected first, so their numbers come first in that order.
         {
             key: np.asarray(parts[key])[place_B]
@@ -113,10 +114,7 @@ def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> 
         len(fresh.reward_B),
     )
     count = min(e.config.eval.save_samples, group.count)
-    rows = [
-        evaluation.sample_row(group, row, e.train, e.tokenizer, e.verifier)
-        for row in range(count)
-    ]
+    rows = [evaluation.sample_row(group, row, e.rows.training) for row in range(count)]
     workdir.append_samples(run.directory / "samples.jsonl", at, "rollout", rows)
 
 

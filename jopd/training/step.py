@@ -214,23 +214,13 @@ def make_update(
     terms: tuple[Term, ...],
     optimizer: optax.GradientTransformation,
     shape: Shape,
-    *,
-    panels: tuple[Panel, ...] = (),
-    accumulate: int = 1,
-    with_facts: bool = True,
+    **options,
 ):
     """``(state, frozen, batch, prepared, coefs) -> (state, metrics, parts)``.
 
-    Loss, gradient and parts are those of ``make_gradient``.
+    Loss, gradient and parts are those of ``make_gradient``, which takes ``options``.
     """
-    gradient = make_gradient(
-        student,
-        terms,
-        shape,
-        panels=panels,
-        accumulate=accumulate,
-        with_facts=with_facts,
-    )
+    gradient = make_gradient(student, terms, shape, **options)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def compiled(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
@@ -256,12 +246,7 @@ def for_student(batch: Batch) -> Batch:
 
 
 def make_term_norms(
-    student: decoder.Decoder,
-    terms: tuple[Term, ...],
-    shape: Shape,
-    *,
-    panels: tuple[Panel, ...] = (),
-    accumulate: int = 1,
+    student: decoder.Decoder, terms: tuple[Term, ...], shape: Shape, **options
 ):
     """``(params, frozen, batch, prepared, coefs) -> metrics``: whose gradient it is.
 
@@ -272,9 +257,7 @@ def make_term_norms(
     than that of the whole wherever terms pull in different directions. One forward and
     backward pass per term, one compiled program for all of them; no ``parts``.
     """
-    gradient = make_gradient(
-        student, terms, shape, panels=panels, accumulate=accumulate, with_facts=False
-    )
+    gradient = make_gradient(student, terms, shape, with_facts=False, **options)
 
     @jax.jit
     def norm(params, frozen, batch, prepared, coefs):

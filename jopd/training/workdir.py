@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from jopd.losses.binding import name_of
 from jopd.reporting import metrics
 
 # Keys that may differ when a run is continued: they change how long it goes on or what
@@ -24,6 +25,18 @@ PACKAGES = ("jopd", "jax", "flax", "optax", "orbax-checkpoint", "transformers", 
 def write_json(path: Path, value) -> None:
     """Writes whole or not at all."""
     metrics.write_atomically(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def written(config: dict) -> dict:
+    """The config as it is kept: functions by the names that a config may use."""
+    return {
+        key: written(value)
+        if isinstance(value, dict)
+        else name_of(value)
+        if callable(value)
+        else value
+        for key, value in config.items()
+    }
 
 
 def flatten(config: dict, prefix: str = "") -> dict:

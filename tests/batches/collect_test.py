@@ -15,12 +15,7 @@ from jopd.rollouts import generate as rollout
 from jopd.types import GOLD, STUDENT, TEACHER
 
 PROMPTS, NEW = 12, 6
-SETTINGS = {
-    "seed": 5,
-    "prompt_buckets": (3, 5),
-    "length_buckets": (8, 11),
-    "max_new_tokens": NEW,
-}
+WIDTHS = (8, 11)
 
 
 def dataset(every: int = 2) -> datasets.Dataset:
@@ -64,15 +59,12 @@ def student():
 def collector(mix: collect.Mix, verifier=None, data=None, **changes):
     """``(buffer, step) -> (buffer, Collected)`` with the tiny student."""
     params, generate = student()
-    function = collect.make_collect(
-        generate=changes.pop("generate", generate),
-        dataset=data or dataset(),
-        tokenizer=Tokenizer(),
-        verifier=verifier,
-        mix=mix,
-        place=changes.pop("place", lambda batch: batch),
-        **(SETTINGS | changes),
-    )
+    buckets = changes.pop("buckets", (3, 5))
+    writer = collect.Writer(changes.pop("generate", generate), buckets, NEW)
+    rows = collect.RowSet(data or dataset(), Tokenizer(), verifier)
+    as_they_are = lambda batch: (batch, np.arange(len(batch.reward_B)))
+    settings = {"seed": 5, "widths": WIDTHS, "deal": as_they_are}
+    function = collect.make_collect(rows, writer, mix, **(settings | changes))
     return functools.partial(function, params)
 
 
@@ -167,7 +159,7 @@ def test_fresh_rows_are_groups_of_the_steps_prompts():
         np.asarray(got.batch.rollout.source_BT)[np.asarray(got.batch.mask_BT)]
         == STUDENT
     )
-    assert got.batch.mask_BT.shape[1] in SETTINGS["length_buckets"]
+    assert got.batch.mask_BT.shape[1] in WIDTHS
     assert got.fresh.mask_BT.shape == (6, 11)
     _, again = run(None, 3)
     assert_equal(again.batch, got.batch)
@@ -192,7 +184,7 @@ def test_rollouts_go_on_from_a_prefix():
         return [np.asarray(given[3 + i], np.int32) for i in range(len(ids))]
 
     mix = collect.Mix(fresh=6, replayed=0, gold=0, group_size=2)
-    changes = {"prompt_buckets": (10,), "prefix": prefix}
+    changes = {"buckets": (10,), "prefix": prefix}
     _, got = collector(mix, **changes)(None, 3)
     rolled = jax.tree.map(np.asarray, got.fresh.rollout)
     prompts = datasets.order(3, prompts_per_step=3, size=PROMPTS, seed=5)
@@ -214,7 +206,7 @@ def test_rollouts_go_on_from_a_prefix():
 def test_a_prefix_that_is_a_whole_response_is_left_alone():
     prefix = lambda ids, step: [np.asarray([4, 5, 1], np.int32)] * len(ids)
     mix = collect.Mix(fresh=4, replayed=0, gold=0, group_size=2)
-    _, got = collector(mix, prompt_buckets=(10,), prefix=prefix)(None, 0)
+    _, got = collector(mix, buckets=(10,), prefix=prefix)(None, 0)
     rolled = got.fresh.rollout
     assert np.all(rolled.length_B == rolled.prompt_length_B + 3)
     assert np.all(rolled.finished_B)
@@ -333,26 +325,26 @@ def test_no_buffer_unless_something_reads_it():
     assert like.rows.mask_BT.shape == (5, 11) and jnp.asarray(like.filled_C).sum() == 0
 
 
-def test_an_annotation_sees_the_mixed_batch_before_it_is_placed():
+def test_an_annotation_sees_the_mixed_batch_before_it_is_dealt():
     order = []
 
     def annotate(params, batch, step):
         order.append("annotate")
         assert params is student()[0] and step == 4
-        assert batch.mask_BT.shape[1] in SETTINGS["length_buckets"]
+        assert batch.mask_BT.shape[1] in WIDTHS
         assert isinstance(batch.mask_BT, np.ndarray) and batch.extra == {}
         assert len(batch.reward_B) == 6, "gold rows, too"
         extra = {"own": np.asarray(batch.mask_BT, np.float32)}
         return batch._replace(extra=extra), {"facts/rows": 6.0}
 
-    def place(batch):
-        order.append("place")
-        return batch
+    def deal(batch):
+        order.append("deal")
+        return batch, np.arange(len(batch.reward_B))
 
     mix = collect.Mix(4, 0, 2, 2)
-    _, got = collector(mix, annotate=annotate, place=place)(None, 4)
+    _, got = collector(mix, annotate=annotate, deal=deal)(None, 4)
     _, plain = collector(mix)(None, 4)
-    assert order == ["annotate", "place"] and got.facts == {"facts/rows": 6.0}
+    assert order == ["annotate", "deal"] and got.facts == {"facts/rows": 6.0}
     np.testing.assert_array_equal(got.batch.extra["own"], got.batch.mask_BT)
     assert got.fresh.extra == {} and plain.facts == {} and plain.batch.extra == {}
     assert_equal(got.batch._replace(extra={}), plain.batch)

@@ -10,6 +10,7 @@ import tiny
 from jopd.losses import divergences
 from jopd.models import decoder, hf, quantize, sharding
 from jopd.setup import experiment, inputs
+from jopd.setup.summary import summary_rows
 from jopd.training import loop as train
 
 CONFIG = tiny.config(qk_norm=True, qkv_bias=True)
@@ -88,7 +89,7 @@ def test_a_run_with_a_teacher_in_eight_bits(models, tmp_path, dtype):
     layers = built.frozen["teacher"]["layers"]
     assert layers["q"].dtype == np.int8 and layers["q_scale"].dtype == np.float32
     assert layers["mlp_norm"].dtype == dtype
-    assert "matrices int8" in dict(experiment.summary_rows(built))["teacher"]
+    assert "matrices int8" in dict(summary_rows(built))["teacher"]
     train.run(runs.config(models, "opd", **keys), tmp_path / "run")
     rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows)

@@ -172,8 +172,8 @@ def test_samples_are_first_rollouts_with_their_log_probs(evaluation):
     for i, sample in enumerate(samples):
         row = rows["sampled"][3 * i]
         tokens, start, text, index = row
-        assert index == i and sample["prompt"] == e.held.texts[i]
-        assert sample["response"] == text and sample["answer"] == e.held.answers[i]
+        assert index == i and sample["prompt"] == e.rows.held.texts[i]
+        assert sample["response"] == text and sample["answer"] == e.rows.held.answers[i]
         assert sample["finished"] == finished(row) and sample["reward"] == right(row)
         for name in ("student", "teacher"):
             logps = log_probs(e.config[name].path, row)
@@ -207,7 +207,7 @@ def test_without_verifier_and_teacher_their_numbers_are_none(models):
     changes |= {"log__leak_pattern": ""}
     changes |= {"rollout__max_new_tokens": 20}  # room for gold solutions
     e, found, samples, rows = measured(runs.config(models, "sft", **changes))
-    assert e.verifier is None and not e.frozen
+    assert e.rows.verifier is None and not e.frozen
     for key in (
         "accuracy",
         "avg_at_k",

@@ -172,7 +172,7 @@ CASES = {
     ),
     "unknown method": (
         {"loss__opd__signal": "nope.f"},
-        ("'nope.f'", "no file jopd/methods/nope.py"),
+        ("'nope.f'", "no module jopd.methods.nope nor nope"),
     ),
     "unknown advantage": (
         with_term(signal="policy_gradient", advantage="grpo"),

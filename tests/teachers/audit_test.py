@@ -12,12 +12,15 @@ from jopd.batches import collect
 from jopd.data import dataset as datasets
 from jopd.data import tasks
 from jopd.rollouts.generate import PLAIN
+from jopd.setup import config as configs
 from jopd.setup import experiment, inputs
+from jopd.setup import rows as row_sets
 from jopd.teachers import audit, similarity
 from jopd.teachers.remote import Prefix
-from jopd.training import control
+from jopd.training import control, step
 from jopd.training import loop as train
-from jopd.training.stages import build_stages, make_generate
+from jopd.training.stages import build_stages
+from jopd.training.writers import make_generate
 from jopd.types import GOLD, STUDENT, Rollout
 from openai_server import server, url_of
 
@@ -264,7 +267,7 @@ def teacher_of(e, rows: int = 8, copies: int = 1):
     generate = make_generate(e, PLAIN, name="teacher", max_new_tokens=6, copies=copies)
     return audit.local_teacher(
         functools.partial(generate, e.frozen["teacher"]),
-        e.tokenizer,
+        e.rows.tokenizer,
         widths=(8, 16),
         batch_rows=rows,
         copies=copies,
@@ -298,7 +301,7 @@ def test_a_local_teacher_writes_as_its_model_would():
 
 def test_an_audited_batch_reaches_the_loop():
     e = built()
-    built_stages = build_stages(e, train.configs.build_optimizer(e.config)[1])
+    built_stages = build_stages(e, configs.build_optimizer(e.config)[1])
     _, got = built_stages.collect(e.params, None, 0)
     assert got.batch.extra["chunk"].shape == got.batch.mask_BT.shape
     assert got.fresh.extra == {}, "a buffer keeps rollouts, not their audits"
@@ -306,7 +309,7 @@ def test_an_audited_batch_reaches_the_loop():
     _, again = built_stages.collect(e.params, None, 0)
     jax.tree.map(np.testing.assert_array_equal, got.batch, again.batch)
     # The anchors are peaks of the student's entropy.
-    facts = experiment.step.make_facts({"student": e.models["student"]}, e.shape)
+    facts = step.make_facts({"student": e.models["student"]}, e.shape)
     entropy = np.asarray(facts(e.params, {}, got.batch)["entropy/student"])
     inside_BT = np.asarray(got.batch.extra["chunk"]) >= 0
     assert got.facts["audit/entropy_inside"] == pytest.approx(
@@ -351,10 +354,10 @@ def test_a_chat_server_gets_plain_prompts(models):
     config = runs.config(models, "omniopd")
     tokenizer = inputs.load_tokenizer(str(models / "student"))
     tokenizer.chat_template = "{% for m in messages %}+{{ m.content }}={% endfor %}"
-    examples = inputs.read_examples(config)
-    train_data, _ = inputs.student_data(config, tokenizer, examples)
+    examples = row_sets.read_examples(config)
+    train_data, _ = row_sets.student_data(config, tokenizer, examples)
     assert all(text.startswith("+") for text in train_data.texts)
-    plain = inputs.untemplated(config, tokenizer, train_data)
+    plain = row_sets.untemplated(config, tokenizer, train_data)
     assert [f"+{text}=" for text in plain] == train_data.texts
     assert isinstance(train_data, datasets.Dataset)
 
@@ -381,7 +384,7 @@ REFUSED = {
     ),
     "phi of no module": (
         {"audit__similarity": "no.such.function"},
-        ("'no.such.function' cannot be imported", "package.module.function"),
+        ("unknown similarity 'no.such.function'", "no module no.such"),
     ),
     "no encoder": ({"audit__similarity": "embedding"}, ("set audit.encoder",)),
     "unknown anchors": ({"audit__anchors": "high"}, ("'high'", "lowest")),

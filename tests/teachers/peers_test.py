@@ -84,18 +84,17 @@ OWN = [np.array([50 + i], np.int32) for i in range(5)]
 EXAMPLES = [Example(f"{i} =", None, str(i), f"row {i}") for i in range(5)]
 
 
+SHOWN = peers.PeerPrompts(
+    contexts={"self": "{question} {peer} | {question}"},
+    examples=EXAMPLES,
+    encode=encode,
+    widths=(6, 12),
+    success=0.5,
+)
+
+
 def annotated(made=None, **changes):
-    settings = dict(
-        examples=EXAMPLES,
-        own_prompts=OWN,
-        encode=encode,
-        tokenizer=Tokenizer(),
-        success=0.5,
-        widths=(6, 12),
-    )
-    annotate = peers.make_annotate(
-        {"self": "{question} {peer} | {question}"}, **(settings | changes)
-    )
+    annotate = peers.make_annotate(SHOWN._replace(**changes), OWN, Tokenizer())
     return annotate(None, made or batch(), 0)
 
 

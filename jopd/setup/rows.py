@@ -1,0 +1,315 @@
+"""From a config to rows that everyone reads in their own way, and how wide they are."""
+
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jopd.batches import collect
+from jopd.batches.collect import RowSet
+from jopd.data import dataset, rewards, sources
+from jopd.data.dataset import Dataset
+from jopd.losses.panel import Panel
+from jopd.teachers import peers, roles
+
+
+class Rows(NamedTuple):
+    """The rows of a run, as everyone who reads them does.
+
+    Attributes:
+      tokenizer: the student's.
+      train, held: as the student reads them.
+      own_prompts: both again for each teacher that reads other prompts.
+      peers: for the teachers whose context has ``{peer}``; None without any.
+      served: name -> bool[rows of ``train``] of teachers and panels with a route.
+      verifier: judges responses; None where nobody can.
+    """
+
+    tokenizer: Any
+    train: Dataset
+    held: Dataset
+    own_prompts: dict[str, tuple[Dataset, Dataset]]
+    peers: peers.PeerPrompts | None
+    served: dict[str, np.ndarray]
+    verifier: rewards.Verifier | None
+
+    @property
+    def training(self) -> RowSet:
+        return RowSet(self.train, self.tokenizer, self.verifier)
+
+    def read_by(self, name: str) -> Dataset:
+        """The training rows as a teacher reads them."""
+        return self.own_prompts[name][0] if name in self.own_prompts else self.train
+
+    @property
+    def held_out(self) -> RowSet:
+        return RowSet(self.held, self.tokenizer, self.verifier)
+
+
+class Widths(NamedTuple):
+    """Padded lengths, ascending: of prompts, of what rollouts go on from, of rows."""
+
+    prompts: tuple[int, ...]
+    given: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def read_rows(
+    config,
+    tokenizer,
+    known: dict[str, roles.Teacher],
+    panels: tuple[Panel, ...] | None,
+) -> Rows:
+    """Data read, tokenised for everyone, and who judges and serves it.
+
+    Routes of ``known`` and ``panels`` say who serves which training rows; without
+    panels (None) nothing is trained, and routes are not followed.
+    """
+    examples = read_examples(config)
+    train, held = student_data(config, tokenizer, examples)
+    return Rows(
+        tokenizer=tokenizer,
+        train=train,
+        held=held,
+        own_prompts=own_prompts(config, tokenizer, known, examples, (train, held)),
+        peers=peer_prompts(config, tokenizer, known, examples[0], train),
+        served={} if panels is None else roles.served(known, panels, train.fields),
+        verifier=pick_verifier(config, train, held),
+    )
+
+
+def read_examples(config) -> tuple[list[sources.Example], list[sources.Example]]:
+    """Training rows and held-out rows."""
+    c = config.data
+    read = functools.partial(
+        sources.read,
+        prompt_column=c.prompt_column,
+        answer_column=c.answer_column,
+        solution_column=c.solution_column,
+        answer_after=c.answer_after,
+        fields=tuple(c.fields),
+        separator=c.separator,
+        seed=config.seed,
+        levels=tuple(c.levels),
+    )
+    if c.path.startswith("task:"):
+        train = read(c.path, split="train", count=c.size or 20_000)
+        held = read(c.eval_path or c.path, split="validation", count=c.eval_rows)
+    elif c.eval_path:
+        train = read(c.path, split=c.split, limit=c.size or None)
+        held = read(c.eval_path, split=c.split, limit=c.eval_rows)
+    else:
+        rows = read(c.path, split=c.split, limit=c.size or None)
+        keep = max(len(rows) - c.eval_rows, len(rows) // 2)
+        train, held = rows[:keep], rows[keep:]
+        if not train or not held:
+            raise ValueError(
+                f"{c.path} has {len(rows)} rows: too few to hold any out for "
+                "evaluation; give data.eval_path"
+            )
+    return train, held
+
+
+def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Dataset:
+    """Rows tokenised under one role's template, prompts of at most ``limit`` tokens."""
+    c = config.data
+    document = c.path.removesuffix(".gz").endswith(".txt")
+    long_solution = c.on_long_solution
+    if long_solution == "auto":
+        long_solution = "truncate" if document else "drop"
+    return dataset.encode(
+        examples,
+        tokenizer=tokenizer,
+        max_prompt_tokens=limit,
+        max_response_tokens=config.rollout.max_new_tokens,
+        chat_template=c.chat_template,
+        template_kwargs=template_kwargs.to_dict(),
+        system=c.system or None,
+        add_bos=c.add_bos,
+        on_long_prompt=c.on_long_prompt,
+        on_long_solution=long_solution,
+        prefix_tokens=c.prefix_tokens if document else 0,
+    )
+
+
+def student_data(config, tokenizer, examples) -> tuple[Dataset, Dataset]:
+    """Training and held-out rows as the student reads them."""
+    c = config.data
+    how = dict(template_kwargs=c.student_template_kwargs, limit=c.max_prompt_tokens)
+    train, held = (encode(config, tokenizer, part, **how) for part in examples)
+    return train, held
+
+
+def untemplated(config, tokenizer, like: Dataset) -> list[str]:
+    """The prompts of ``like`` as plain text, for a server that has its own template."""
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.data.chat_template = "never"
+        plain.data.student_template_kwargs = {}
+    raw, _ = student_data(plain, tokenizer, read_examples(plain))
+    texts = dict(zip(raw.ids, raw.texts))
+    return [texts[name] for name in like.ids]
+
+
+def own_prompts(
+    config, tokenizer, known: dict[str, roles.Teacher], examples, student: tuple
+) -> dict[str, tuple[Dataset, Dataset]]:
+    """Training and held-out rows of the teachers that read other prompts.
+
+    Raises:
+      ValueError: a context lacks its field, or the length limit kept other rows than
+        it did for the student.
+    """
+    c, found = config.data, {}
+    kwargs = c.teacher_template_kwargs or c.student_template_kwargs
+    longest = _longest(config)
+    for name, teacher in known.items():
+        if roles.reads_peer(teacher):
+            continue  # other prompts in every batch, see ``peer_prompts``
+        if not teacher.context and (
+            name == "reference" or kwargs == c.student_template_kwargs
+        ):
+            continue
+        limit = longest if teacher.context else c.max_prompt_tokens
+        parts = []
+        for rows, ours in zip(examples, student, strict=True):
+            if teacher.context:
+                rows = roles.in_context(name, teacher.context, rows)
+            theirs = encode(config, tokenizer, rows, kwargs, limit=limit)
+            _check_same_rows(name, limit, c, ours, theirs)
+            parts.append(theirs)
+        found[name] = tuple(parts)
+    return found
+
+
+def peer_prompts(
+    config, tokenizer, known: dict[str, roles.Teacher], examples, train: Dataset
+) -> peers.PeerPrompts | None:
+    """For the teachers whose context has ``{peer}``; None if there are none.
+
+    Raises:
+      ValueError: a row lacks another field of a context.
+    """
+    contexts = {
+        name: teacher.context
+        for name, teacher in known.items()
+        if roles.reads_peer(teacher)
+    }
+    if not contexts:
+        return None
+    c = config.data
+    rows = peers.aligned(examples, train.ids)
+    for name, context in contexts.items():
+        roles.in_context(name, context, rows)
+    kwargs = c.teacher_template_kwargs or c.student_template_kwargs
+
+    def encode_prompts(rows):
+        # Only the prompt is wanted, of any length: who asks counts what is too long.
+        rows = [row._replace(solution=None) for row in rows]
+        return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
+
+    longest = max(_longest(config), *(len(prompt) for prompt in train.prompts))
+    return peers.PeerPrompts(
+        contexts,
+        rows,
+        encode_prompts,
+        auto_buckets(longest),
+        success=config.peer.success,
+        remove=config.peer.remove,
+    )
+
+
+def _longest(config) -> int:
+    """Most tokens of a prompt that a teacher's context makes."""
+    c = config.data
+    return c.max_context_tokens or c.max_prompt_tokens + config.rollout.max_new_tokens
+
+
+def _check_same_rows(name: str, limit: int, c, ours, theirs) -> None:
+    if ours.ids != theirs.ids:
+        key = "prompt" if limit == c.max_prompt_tokens else "context"
+        raise ValueError(
+            f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows as the "
+            f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
+            f"have {limit} tokens; raise data.max_{key}_tokens"
+        )
+
+
+def pick_widths(config, rows: Rows) -> Widths:
+    """The padded prompt lengths of a config, or ones that fit the data, and the rest.
+
+    Raises:
+      ValueError: a prompt is longer than the config's longest.
+    """
+    longest = max(len(p) for p in (*rows.train.prompts, *rows.held.prompts))
+    asked = tuple(sorted(config.rollout.prompt_buckets))
+    if asked and asked[-1] < longest:
+        raise ValueError(
+            f"rollout.prompt_buckets={asked}: a prompt has {longest} tokens; add a "
+            f"bucket of at least {longest} or lower data.max_prompt_tokens"
+        )
+    prompts = asked or auto_buckets(longest)
+    whole = auto_buckets(prompts[-1] + config.rollout.max_new_tokens)
+    return Widths(prompts, whole if config.rollout.prefix.source else prompts, whole)
+
+
+def auto_buckets(longest: int, step: int = 8) -> tuple[int, ...]:
+    """Half of the longest and the longest, rounded up: few shapes, little padding."""
+    full = -(-longest // step) * step
+    half = -(-full // (2 * step)) * step
+    return (half, full) if full > 4 * step else (full,)
+
+
+def pick_verifier(config, *datasets: Dataset):
+    """The verifier of a config; "auto" follows the data, None without answers.
+
+    Raises:
+      ValueError: a row lacks an answer; every row is verified, in training too.
+    """
+    name = config.eval.verifier
+    answers = [answer for dataset in datasets for answer in dataset.answers]
+    lacking = sum(answer is None for answer in answers)
+    if name == "none" or (name == "auto" and lacking == len(answers)):
+        return None
+    if lacking:
+        column = config.data.answer_column or "answer"
+        raise ValueError(
+            f"eval.verifier={name!r} needs answers, and column {column!r} of "
+            f"{config.data.path} gives none in {lacking:,} of {len(answers):,} rows; "
+            f"name the column in data.answer_column or set eval.verifier='none'"
+        )
+    if name == "auto":
+        name = "arithmetic" if config.data.path.startswith("task:") else "math"
+    return rewards.resolve(name)
+
+
+def check_gold(config, mix: collect.Mix, train: Dataset) -> None:
+    needed = mix.gold or mix.on_policy_probability < 1
+    if needed and not any(solution is not None for solution in train.solutions):
+        raise ValueError(
+            f"the mix asks for gold rows, but no row of {config.data.path} has a "
+            f"solution in column {config.data.solution_column or 'solution'!r} of at "
+            f"most rollout.max_new_tokens={config.rollout.max_new_tokens} tokens; "
+            "name the column in data.solution_column, raise the limit, or set "
+            "mix.gold=0"
+        )
+
+
+def check_positions(config, shapes, rows: Rows, widths: Widths) -> None:
+    """Every model must have a position for every token that it may read."""
+    limit = config.rollout.max_new_tokens
+    for name, shape in shapes.items():
+        longest = widths.prompts[-1]
+        if name in rows.own_prompts:
+            parts = rows.own_prompts[name]
+            longest = max(len(prompt) for part in parts for prompt in part.prompts)
+        if rows.peers is not None and name in rows.peers.contexts:
+            longest = rows.peers.widths[-1]
+        if longest + limit > shape.max_positions:
+            raise ValueError(
+                f"prompt and response together take up to {longest + limit} "
+                f"positions, the {name} has {shape.max_positions}; lower "
+                "rollout.max_new_tokens or data.max_prompt_tokens (of a teacher that "
+                "reads more: data.max_context_tokens)"
+            )

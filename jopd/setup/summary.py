@@ -1,0 +1,86 @@
+"""What the start-up table shows of an experiment."""
+
+import math
+
+from jopd.batches import packing
+from jopd.models import decoder
+from jopd.setup.experiment import Experiment
+
+
+def summary_rows(e: Experiment) -> list[tuple[str, str]]:
+    """(what, how it is) of models, data, devices, terms and programs."""
+    rows = [("student", f"{_size(e.params)}, {_describe(e.models['student'].config)}")]
+    for name, teacher in e.teachers.items():
+        params = e.frozen.get(name, e.params)
+        about = f"{_size(params)}, {_describe(e.models[name].config)}"
+        if teacher.weights != "path":
+            about += f", weights: {teacher.weights} student"
+        about += ", own context" if teacher.context else ""
+        rows.append((name, about + _share(e, name)))
+    for combined in e.panels:
+        shares = combined.shares
+        parts = " + ".join(f"{share:g} {name}" for name, share in shares.items())
+        rows.append(
+            (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
+        )
+    solutions = sum(solution is not None for solution in e.rows.train.solutions)
+    return [
+        *rows,
+        ("vocabulary", f"{e.shape.vocabulary:,}"),
+        (
+            "data",
+            f"{len(e.rows.train.prompts):,} prompts ({solutions:,} with solutions), "
+            f"{len(e.rows.held.prompts):,} held out",
+        ),
+        (
+            "devices",
+            f"{e.mesh.devices.size} x {e.mesh.devices.flat[0].device_kind}, mesh "
+            + " ".join(f"{k}={v}" for k, v in e.mesh.shape.items())
+            + f", rollouts under {e.generator}",
+        ),
+        (
+            "update",
+            f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold "
+            "rows",
+        ),
+        ("terms", ", ".join(term.name for term in e.terms)),
+        (
+            "compiles",
+            f"generate (sampled{', greedy' if e.rows.verifier else ''}) x "
+            f"{len(e.widths.prompts)} prompt widths; {_row_shapes(e)}",
+        ),
+    ]
+
+
+def _row_shapes(e: Experiment) -> str:
+    """How many programs the rows of updates may ask for."""
+    if not e.packed:
+        return f"score, prepare, update x {len(e.widths.rows)} row widths"
+    student = packing.shapes(len(e.widths.rows))
+    peers = e.rows.peers.contexts if e.rows.peers else {}
+    others = math.prod(
+        packing.shapes(1) * (len(e.rows.peers.widths) if name in peers else 1)
+        for name in {*e.rows.own_prompts, *peers}
+    )
+    if others == 1:
+        return f"score, prepare, update x at most {student} packings"
+    return (
+        f"score, prepare x at most {student * others} packings (few occur), update x "
+        f"at most {student}"
+    )
+
+
+def _share(e: Experiment, name: str) -> str:
+    served = e.rows.served.get(name)
+    if served is None:
+        return ""
+    return f", serves {served.sum():,} of {len(served):,} prompts"
+
+
+def _size(params) -> str:
+    return f"{decoder.count(params):,} parameters"
+
+
+def _describe(shape: decoder.DecoderConfig) -> str:
+    eight = ", matrices int8" if shape.int8 else ""
+    return f"{shape.layers} layers x {shape.width}, {shape.dtype}{eight}"

@@ -1,0 +1,78 @@
+"""What is added to a batch before its update: audits, peers, leaks."""
+
+import functools
+
+from jopd.batches import collect
+from jopd.data.dataset import Dataset
+from jopd.reporting import leaks
+from jopd.rollouts import sampling
+from jopd.setup import inputs
+from jopd.setup import rows as row_sets
+from jopd.setup.experiment import Experiment
+from jopd.teachers import audit, peers, remote, similarity
+from jopd.training import step
+from jopd.training.placing import place_rows
+from jopd.training.writers import make_generate
+
+
+def make_annotate(e: Experiment) -> collect.Annotate | None:
+    """What is added to every batch before its update, or None."""
+    found = []
+    if e.config.audit.chunks:
+        found.append(make_audit(e))
+    if e.rows.peers is not None:
+        shown = e.rows.peers
+        found.append(peers.make_annotate(shown, e.rows.train.prompts, e.rows.tokenizer))
+    if e.config.log.leak_pattern:
+        found.append(leaks.make_annotate(e.config.log.leak_pattern, e.rows.tokenizer))
+    return collect.in_turn(found)
+
+
+def make_audit(e: Experiment) -> collect.Annotate:
+    """The audit of every update as ``config.audit`` asks for it."""
+    c = e.config.audit
+    facts = step.make_facts({"student": e.models["student"]}, e.shape)
+    place = place_rows(e)
+    prompts = e.rows.read_by("teacher")
+    teacher = make_text_teacher(e, prompts)
+    texts = prompts.texts
+    if c.teacher == "http" and e.config.remote.api != "completions":
+        texts = row_sets.untemplated(e.config, e.rows.tokenizer, prompts)
+    return audit.make_annotate(
+        audit.Plan(c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors),
+        entropy=lambda params, batch: facts(params, {}, place(batch))[
+            "entropy/student"
+        ],
+        continue_texts=teacher.continue_texts,
+        counts=teacher.counts,
+        similarity=similarity.resolve(c.similarity, encoder=c.encoder),
+        tokenizer=e.rows.tokenizer,
+        teacher_prompts=prompts.prompts,
+        teacher_texts=texts,
+        seed=e.config.seed,
+    )
+
+
+def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
+    """What continues the student's chunks: a server, or the teacher of this run."""
+    c = e.config.audit
+    if c.teacher == "http":
+        return inputs.connect(e.config)
+    generate = make_generate(
+        e,
+        sampling.Filter(temperature=c.temperature),
+        name="teacher",
+        max_new_tokens=c.chunk_tokens,
+        copies=c.samples,
+    )
+    longest = max(len(p) for p in prompts.prompts)
+    longest += e.config.rollout.max_new_tokens
+    # Whole runs of samples on every device.
+    step_rows = c.samples * e.mesh.devices.size
+    return audit.local_teacher(
+        functools.partial(generate, e.frozen["teacher"]),
+        e.rows.tokenizer,
+        widths=row_sets.auto_buckets(longest),
+        batch_rows=c.batch_rows + -c.batch_rows % step_rows,
+        copies=c.samples,
+    )

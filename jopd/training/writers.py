@@ -1,0 +1,158 @@
+"""Who writes in a run: models bound to its devices, limits and stopping rules."""
+
+import functools
+
+import jax
+import numpy as np
+
+from jopd.batches import collect
+from jopd.batches.collect import Writer
+from jopd.models import sharding
+from jopd.rollouts import blocks, sampling, watch
+from jopd.rollouts.generate import generate
+from jopd.setup import config as configs
+from jopd.setup import optimizer
+from jopd.setup.experiment import Experiment
+
+PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
+
+
+def rollout_writer(e: Experiment) -> Writer:
+    """The student as it writes what it is trained on."""
+    copies = shared_reading(e, e.mix.fresh, e.mix.group_size)
+    write = make_generate(
+        e, train_filters(e.config), copies=copies, watched=make_watch(e)
+    )
+    return Writer(write, e.widths.given, e.config.rollout.max_new_tokens)
+
+
+def train_filters(config) -> sampling.Filter:
+    c = config.rollout
+    return sampling.Filter(c.temperature, c.top_k, c.top_p, c.min_p)
+
+
+def shared_reading(e: Experiment, rows: int, group: int) -> int:
+    """How many of ``rows`` rollouts share the reading of their prompt: all ``group`` of
+    one, which are side by side, where every device has whole groups; else 1."""
+    return group if rows // e.mesh.devices.size % group == 0 else 1
+
+
+def make_generate(
+    e: Experiment,
+    filters: sampling.Filter,
+    *,
+    name: str = "student",
+    max_new_tokens: int | None = None,
+    copies: int = 1,
+    watched: watch.Watch | None = None,
+):
+    """``(params, request, key) -> Rollout`` of a model on the run's devices."""
+    c, devices = e.config.rollout, e.mesh.devices.size
+    settings = dict(
+        model=e.models[name],
+        max_new_tokens=max_new_tokens or c.max_new_tokens,
+        stop_ids=e.stop_ids,
+        vocabulary=e.shape.vocabulary,
+        filters=filters,
+        copies=copies,
+    )
+    bound = functools.partial(generate, **settings)
+    if e.generator == "jit":
+        compiled = jax.jit(bound)
+        rows = sharding.rows(e.mesh)
+        return lambda params, asked, key: compiled(
+            params, jax.device_put(asked, rows), key
+        )
+    longest = settings["max_new_tokens"]
+    if c.at_once or 0 < c.block_tokens < longest:
+        mapped = blocks.in_blocks(
+            block=min(c.block_tokens or longest, longest),
+            devices=devices,
+            at_once=-(-c.at_once // copies) * copies,
+            watched=watched,
+            **settings,
+        )
+    else:
+        mapped = sharding.data_parallel(bound, devices)
+    whole = sharding.replicated(e.mesh)
+    return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+
+
+def make_watch(e: Experiment) -> watch.Watch | None:
+    """Who ends rollouts early, as ``config.rollout.early_stop`` says.
+
+    Raises:
+      ValueError: the teacher that reads along has its own rendering of the prompts.
+    """
+    c = e.config.rollout
+    rule, name = configs.build_stop(e.config), c.early_stop.teacher
+    if rule is None:
+        return None
+    if not name:
+        return watch.Watch(rule, c.early_stop.window)
+    if name in e.rows.own_prompts:
+        raise ValueError(
+            f"rollout.early_stop.teacher={name!r} renders prompts in its own way "
+            "(data.teacher_template_kwargs), but who reads along reads the student's; "
+            "switch one of them off"
+        )
+    return watch.Watch(
+        rule,
+        c.early_stop.window,
+        model=e.models[name],
+        params=jax.device_put(e.frozen[name], sharding.replicated(e.mesh)),
+        vocabulary=e.shape.vocabulary,
+        temperature=c.temperature or 1.0,
+        chunk_tokens=e.shape.chunk_tokens,
+    )
+
+
+def make_prefix(e: Experiment):
+    """``(ids, step) -> response tokens`` that rollouts start from, or None.
+
+    A teacher's response to a prompt is drawn once for all: it depends on the seed and
+    the prompt, not on the step.
+    """
+    c = e.config.rollout
+    if not c.prefix.source:
+        return None
+    share = optimizer.schedule(
+        c.prefix.schedule,
+        c.prefix.share,
+        steps=c.prefix.steps or e.config.steps,
+        end=c.prefix.end,
+    )
+    nothing = np.zeros(0, np.int32)
+    written = _make_written(e)
+
+    def prefix(ids, step: int) -> list[np.ndarray]:
+        part = float(share(step))
+        if part <= 0:
+            return [nothing] * len(ids)
+        responses = written(ids)
+        return collect.first_part(
+            [nothing if r is None else r for r in responses], part
+        )
+
+    return prefix
+
+
+def _make_written(e: Experiment):
+    """``ids -> responses`` of the data set, or of a teacher in the run."""
+    name = e.config.rollout.prefix.source
+    if name == "gold":
+        return lambda ids: [e.rows.train.solutions[i] for i in ids]
+    write = make_generate(e, train_filters(e.config), name=name)
+    dataset = e.rows.read_by(name)
+    longest = max(len(prompt) for prompt in dataset.prompts)
+    key = jax.random.fold_in(jax.random.key(e.config.seed), PREFIX_STREAM)
+    limit = e.config.rollout.max_new_tokens
+
+    def written(ids) -> list[np.ndarray]:
+        asked = collect.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
+        asked = asked._replace(row_B=np.asarray(ids, np.int32))
+        rolled = jax.device_get(write(e.frozen[name], asked, key))
+        spans = zip(rolled.tokens_BT, rolled.prompt_length_B, rolled.length_B)
+        return [row[start:end] for row, start, end in spans]
+
+    return written

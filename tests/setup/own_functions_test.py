@@ -1,0 +1,150 @@
+"""Functions of a user's own, by name or as they are, wherever a config names one."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import runs
+from jopd import commandline
+from jopd.losses import binding, signals
+from jopd.setup import config, shipped, validation
+from jopd.training import loop as train
+
+
+def half_nll(outputs, scale=0.5):
+    return scale * signals.nll(outputs)
+
+
+def early(scores, *, tokens=4):
+    return (scores.position < tokens).astype(jnp.float32)
+
+
+def gap(scores):
+    return scores.logp["teacher"] - scores.logp["student"]
+
+
+def mean_position(scores):
+    return {"position": jnp.mean(scores.position * scores.mask)}
+
+
+def never(seen):
+    return jnp.zeros(len(seen.tokens_BW), bool)
+
+
+def short(response: str, answer: str) -> float:
+    return float(len(response) < 9)
+
+
+def own(name, models, **changes):
+    """A config whose every function is ours; ``name`` makes a key of a function."""
+    built = runs.config(models, "opd", **changes)
+    with built.unlocked():
+        built.loss.own = dict(
+            signal=name(half_nll),
+            scale=0.25,
+            weights=dict(early=dict(function=name(early), tokens=3)),
+            report=name(mean_position),
+        )
+        built.loss.opd.advantage = name(gap)
+    built.eval.verifier = name(short)
+    built.rollout.early_stop.function = name(never)
+    built.rollout.early_stop.window = 4
+    built.rollout.block_tokens = 8
+    return built
+
+
+dotted = binding.name_of
+itself = lambda function: function
+
+
+def test_by_name_and_as_they_are_they_are_the_same(models):
+    assert dotted(half_nll) == f"{__name__}.half_nll"
+    for name in (dotted, itself):
+        built = own(name, models)
+        validation.validate(built)
+        terms = {term.name: term for term in config.build_terms(built)}
+        assert terms["own"].signal.func is half_nll
+        assert terms["own"].signal.keywords == {"scale": 0.25}
+        assert terms["own"].weights[0].func is early
+        assert terms["own"].report is mean_position
+        assert terms["opd"].advantage is gap and terms["opd"].models == ("teacher",)
+        assert config.build_stop(built) is never
+
+
+def test_a_run_uses_and_records_them_and_resumes(models, tmp_path):
+    built = own(itself, models)
+    train.run(built, tmp_path / "run")
+    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    assert all(np.isfinite(row["own/position"]) for row in rows)
+    assert all(row["loss/own"] > 0 and 0 < row["weight/own"] <= 1 for row in rows)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["loss"]["own"]["signal"] == dotted(half_nll)
+    assert written["eval"]["verifier"] == dotted(short)
+    assert written["rollout"]["early_stop"]["function"] == dotted(never)
+    assert "half_nll" in (tmp_path / "run" / "report.html").read_text()
+    # By name it is the same run, which goes on.
+    built = own(dotted, models, steps=3)
+    assert train.run(built, tmp_path / "run")["steps"] == 3
+    other = own(itself, models, steps=4)
+    other.eval.verifier = runs.begins_with_digit
+    with pytest.raises(ValueError, match=r"eval\.verifier"):
+        train.run(other, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("nowhere.to.be.found", "there is no module jopd.methods.nowhere.to.be nor"),
+        (f"{__name__}.nothing", f"{__name__} has no function 'nothing'; it has dotted"),
+        (f"{__name__}.json", "has no function 'json'"),
+        ("nope", "unknown signal of loss.own 'nope'; known: forward_kl"),
+    ],
+)
+def test_what_cannot_be_found_is_said_before_anything(models, name, said):
+    built = own(itself, models)
+    built.loss.own.signal = name
+    with pytest.raises(ValueError) as caught:
+        validation.validate(built)
+    assert said.split(";")[0] in str(caught.value)
+
+
+def test_an_argument_that_it_does_not_take(models):
+    built = own(itself, models)
+    with built.unlocked():
+        built.loss.own.slope = 1.0
+    with pytest.raises(ValueError, match=r"half_nll takes no 'slope'; it takes scale"):
+        validation.validate(built)
+
+
+def test_verifiers_that_cannot_be_found(models):
+    built = runs.config(models, "opd", eval__verifier="no.such.verifier")
+    with pytest.raises(ValueError, match=r"unknown verifier 'no\.such\.verifier'"):
+        validation.validate(built)
+
+
+# Shipped configs by name.
+
+
+def test_a_bare_name_is_a_shipped_config():
+    assert set(shipped.names()) == {
+        p.stem for p in (runs.ROOT / "configs").glob("*.py")
+    }
+    path = str(runs.ROOT / "configs" / "opd.py")
+    words = commandline.with_paths(["main", "--config=opd", "--config.steps=2"])
+    assert words == ["main", f"--config={path}", "--config.steps=2"]
+    assert commandline.with_paths(["main", "--config", "opd"])[1:] == words[1:2]
+    assert shipped.load("opd").name == "opd"
+
+
+def test_files_stay_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "opd").write_text("")
+    for word in ("--config=opd", "--config=configs/opd.py", "--config=mine.py:large"):
+        assert commandline.with_paths(["main", word]) == ["main", word]
+
+
+def test_a_name_that_is_not_shipped():
+    with pytest.raises(ValueError, match=r"no config is named 'odp'; shipped: direct"):
+        commandline.with_paths(["main", "--config=odp"])
