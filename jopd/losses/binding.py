@@ -80,12 +80,16 @@ def names(namespace) -> list[str]:
     )
 
 
-def bind(function, arguments: dict, where: str):
-    """``function`` with keyword arguments; a wrong one names those that it takes."""
-    # The first is the record that the function reads.
+def arguments_of(function) -> list[str]:
+    """Names of what a config may give it; its first is the record that it reads."""
     parameters = list(inspect.signature(function).parameters.values())[1:]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    taken = [parameter.name for parameter in parameters if parameter.kind in named]
+    return [parameter.name for parameter in parameters if parameter.kind in named]
+
+
+def bind(function, arguments: dict, where: str):
+    """``function`` with keyword arguments; a wrong one names those that it takes."""
+    taken = arguments_of(function)
     unknown = sorted(set(arguments) - set(taken))
     if unknown:
         raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference
 
 from jopd.losses import objective, reports, signals, weights
-from jopd.losses.binding import bind, names, resolve
+from jopd.losses.binding import arguments_of, bind, names, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer
 from jopd.setup.compared import models_named
@@ -166,7 +166,8 @@ def base_config() -> ConfigDict:
         "success": 1.0,  # reward from which a rollout is one
         "remove": "",  # regular expression of what is left out of its text
     }
-    c.loss = ConfigDict()  # name -> dict(signal, weights, source, coef, ...)
+    # name -> dict(signal, weights, source, coef, ...); a name may become a function.
+    c.loss = ConfigDict(type_safe=False)
     c.objective = {
         "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
         "temperature": 1.0,  # of the distributions in the loss, all models alike
@@ -291,7 +292,10 @@ def build_stop(config: ConfigDict):
         return None
     window, reads = spec.pop("window"), bool(spec.pop("teacher"))
     where = "rollout.early_stop"
-    rule = bind(resolve(name, stops, where), spec, where)
+    rule = resolve(name, stops, where)
+    if not spec["limit"] and "limit" not in arguments_of(rule):
+        spec.pop("limit")  # the default, which a rule of one's own need not take
+    rule = bind(rule, spec, where)
     of = lambda dtype: jax.ShapeDtypeStruct((2, window), dtype)
     shown = stops.Seen(
         of(jnp.int32), of(jnp.float32), of(jnp.float32) if reads else None

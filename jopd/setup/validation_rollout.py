@@ -45,9 +45,10 @@ def _check_prefix(config: ConfigDict) -> None:
 
 def _check_stop(config: ConfigDict) -> None:
     c = config.rollout
-    if build_stop(config) is None:
+    rule = build_stop(config)
+    if rule is None:
         return
-    if c.early_stop.limit <= 0:
+    if getattr(rule, "keywords", {}).get("limit", 1) <= 0:
         raise ValueError(
             f"rollout.early_stop.limit={c.early_stop.limit} must be above 0: at 0 "
             "nearly every rollout would end at the first look"

@@ -2,12 +2,12 @@
 
 import functools
 
-import context_test
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contexts
 import tiny
 from jopd.batches import collect, layout, packing
 from jopd.models import decoder, sharding
@@ -157,15 +157,15 @@ def test_micro_batches_are_packed_each_for_itself(params, shards, accumulate):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_model_with_its_own_prompt_is_packed_apart(accumulate):
-    own = {"teacher": context_test.dataset(context_test.OWN)}
-    plain = collect.with_prompts(context_test.batch(), own)
+    own = {"teacher": contexts.dataset(contexts.OWN)}
+    plain = collect.with_prompts(contexts.batch(), own)
     rows = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), plain)
     packed = layout.with_packing(rows, (4, 8), 1, accumulate)
     assert set(packed.packing) == {"", "teacher"}
     before_BT = np.roll(np.asarray(rows.mask_BT), -1, axis=1)
     for name in ("student", "teacher"):
         read = functools.partial(
-            step.hidden_states, context_test.MODEL, context_test.PARAMS, name=name
+            step.hidden_states, contexts.MODEL, contexts.PARAMS, name=name
         )
         got = step.join_rows(jax.lax.map(read, step.split_rows(packed, accumulate)))
         want = read(rows)

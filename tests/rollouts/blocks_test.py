@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+
+import tiny
 from drawing import (
     CONFIG,
     DRAW,
@@ -15,8 +17,6 @@ from drawing import (
     in_blocks,
     in_one_loop,
 )
-
-import tiny
 from jopd.rollouts import blocks as engine
 from jopd.rollouts import generate as rollout
 

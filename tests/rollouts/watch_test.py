@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import DRAW, MODEL, NEW, RING, ROWS, asked, in_blocks, in_one_loop
 
 import tiny
+from drawing import DRAW, MODEL, NEW, RING, ROWS, asked, in_blocks, in_one_loop
 from jopd.models import decoder
 from jopd.rollouts import sampling, stops
 from jopd.rollouts.watch import Watch
