@@ -3,10 +3,8 @@
     jopd.load(path)                       a model: logits, texts, parameters, tokenizer
     jopd.train.run(config, directory)     a whole run, as the command makes it
 
-The library is its modules, each in the room that ``docs/design.md`` gives it; those
-below keep a short name, as an attribute (``jopd.divergences``) and in imports
-(``from jopd.config import base_config``). All are loaded on first use, so importing
-``jopd`` itself is free.
+Modules lie in rooms, see ``docs/design.md``; those below have a short name too, as an
+attribute and in imports. All are loaded on first use, so importing ``jopd`` is free.
 """
 
 import importlib

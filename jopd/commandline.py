@@ -1,5 +1,6 @@
 """What the commands share: flags parsed with one clear error, libraries silenced."""
 
+import contextlib
 import os
 import re
 import sys
@@ -18,6 +19,18 @@ def quiet() -> None:
     """
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+@contextlib.contextmanager
+def one_error():
+    """What a user can mend ends the process with one line and status 1."""
+    try:
+        yield
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
+        from jopd.reporting import console
+
+        console.error(error)
+        sys.exit(1)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """Measures any model: ``python -m jopd.evaluate --model=DIR --config=opd``."""
 
 import json
-import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -20,15 +19,12 @@ def main(argv: list[str]) -> None:
     from jopd.setup.summary import summary_rows
     from jopd.training import stages
 
-    try:
+    with commandline.one_error():
         config = flags.FLAGS.config
         config.student.path = flags.FLAGS.model
         e = experiment.build(config, train=False)
         console.startup(summary_rows(e))
         found, _ = stages.make_evaluate(e)(e.params, e.frozen)
-    except (ValueError, ImportError, OSError) as error:
-        console.error(error)
-        sys.exit(1)
     console.evaluation(found)
     if flags.FLAGS.out:
         Path(flags.FLAGS.out).write_text(json.dumps(found, indent=2) + "\n")

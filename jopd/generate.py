@@ -28,25 +28,14 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computati
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
-    from jopd.reporting import console
     from jopd.setup import model
 
     f = flags.FLAGS
-    try:
-        found = model.load(f.model, dtype=f.dtype).generate(
-            f.prompt,
-            samples=f.samples,
-            max_new_tokens=f.max_new_tokens,
-            temperature=f.temperature,
-            top_k=f.top_k,
-            top_p=f.top_p,
-            min_p=f.min_p,
-            seed=f.seed,
-            chat=f.chat,
-        )
-    except (ValueError, ImportError, OSError) as error:
-        console.error(error)
-        sys.exit(1)
+    names = "samples", "max_new_tokens", "temperature", "top_k", "top_p", "min_p"
+    options = {name: f[name].value for name in names}
+    with commandline.one_error():
+        student = model.load(f.model, dtype=f.dtype)
+        found = student.generate(f.prompt, seed=f.seed, chat=f.chat, **options)
     bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
     for prompt, texts in zip(f.prompt, found):
         for text in texts:

@@ -4,7 +4,6 @@ Any key is overridden with ``--config.section.key=value``. Running the same comm
 again resumes from the newest checkpoint in the workdir.
 """
 
-import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -33,13 +32,8 @@ def main(argv: list[str]) -> None:
     if not config.name:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         config.name = Path(file).stem
-    try:
+    with commandline.one_error():
         loop.run(config, _WORKDIR.value or f"runs/{config.name}")
-    except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        from jopd.reporting import console
-
-        console.error(error)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,7 @@ Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
 class RowSet(NamedTuple):
     """What rows are made of, and who judges the responses to them.
 
-    Attributes:
-      dataset: prompts, solutions and answers.
-      tokenizer: decodes responses.
-      verifier: ``(text, answer) -> reward``; None: rewards stay 0, for whoever wants
-        them later, or for good.
+    Without a ``verifier``, ``(text, answer) -> reward``, rewards stay 0.
     """
 
     dataset: Dataset
@@ -258,20 +254,13 @@ def empty_buffer(mix: Mix, width: int) -> replay.Buffer | None:
     """The buffer a run starts with, or None if its mix needs none."""
     if not mix.buffered:
         return None
-    zeros = jnp.zeros((1, width), jnp.int32)
-    like = batch_of(
-        Rollout(
-            tokens_BT=zeros,
-            prompt_length_B=zeros[:, 0],
-            length_B=zeros[:, 0],
-            finished_B=zeros[:, 0] > 0,
-            behavior_logp_BT=zeros.astype(jnp.float32),
-            source_BT=zeros,
-            group_B=zeros[:, 0],
-            age_B=zeros[:, 0],
-        ),
-        reward_B=jnp.zeros(1, jnp.float32),
+    tokens_BT = jnp.zeros((1, width), jnp.int32)
+    row_B, logp_BT = tokens_BT[:, 0], tokens_BT.astype(jnp.float32)
+    rollout = Rollout(
+        *(tokens_BT, row_B, row_B, row_B > 0, logp_BT),
+        *(tokens_BT, row_B, row_B),
     )
+    like = batch_of(rollout, reward_B=jnp.zeros(1, jnp.float32))
     capacity = mix.capacity or max(mix.least_capacity, 8 * mix.replayed)
     return replay.init(capacity, like)
 

@@ -53,7 +53,15 @@ class Term(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How the vocabulary-sized work is cut up; static."""
+    """How the vocabulary-sized work is cut up; static.
+
+    Attributes:
+      vocabulary: columns that all models share.
+      chunk_tokens: tokens whose ``[*, V]`` logits exist at one time, on each shard.
+      strip_tokens: most of them at a time in elementwise work; 0: all.
+      shards: devices that rows are split over.
+      temperature: divides all models' logits alike.
+    """
 
     vocabulary: int
     chunk_tokens: int
@@ -195,12 +203,8 @@ def facts(
     heads: dict[str, jax.Array],
     batch: Batch,
     *,
-    vocabulary: int,
-    chunk_tokens: int,
-    strip_tokens: int = 0,
-    shards: int = 1,
-    temperature: float = 1.0,
     panels: tuple[Panel, ...] = (),
+    **shape,
 ) -> dict[str, jax.Array]:
     """``token_facts`` of every response token, f32[B, T] each; not differentiated.
 
@@ -208,8 +212,10 @@ def facts(
       hidden: name -> [B, T, D], as the models return them (unaligned).
       heads: name -> [V_name, D]; rows past ``vocabulary`` are ignored.
       panels: further names, each a combination of models in ``hidden``.
+      shape: fields of ``Shape``.
     """
-    heads = {name: head[:vocabulary] for name, head in heads.items()}
+    cut = Shape(**shape)
+    heads = {name: head[: cut.vocabulary] for name, head in heads.items()}
 
     def of_chunk(chunk):
         hidden_chunk, tokens, mask, serves = chunk
@@ -218,11 +224,11 @@ def facts(
             for name, head in heads.items()
         }
         rest = logits, serves, jnp.where(mask, tokens, 0)
-        return in_strips(of_strip, strip_tokens, rest)
+        return in_strips(of_strip, cut.strip_tokens, rest)
 
     def of_strip(rows):
         logits, serves, tokens = rows
-        logits = tempered(logits, temperature)
+        logits = tempered(logits, cut.temperature)
         return token_facts(logits | panel.combine_all(panels, logits, serves), tokens)
 
     aligned = {name: align(hidden[name]) for name in heads}
@@ -230,8 +236,8 @@ def facts(
         of_chunk,
         (aligned, batch.rollout.tokens_BT, batch.mask_BT, _per_token(batch)),
         batch.mask_BT,
-        chunk_tokens=chunk_tokens,
-        shards=shards,
+        chunk_tokens=cut.chunk_tokens,
+        shards=cut.shards,
     )
 
 
@@ -292,13 +298,9 @@ def objective(
     coefs: dict[str, jax.Array],
     *,
     terms: tuple[Term, ...],
-    vocabulary: int,
-    chunk_tokens: int,
-    strip_tokens: int = 0,
-    shards: int = 1,
-    temperature: float = 1.0,
     panels: tuple[Panel, ...] = (),
     with_facts: bool = True,
+    **shape,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and its per-token parts; differentiable in ``hidden_BTD``, ``head_VD``.
 
@@ -312,12 +314,13 @@ def objective(
       coefs: term name -> f32 scalar, this step's coefficient.
       panels: what terms may name besides models; combined chunk by chunk.
       with_facts: also return ``token_facts``; costs elementwise work, no matmul.
+      shape: fields of ``Shape``.
 
     Returns:
       (loss, parts): ``parts["loss/<term>"]`` f32[B, T] is weight * signal, to be
       summed; with ``with_facts`` also f32[B, T] for every name in ``token_facts``.
     """
-    rollout = batch.rollout
+    rollout, cut = batch.rollout, Shape(**shape)
     rows = Chunked(
         # A masked id may lie outside the vocabulary; its log-prob would be NaN, and so
         # would be the head's gradient (0 times NaN).
@@ -328,12 +331,12 @@ def objective(
         serves=_per_token(batch),
         weighed=weighed,
     )
-    heads = {name: head[:vocabulary] for name, head in frozen_heads.items()}
+    heads = {name: head[: cut.vocabulary] for name, head in frozen_heads.items()}
     strip_loss = functools.partial(
         _strip_loss,
         terms=terms,
         panels=panels,
-        temperature=temperature,
+        temperature=cut.temperature,
         with_facts=with_facts,
     )
 
@@ -344,14 +347,14 @@ def objective(
             for name, other in heads.items()
         }
         rest = others, rows._replace(hidden={})
-        return sum_over_strips(strip_loss, strip_tokens, own, rest, coefs)
+        return sum_over_strips(strip_loss, cut.strip_tokens, own, rest, coefs)
 
     return sum_over_chunks(
         chunk_loss,
-        chunk_tokens,
-        shards,
+        cut.chunk_tokens,
+        cut.shards,
         align(hidden_BTD),
-        head_VD[:vocabulary],
+        head_VD[: cut.vocabulary],
         rows,
         batch.mask_BT,
         heads,

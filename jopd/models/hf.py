@@ -71,10 +71,7 @@ def load_config(path: str | Path) -> DecoderConfig:
 
 def check(path: str | Path) -> DecoderConfig:
     """What ``load`` would say of a model, from its config and headers alone."""
-    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
-    config = hf_config.parse(_read_config(folder))
-    _check(config, _open(folder), folder)
-    return config
+    return _opened(path)[0]
 
 
 def load(
@@ -92,10 +89,7 @@ def load(
         tensor, or one of another shape or type. All of it is seen from the headers,
         before any weight is read.
     """
-    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
-    config = hf_config.parse(_read_config(folder))
-    files = _open(folder)
-    _check(config, files, folder)
+    config, files = _opened(path)
 
     def read(name: str) -> np.ndarray:
         return files[name].get_tensor(name)
@@ -241,6 +235,13 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} has no *.safetensors; convert other weight formats first"
         )
     return files
+
+
+def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any]]:
+    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
+    config, files = hf_config.parse(_read_config(folder)), _open(folder)
+    _check(config, files, folder)
+    return config, files
 
 
 def _open(folder: Path) -> dict[str, Any]:

@@ -25,21 +25,13 @@ _SHOWN = (
 )
 
 
-def startup(
-    rows: Mapping[str, Any] | Iterable[tuple[str, Any]],
-    *,
-    console: Console | None = None,
-) -> None:
+def startup(rows: Iterable[tuple[str, Any]], *, console: Console | None = None) -> None:
     """Prints what is about to run: models, sizes, devices, phases to compile."""
     (console or rich.get_console()).print(startup_table(rows))
 
 
 def before_after(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    paths: Sequence[Any] = (),
-    *,
-    console: Console | None = None,
+    before: Mapping, after: Mapping, paths=(), *, console: Console | None = None
 ) -> None:
     """Prints the evaluations before and after, and where the files of the run are."""
     (console or rich.get_console()).print(before_after_table(before, after, paths))

@@ -36,16 +36,9 @@ class Rolled(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is measured.
-
-    Attributes:
-      prompts: the first this many of the data set.
-      k: sampled rollouts of each.
-      batch_rows: rows generated at one time.
-      seed: of the random stream.
-      repetition: ``text -> bool``, whether a response repeats itself.
-      leak_pattern: regular expression; empty: nothing is looked for.
-      save_samples: rollouts that are returned whole.
+    """What is measured: ``k`` rollouts of each of the first ``prompts``, of which
+    ``save_samples`` are kept whole. ``repetition`` says of a text whether it repeats
+    itself; an empty ``leak_pattern`` looks for nothing.
     """
 
     prompts: int
@@ -158,18 +151,13 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
     index = int(rollout.group_B[row])
     answer, text = rows.dataset.answers[index], group.texts[row]
     finished = bool(rollout.finished_B[row])
-    right = (
-        None if rows.verifier is None else float(rows.verifier(text, answer)) * finished
-    )
-    logps = {
-        f"{name}_logp": [
-            round(float(value), 4)
-            for value in group.per_token.get(f"logp/{name}", rollout.tokens_BT[:, :0])[
-                row, start:end
-            ]
-        ]
-        for name in ("student", "teacher")
-    }
+    judge = rows.verifier
+    right = None if judge is None else float(judge(text, answer)) * finished
+
+    def rounded(name: str) -> list[float]:
+        known = group.per_token.get(f"logp/{name}", rollout.tokens_BT[:, :0])
+        return [round(float(logp), 4) for logp in known[row, start:end]]
+
     return {
         "prompt": rows.dataset.texts[index],
         "response": text,
@@ -177,7 +165,8 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
             rows.tokenizer.decode([int(token)])
             for token in rollout.tokens_BT[row, start:end]
         ],
-        **logps,
+        "student_logp": rounded("student"),
+        "teacher_logp": rounded("teacher"),
         "finished": finished,
         "reward": right,
         "answer": answer,

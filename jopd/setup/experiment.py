@@ -43,11 +43,6 @@ class Experiment(NamedTuple):
     generator: str
     notes: list[str]
 
-    @property
-    def packed(self) -> bool:
-        """Whether updates read their rows side by side."""
-        return self.config.objective.packing
-
 
 class Cast(NamedTuple):
     """Who plays in a run, by name: the student, and whom its terms or rollouts name.
@@ -183,7 +178,8 @@ def build(config, *, train: bool = True) -> Experiment:
     mesh, mix = sharding.make_mesh(**config.mesh), make_mix(config)
     if train:
         check_rows(config, mesh, mix)
-        check_server(config)
+        if config.audit.chunks and config.audit.teacher == "http":
+            inputs.connect(config)  # a server that is down is said before any load
     generator = pick_generator(config, mesh)
     terms = configs.build_terms(config)
     cast = choose_cast(config, terms)
@@ -194,7 +190,9 @@ def build(config, *, train: bool = True) -> Experiment:
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels)
     if train:
         row_sets.check_gold(config, mix, rows.train)
-        check_verifier(config, terms, rows)
+        if rows.verifier is None:
+            why = f"eval.verifier='auto' finds no answers in {config.data.path}"
+            validation.check_no_rewards(config, terms, why)
     widths = row_sets.pick_widths(config, rows)
     row_sets.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
@@ -216,19 +214,6 @@ def build(config, *, train: bool = True) -> Experiment:
         generator=generator,
         notes=notes + heads + (validation.short_warmup(config) if train else []),
     )
-
-
-def check_server(config) -> None:
-    """A text teacher that is down is said before anything is loaded."""
-    if config.audit.chunks and config.audit.teacher == "http":
-        inputs.connect(config)
-
-
-def check_verifier(config, terms, rows: row_sets.Rows) -> None:
-    """Terms that read rewards need data with answers."""
-    if rows.verifier is None:
-        why = f"eval.verifier='auto' finds no answers in {config.data.path}"
-        validation.check_no_rewards(config, terms, why)
 
 
 def choose_cast(config, terms) -> Cast:

@@ -19,18 +19,10 @@ from jopd.rollouts.generate import generate
 from jopd.rollouts.sampling import Filter
 from jopd.setup import inputs
 
-STATIC = ("model", "max_new_tokens", "stop_ids", "vocabulary", "filters", "copies")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A language model and its tokenizer, from a directory that ``load`` checked.
-
-    Attributes:
-      path: of the directory.
-      config: its shape; ``config.dtype`` is that of computation and parameters.
-      tokenizer: the one beside the weights.
-    """
+    """A language model and the tokenizer beside it; ``config`` is its shape."""
 
     path: str
     config: DecoderConfig
@@ -42,21 +34,15 @@ class Model:
         _, params = hf.load(self.path, dtype=self.config.dtype)
         return jax.device_put(params)
 
-    @property
-    def vocabulary(self) -> int:
-        """Columns of the head that stand for a token; a head may be wider."""
-        known = max(self.tokenizer.get_vocab().values()) + 1
-        return min(self.config.vocab_size, known)
-
     def logits(self, ids) -> jax.Array:
         """f32[B, T, V] of token ids i32[B, T]; row t predicts token t + 1.
 
         All at once, for looking at: training never holds such an array. Rows are whole,
-        without padding; one of another length is another call, and compiles anew.
+        without padding; another length compiles anew.
 
         Raises:
-          ValueError: not two dimensions, an id that the head has no row for, or more
-            tokens than the model has positions.
+          ValueError: not rows of whole numbers, one that is no id of the model, or more
+            than its positions.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
@@ -108,10 +94,9 @@ class Model:
         )
         longest = max(len(prompt) for prompt in dataset.prompts)
         self._check_positions(longest, max_new_tokens)
-        rows = list(range(len(texts)))
-        shape = dict(buckets=(longest,), limit=max_new_tokens)
+        rows, shape = range(len(texts)), dict(buckets=(longest,), limit=max_new_tokens)
         asked = collect.ask(dataset, rows, copies=samples, **shape)
-        eos = self.tokenizer.eos_token_id
+        known, eos = self.tokenizer.get_vocab(), self.tokenizer.eos_token_id
         rolled = _generate(
             self.params,
             asked,
@@ -119,7 +104,7 @@ class Model:
             model=decoder.Decoder(self.config),
             max_new_tokens=max_new_tokens,
             stop_ids=() if eos is None else (eos,),
-            vocabulary=self.vocabulary,
+            vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
             filters=Filter(temperature, top_k, top_p, min_p),
             copies=samples,
         )
@@ -150,7 +135,8 @@ def load(path: str, *, dtype: str = "float32") -> Model:
     return Model(path, config, inputs.load_tokenizer(path))
 
 
-_generate = jax.jit(generate, static_argnames=STATIC)
+_STATIC = "model", "max_new_tokens", "stop_ids", "vocabulary", "filters", "copies"
+_generate = jax.jit(generate, static_argnames=_STATIC)
 
 
 @functools.partial(jax.jit, static_argnums=0)

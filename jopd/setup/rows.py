@@ -15,15 +15,11 @@ from jopd.teachers import peers, roles
 
 
 class Rows(NamedTuple):
-    """The rows of a run, as everyone who reads them does.
+    """The rows of a run: ``train`` and ``held`` as the student reads them.
 
-    Attributes:
-      tokenizer: the student's.
-      train, held: as the student reads them.
-      own_prompts: both again for each teacher that reads other prompts.
-      peers: for the teachers whose context has ``{peer}``; None without any.
-      served: name -> bool[rows of ``train``] of teachers and panels with a route.
-      verifier: judges responses; None where nobody can.
+    ``own_prompts`` has both again for each teacher that reads other prompts, ``peers``
+    is for those whose context has ``{peer}``, ``served`` says of teachers and panels
+    with a route which training rows are theirs. ``verifier`` is None if nobody judges.
     """
 
     tokenizer: Any

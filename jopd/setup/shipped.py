@@ -4,13 +4,13 @@ import runpy
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-# In a checkout they lie beside the package, for people to read and copy; in a wheel,
-# inside of it.
-FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+# Inside the package in a wheel; beside it in a checkout, for people to read and copy.
+_PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+FOLDER = next((place for place in _PLACES if (place / "opd.py").is_file()), _PLACES[0])
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in _folder().glob("*.py"))
+    return sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 def find(name: str) -> Path:
@@ -19,23 +19,14 @@ def find(name: str) -> Path:
     Raises:
       ValueError: there is none of that name; the known ones are listed.
     """
-    path = _folder() / f"{name}.py"
-    if not path.is_file():
-        raise ValueError(
-            f"no config is named {name!r}; shipped: {', '.join(names())}; a file of "
-            f"your own is given by its path, such as {name}.py"
-        )
-    return path
+    if name in names():
+        return FOLDER / f"{name}.py"
+    raise ValueError(
+        f"no config is named {name!r}; shipped: {', '.join(names())}; a file of your "
+        f"own is given by its path, such as {name}.py"
+    )
 
 
 def load(name: str):
-    """A shipped config as ``get_config`` makes it, to be changed and run.
-
-    Raises:
-      ValueError: see ``find``.
-    """
+    """A shipped config, to be changed and run; raises as ``find``."""
     return runpy.run_path(str(find(name)))["get_config"]()
-
-
-def _folder() -> Path:
-    return next((f for f in FOLDERS if (f / "opd.py").is_file()), FOLDERS[0])

@@ -54,7 +54,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
 
 def _row_shapes(e: Experiment) -> str:
     """How many programs the rows of updates may ask for."""
-    if not e.packed:
+    if not e.config.objective.packing:
         return f"score, prepare, update x {len(e.widths.rows)} row widths"
     student = packing.shapes(len(e.widths.rows))
     peers = e.rows.peers.contexts if e.rows.peers else {}

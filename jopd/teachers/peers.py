@@ -57,10 +57,10 @@ class PeerPrompts(NamedTuple):
       contexts: teacher name -> template with ``{peer}``.
       examples: training rows, in the order of the data set.
       encode: examples -> prompt tokens, as those teachers' templates want them.
-      widths: padded prompt lengths, ascending; they fix the shapes. A row whose prompt
-        exceeds the last is left without a peer and counted.
+      widths: padded prompt lengths, ascending; a row whose prompt exceeds the last is
+        left without a peer and counted.
       success: reward from which a rollout is one to show.
-      remove: regular expression of what is cut from a peer's text (its reasoning, say).
+      remove: regular expression of what is cut from its text (its reasoning, say).
     """
 
     contexts: Mapping[str, str]

@@ -9,8 +9,8 @@ import jax
 from jopd.batches import collect
 from jopd.reporting import console, diagnostics
 from jopd.setup import config as configs
-from jopd.setup import experiment as experiments
 from jopd.setup import validation
+from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
 from jopd.training import control, ending, observe, workdir
@@ -43,7 +43,7 @@ def run(config, directory) -> dict:
         control.CompileCounter() as compiled,
         jax.debug_nans(config.jax_debug_nans),
     ):
-        e = experiments.build(config)
+        e = build(config)
         workdir.write_config(directory, written)
         console.startup(summary_rows(e))
         for note in e.notes:
@@ -59,7 +59,7 @@ def run(config, directory) -> dict:
         return ending.finish(e, run)
 
 
-def loop(e: experiments.Experiment, run: Run, began: float, interrupt) -> int:
+def loop(e: Experiment, run: Run, began: float, interrupt) -> int:
     """Updates until ``config.steps`` or an interrupt; returns the step reached."""
     c, record = e.config, run.record
     spent = record["wall_seconds"]
@@ -93,7 +93,7 @@ class Update(NamedTuple):
     logged: dict
 
 
-def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
+def advance(e: Experiment, run: Run, done: int) -> Update:
     """The update after ``done`` others: collect, prepare, update, move teachers.
 
     Raises:
@@ -125,7 +125,7 @@ def advance(e: experiments.Experiment, run: Run, done: int) -> Update:
     return Update(got, parts, sampled, logged)
 
 
-def move_teachers(e: experiments.Experiment, run: Run, got, at: int) -> dict:
+def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
     """Teachers that follow the student do so; returns what is logged of it."""
     held, record = run.held, run.record
     outcome = got.fresh and diagnostics.outcome(got.fresh)
@@ -138,14 +138,13 @@ def move_teachers(e: experiments.Experiment, run: Run, got, at: int) -> dict:
     return logged
 
 
-def log_step(
-    e: experiments.Experiment, run: Run, done: int, update: Update, clock: float
-) -> None:
+def log_step(e: Experiment, run: Run, done: int, update: Update, clock: float) -> None:
     """Adds what is only computed for steps that are logged."""
     logged, coefs = update.logged, configs.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
-    logged |= observe.describe_tokens(e, update.got, update.parts)
+    ngram = e.config.repetition.ngram
+    logged |= diagnostics.token_metrics(update.parts, update.got.batch, ngram=ngram)
     seconds = time.perf_counter() - clock
     logged["speed/seconds_step"] = seconds
     logged["speed/tokens_per_second"] = observe.tokens_in(update.got.batch) / seconds
@@ -153,7 +152,7 @@ def log_step(
     logged["speed/compilations"] = run.compiled.count
 
 
-def keep(e: experiments.Experiment, run: Run, at: int, update: Update) -> None:
+def keep(e: Experiment, run: Run, at: int, update: Update) -> None:
     """Evaluates, writes and saves what is due at step ``at``."""
     c, evaluated = e.config, None
     if _due(c.eval.every_steps, at) and at < c.steps:

@@ -61,11 +61,6 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     return found
 
 
-def describe_tokens(e: Experiment, got: collect.Collected, parts: dict) -> dict:
-    """Means of an update's token facts."""
-    return diagnostics.token_metrics(parts, got.batch, ngram=e.config.repetition.ngram)
-
-
 def tokens_in(batch, source: int | None = None) -> int:
     """Response tokens of a batch, of one source or of all."""
     counted_BT = np.asarray(batch.mask_BT)

@@ -23,7 +23,7 @@ def deal_rows(e: Experiment):
         batch, order_B = layout.dealt(batch, *parts)
         batch = collect.with_prompts(batch, own)
         batch = collect.with_serves(batch, e.rows.served)
-        if e.packed:
+        if e.config.objective.packing:
             batch = layout.with_packing(batch, e.widths.rows, *parts)
         return put(e, batch), order_B
 

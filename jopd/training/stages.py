@@ -65,7 +65,7 @@ def make_collect(e: Experiment):
         e.mix,
         seed=e.config.seed,
         # Packed rows are cut by their packing: one width fewer that programs know.
-        widths=e.widths.rows[-1:] if e.packed else e.widths.rows,
+        widths=e.widths.rows[-1:] if e.config.objective.packing else e.widths.rows,
         deal=deal_rows(e),
         prefix=make_prefix(e),
         annotate=make_annotate(e),

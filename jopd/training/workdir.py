@@ -29,14 +29,7 @@ def write_json(path: Path, value) -> None:
 
 def written(config: dict) -> dict:
     """The config as it is kept: functions by the names that a config may use."""
-    return {
-        key: written(value)
-        if isinstance(value, dict)
-        else name_of(value)
-        if callable(value)
-        else value
-        for key, value in config.items()
-    }
+    return json.loads(json.dumps(config, default=name_of))
 
 
 def flatten(config: dict, prefix: str = "") -> dict:
