@@ -24,6 +24,7 @@ PUBLIC = {
     "metrics": "reporting.metrics",
     "objective": "losses.objective",
     "optimizer": "setup.optimizer",
+    "rewards": "data.rewards",
     "rollout": "rollouts.generate",
     "sampling": "rollouts.sampling",
     "signals": "losses.signals",

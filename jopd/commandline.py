@@ -12,13 +12,8 @@ from jopd.setup import shipped
 
 
 def quiet() -> None:
-    """Silences the libraries below; to be called before they are imported.
-
-    They log every file they touch, and transformers, of which only tokenizers are
-    used, that without PyTorch it has no models. What matters is on the console.
-    """
+    """Silences the libraries below, which log every file that they touch."""
     logging.set_verbosity(logging.WARNING)
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class Room(NamedTuple):
 def read_table(text: str) -> dict[str, Room]:
     """Rows ``| `room` | what | uses | files |``; "below" means every row above it."""
     rooms: dict[str, Room] = {}
-    for line in text.split("## Rooms")[1].split("\n## ")[0].splitlines():
+    for line in text.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         name = cells and re.fullmatch(r"`([a-z]+)(?:/|\.py)?`", cells[0])
         if not name:
@@ -42,7 +42,8 @@ def read_table(text: str) -> dict[str, Room]:
     return rooms
 
 
-ROOMS = read_table((ROOT / "docs" / "design.md").read_text())
+SECTION = (ROOT / "docs" / "design.md").read_text().split("## Rooms")[1]
+ROOMS = read_table(SECTION.split("\n## ")[0])
 
 
 def module_of(path: Path) -> str:
@@ -123,6 +124,12 @@ def test_the_table_lists_every_file_once():
             assert sorted(room.files) == sorted(there), name
     beside = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "types"}
     assert sorted(ROOMS["commands"].files) == sorted(beside)
+
+
+def test_the_tree_shows_every_file():
+    tree = SECTION.split("```text")[1].split("```")[0]
+    shown = {word for word in tree.split() if word.endswith(".py")}
+    assert {path.name for path in MODULES if path.stem != "__init__"} <= shown
 
 
 def test_rooms_say_what_they_are_for():

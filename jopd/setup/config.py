@@ -153,7 +153,7 @@ def base_config() -> ConfigDict:
     c.remote = {
         "url": "",  # with the version, e.g. http://localhost:8000/v1
         "model": "",  # as the server calls it
-        "api": "completions",  # completions | chat | chat_prefill, see jopd.remote
+        "api": "completions",  # completions | chat | chat_prefill, see jopd.teachers.remote
         "key_env": "",  # environment variable with the API key; empty: none is sent
         "concurrency": 8,  # requests under way at one time
         "timeout_seconds": 60.0,  # of one reply

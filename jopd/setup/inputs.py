@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import transformers
-
 from jopd.data import vocabulary
 from jopd.teachers import remote
 
@@ -25,6 +23,10 @@ def load_tokenizer(path: str):
     Raises:
       ValueError: there is none; names the directory.
     """
+    # Only its tokenizers are used: that it has no models without PyTorch is no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
     try:
         return transformers.AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:

@@ -9,10 +9,10 @@ from jopd.setup.experiment import Experiment
 
 def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     """(what, how it is) of models, data, devices, terms and programs."""
-    rows = [("student", f"{_size(e.params)}, {_describe(e.models['student'].config)}")]
+    rows = [("student", f"{_describe(e.params, e.models['student'].config)}")]
     for name, teacher in e.teachers.items():
         params = e.frozen.get(name, e.params)
-        about = f"{_size(params)}, {_describe(e.models[name].config)}"
+        about = f"{_describe(params, e.models[name].config)}"
         if teacher.weights != "path":
             about += f", weights: {teacher.weights} student"
         about += ", own context" if teacher.context else ""
@@ -77,10 +77,7 @@ def _share(e: Experiment, name: str) -> str:
     return f", serves {served.sum():,} of {len(served):,} prompts"
 
 
-def _size(params) -> str:
-    return f"{decoder.count(params):,} parameters"
-
-
-def _describe(shape: decoder.DecoderConfig) -> str:
+def _describe(params, shape: decoder.DecoderConfig) -> str:
     eight = ", matrices int8" if shape.int8 else ""
-    return f"{shape.layers} layers x {shape.width}, {shape.dtype}{eight}"
+    size = f"{decoder.count(params):,} parameters"
+    return f"{size}, {shape.layers} layers x {shape.width}, {shape.dtype}{eight}"

@@ -124,7 +124,7 @@ def test_math_refuses_an_answer_it_cannot_parse(monkeypatch):
 
 def test_resolve():
     assert rewards.resolve("numeric") is rewards.numeric
-    assert rewards.resolve("jopd.data.rewards.exact") is rewards.exact
+    assert rewards.resolve("jopd.rewards.exact") is rewards.exact
     with pytest.raises(ValueError, match=r"'maths' is unknown.*exact, numeric, math"):
         rewards.resolve("maths")
 

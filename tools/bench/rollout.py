@@ -5,7 +5,7 @@
 
 One line for rows with lengths drawn evenly between ``--shortest`` and ``--new``, one
 for rows that all have the mean length, one for rows that all have the greatest; each in
-one loop and in blocks (``jopd.engine``), and with ``--at-once`` in so many places that
+one loop and in blocks (``jopd.rollouts.blocks``), and with ``--at-once`` in so many places that
 are filled again. Nothing but the limit ends a row.
 """
 
