@@ -166,9 +166,9 @@ def importance(
 def has_peer(scores: Scores) -> jax.Array:
     """1 on rows whose teacher reads another successful rollout of the prompt, else 0.
 
-    Left by ``jopd.teachers.peers`` where a teacher's context has ``{peer}``. With the normaliser
-    "weights" a term's mean is then over the tokens of those rows. Raises ValueError
-    where no teacher of the run has such a context.
+    Left by ``teachers.peers`` where a teacher's context has ``{peer}``. With the
+    normaliser "weights" a term's mean is then over the tokens of those rows. Raises
+    ValueError where no teacher of the run has such a context.
     """
     if "has_peer" not in scores.extra:
         raise ValueError(

@@ -12,7 +12,7 @@ student wrote there estimates how much the teacher would have preferred it:
     k_c     = sum_n phi(chunk c, continuation n)                    in [0, N]
     pibar_c = exp(mean_{t in c} log student(y_t))
 
-``peaks`` chooses the chunks on the host; ``jopd.teachers.audit`` asks the teacher and leaves
+``peaks`` chooses the chunks on the host; ``teachers.audit`` asks the teacher and leaves
 ``extra["chunk"]`` (number of the chunk in its row, -1 outside of all) and
 ``extra["similarity"]`` (k of the token's chunk) in the batch. What is known of the
 paper, and from where: docs/methods/omniopd.md.

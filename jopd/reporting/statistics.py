@@ -11,9 +11,27 @@ import numpy as np
 
 Interval = tuple[float, float]
 
+Z_95 = 1.959963984540054
 # From the StableOPD paper: tail length in characters and compression ratio.
 TAIL, THRESHOLD = 10_000, 10.0
 SHORTEST_TAIL = 32
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson score interval of a proportion of independent trials.
+
+        (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+
+    Unlike the normal interval it stays within 0..1 and keeps a width at p = 0 and 1.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials make no proportion")
+    p, squared = successes / trials, Z_95**2 / trials
+    centre = p + squared / 2
+    spread = Z_95 * math.sqrt(p * (1 - p) / trials + squared / (4 * trials))
+    low, high = (centre - spread) / (1 + squared), (centre + spread) / (1 + squared)
+    # Exact ends, which rounding would miss.
+    return 0.0 if successes == 0 else low, 1.0 if successes == trials else high
 
 
 def bootstrap(values_N, *, seed: int = 0, resamples: int = 2_000) -> Interval:

@@ -1,6 +1,6 @@
 """A teacher that reads rollouts while they are written, and ends some of them early.
 
-Between two blocks of draws (``jopd.rollouts.blocks``) it runs the tokens of the last block
+Between two blocks of draws (``rollouts.blocks``) it runs the tokens of the last block
 against a cache of its own, whose slots hold the same tokens as those of the student's
 cache; so rows leave, wait and enter for both alike. Then a rule of ``jopd.stops`` looks
 at the latest tokens. The newest draw is left for the next time: the student has not

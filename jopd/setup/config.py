@@ -11,7 +11,7 @@ from jopd.losses import objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer
-from jopd.setup.compared import models_named
+from jopd.setup.reads import models_named
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")
@@ -153,7 +153,7 @@ def base_config() -> ConfigDict:
     c.remote = {
         "url": "",  # with the version, e.g. http://localhost:8000/v1
         "model": "",  # as the server calls it
-        "api": "completions",  # completions | chat | chat_prefill, see jopd.teachers.remote
+        "api": "completions",  # completions | chat | chat_prefill, see teachers.remote
         "key_env": "",  # environment variable with the API key; empty: none is sent
         "concurrency": 8,  # requests under way at one time
         "timeout_seconds": 60.0,  # of one reply
@@ -259,20 +259,15 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         build_scored({"function": key, **value}, f"weight of {where}")
         for key, value in spec.get("weights", {}).items()
     )
-    advantage = spec.get("advantage") or None
-    if advantage:
-        advantage = build_scored(advantage, f"advantage of {where}")
-    report = spec.get("report") or None
-    if report:
-        report = build_scored(report, f"report of {where}", reports)
+    advantage, report = spec.get("advantage") or None, spec.get("report") or None
     term = objective.Term(
         name=name,
         signal=signal,
         weights=factors,
-        advantage=advantage,
+        advantage=advantage and build_scored(advantage, f"advantage of {where}"),
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
-        report=report,
+        report=report and build_scored(report, f"report of {where}", reports),
     )
     term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))

@@ -1,25 +1,88 @@
-"""What terms read, found by tracing, also of functions that are not of this library."""
+"""Which models and panels terms name, and what they read, found by tracing."""
+
+import inspect
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from jopd.losses import objective
-from jopd.setup.compared import frozen_named, models_named, teachers_of
-from jopd.teachers import audit, peers
+from jopd.losses import panel
+from jopd.losses.objective import Term
+from jopd.losses.panel import Panel
+from jopd.teachers import audit, peers, roles
 from jopd.types import Outputs, Scores
 
 
-def fields_read(term: objective.Term) -> set[str]:
+def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
+    """Every model that terms may name, checked only where one does."""
+    known = {"teacher": config.teacher, **config.teachers}
+    found = {}
+    for name, spec in known.items():
+        wrong = sorted(set(spec) - set(roles.Teacher._fields))
+        if name in ("student", "reference"):
+            raise ValueError(f"teachers.{name} cannot be: the name is taken")
+        if wrong:
+            keys = ", ".join(roles.Teacher._fields)
+            raise ValueError(f"teachers.{name} has no key {wrong[0]!r}; known: {keys}")
+        found[name] = roles.Teacher(**spec.to_dict())
+    path = config.reference.path
+    found["reference"] = roles.Teacher(weights="path" if path else "initial", path=path)
+    return found
+
+
+def models_named(terms: tuple[Term, ...]) -> set[str]:
+    """Frozen models that any term reads: its ``other``, ``of`` or their defaults."""
+    names = set()
+    for term in terms:
+        for function in (term.signal, term.advantage, *term.weights, term.report):
+            if function is None:
+                continue
+            parameters = inspect.signature(function).parameters
+            for key in ("other", "of"):
+                if key in parameters:
+                    names.add(parameters[key].default)
+    return names - {"student", None}
+
+
+def panels_of(config: ConfigDict) -> tuple[Panel, ...]:
+    """Every panel of the config, checked.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    known, found = teachers_of(config), []
+    for name, spec in config.panels.items():
+        spec = spec.to_dict()
+        keys = [key for key in Panel._fields if key != "name"]
+        unknown, models = sorted(set(spec) - set(keys)), ", ".join(sorted(known))
+        if unknown:
+            keys = ", ".join(keys)
+            raise ValueError(f"panels.{name} has no key {unknown[0]!r}; known: {keys}")
+        if "members" not in spec:
+            raise ValueError(f"panels.{name} has no members; name some of {models}")
+        spec["members"] = tuple(spec["members"])
+        spec["weights"] = tuple(spec.get("weights", ()))
+        found.append(Panel(name=name, **spec))
+        panel.check(found[-1], known, config.panels)
+    return tuple(found)
+
+
+def frozen_named(config: ConfigDict, terms: tuple[Term, ...]) -> set[str]:
+    """``models_named`` with the members of panels in their place."""
+    return panel.with_members(models_named(terms), panels_of(config))
+
+
+def fields_read(term: Term) -> set[str]:
     """Names of the fields of ``Scores`` that a term's weights and advantage read."""
     return {path[0].name for path in _leaves_read(term)}
 
 
-def facts_read(term: objective.Term) -> set[str]:
+def facts_read(term: Term) -> set[str]:
     """Names in ``Scores.extra`` that a term's weights and advantage read."""
     return {path[1].key for path in _leaves_read(term) if path[0].name == "extra"}
 
 
-def needs_rewards(term: objective.Term) -> bool:
+def needs_rewards(term: Term) -> bool:
     """Whether a term is idle where no verifier gives rewards."""
     return "reward" in fields_read(term) or bool(set(peers.FACTS) & facts_read(term))
 
@@ -31,11 +94,11 @@ def waits_for_rewards(config, terms) -> bool:
     return waits or any(needs_rewards(term) or _reports_rewards(term) for term in terms)
 
 
-def _reports_rewards(term: objective.Term) -> bool:
+def _reports_rewards(term: Term) -> bool:
     return any(path[0].name == "reward" for path in _leaves_read(term, (term.report,)))
 
 
-def _leaves_read(term: objective.Term, functions=None) -> set[tuple]:
+def _leaves_read(term: Term, functions=None) -> set[tuple]:
     """Paths of the leaves of ``Scores`` that functions of a term read.
 
     Its weights and its advantage, unless told.

@@ -8,9 +8,17 @@ from jopd.data import rewards
 from jopd.losses import objective
 from jopd.methods import omniopd
 from jopd.setup import optimizer
-from jopd.setup.compared import frozen_named, models_named, panels_of, teachers_of
 from jopd.setup.config import MODELS, build_terms, one_of
-from jopd.setup.reads import facts_read, fields_read, needs_rewards, trace_signals
+from jopd.setup.reads import (
+    facts_read,
+    fields_read,
+    frozen_named,
+    models_named,
+    needs_rewards,
+    panels_of,
+    teachers_of,
+    trace_signals,
+)
 from jopd.setup.validation_rollout import check_rollout
 from jopd.teachers import audit, peers, remote, roles, similarity
 

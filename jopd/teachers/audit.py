@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jopd.batches import collect
-from jopd.data.dataset import pad_prompts
+from jopd.data.dataset import Dataset, pad_prompts
 from jopd.methods import omniopd
 from jopd.rollouts.generate import Request
 from jopd.teachers import remote
@@ -52,30 +52,26 @@ class Plan(NamedTuple):
 
 def make_annotate(
     plan: Plan,
+    teacher: remote.Client,
+    prompts: Dataset,
     *,
     entropy: Callable,
-    continue_texts: Callable[..., list[list[str] | None]],
-    counts: Callable[[], dict[str, float]],
     similarity: Similarity,
     tokenizer,
-    teacher_prompts: list[np.ndarray],
-    teacher_texts: list[str],
     seed: int,
 ) -> collect.Annotate:
     """``(params, batch, step) -> (batch, facts)``, the audit of one update.
 
     Args:
+      teacher: a server, or a ``local_teacher``. A chunk for which it has None is
+        dropped: it counts as not audited.
+      prompts: those of the data set as the teacher reads them, tokens and texts.
       entropy: ``(params, batch) -> f32[B, T]``, full-vocabulary entropies of the
         student in nats.
-      continue_texts: the teacher, see ``remote.Client`` or ``local_teacher``. A chunk
-        for which it has None is dropped: it counts as not audited.
-      counts: ``() -> dict``, what the teacher cost so far.
-      teacher_prompts, teacher_texts: each prompt of the data set as the teacher reads
-        it, by row of the data set.
     """
 
     def annotate(params, batch: Batch, step: int):
-        started, before = time.perf_counter(), counts()
+        started, before = time.perf_counter(), teacher.counts()
         rollout = jax.tree.map(np.asarray, batch.rollout)
         own_BT = np.asarray(batch.mask_BT) & (rollout.source_BT == STUDENT)
         entropy_BT = np.asarray(entropy(params, batch))
@@ -89,12 +85,12 @@ def make_annotate(
             prefix_of(
                 tokenizer,
                 rollout.tokens_BT[b, rollout.prompt_length_B[b] : t],
-                teacher_prompts[ids[b]],
-                teacher_texts[ids[b]],
+                prompts.prompts[ids[b]],
+                prompts.texts[ids[b]],
             )
             for b, t in places
         ]
-        texts = continue_texts(
+        texts = teacher.continue_texts(
             prefixes,
             plan.samples,
             plan.chunk_tokens,
@@ -102,7 +98,7 @@ def make_annotate(
             [seed_of(seed, step, b, t) for b, t in places],
         )
         extra, kept = _extra(plan, places, texts, rollout, tokenizer, similarity)
-        spent = {name: value - before[name] for name, value in counts().items()}
+        spent = {name: value - before[name] for name, value in teacher.counts().items()}
         facts = _facts(plan, extra, kept, own_BT, entropy_BT, len(places))
         facts["speed/seconds_audit"] = time.perf_counter() - started
         facts |= {f"teacher/{name}": value for name, value in spent.items()}

@@ -5,13 +5,13 @@
     live       the student as it is now: no copy exists, no gradient flows
     ema        t <- (1 - rate) t + rate s after every update s of the student
     snapshot   the student as it was at the last multiple of ``every_steps``
-    gated      the student as it was when its reward had risen, see ``jopd.teachers.gate``
+    gated      the student as it was when its reward had risen, see ``teachers.gate``
 
 A teacher with a ``context`` reads another prompt than the student before the same
 response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
 see an answer that the student cannot. The field ``{peer}`` is no column: it is another
 rollout of the same prompt that succeeded, so it changes from batch to batch (see
-``jopd.teachers.peers``). The schedules are those of OPSD (arXiv:2601.18734), SDPO
+``teachers.peers``). The schedules are those of OPSD (arXiv:2601.18734), SDPO
 (arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR (arXiv:2606.03532).
 
 A teacher with a ``route`` serves the rows whose field has a given value; terms that

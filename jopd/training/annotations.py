@@ -1,5 +1,6 @@
 """What is added to a batch before its update: audits, peers, leaks."""
 
+import dataclasses
 import functools
 
 from jopd.batches import collect
@@ -35,20 +36,17 @@ def make_audit(e: Experiment) -> collect.Annotate:
     place = place_rows(e)
     prompts = e.rows.read_by("teacher")
     teacher = make_text_teacher(e, prompts)
-    texts = prompts.texts
     if c.teacher == "http" and e.config.remote.api != "completions":
         texts = row_sets.untemplated(e.config, e.rows.tokenizer, prompts)
+        prompts = dataclasses.replace(prompts, texts=texts)
+    own = lambda params, batch: facts(params, {}, place(batch))["entropy/student"]
     return audit.make_annotate(
         audit.Plan(c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors),
-        entropy=lambda params, batch: facts(params, {}, place(batch))[
-            "entropy/student"
-        ],
-        continue_texts=teacher.continue_texts,
-        counts=teacher.counts,
+        teacher,
+        prompts,
+        entropy=own,
         similarity=similarity.resolve(c.similarity, encoder=c.encoder),
         tokenizer=e.rows.tokenizer,
-        teacher_prompts=prompts.prompts,
-        teacher_texts=texts,
         seed=e.config.seed,
     )
 
@@ -58,15 +56,10 @@ def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
     c = e.config.audit
     if c.teacher == "http":
         return inputs.connect(e.config)
-    generate = make_generate(
-        e,
-        sampling.Filter(temperature=c.temperature),
-        name="teacher",
-        max_new_tokens=c.chunk_tokens,
-        copies=c.samples,
-    )
-    longest = max(len(p) for p in prompts.prompts)
-    longest += e.config.rollout.max_new_tokens
+    drawn = sampling.Filter(temperature=c.temperature)
+    limits = dict(max_new_tokens=c.chunk_tokens, copies=c.samples)
+    generate = make_generate(e, drawn, name="teacher", **limits)
+    longest = max(map(len, prompts.prompts)) + e.config.rollout.max_new_tokens
     # Whole runs of samples on every device.
     step_rows = c.samples * e.mesh.devices.size
     return audit.local_teacher(

@@ -172,6 +172,12 @@ class Checkpointer:
         """Steps that are saved, ascending; one that is still being written included."""
         return [info.step for info in self._orbax.checkpoints]
 
+    def best_step(self) -> int | None:
+        """The saved step with the best metric, the later one of equals."""
+        known = {s: self._metrics.get(s) for s in self.steps()}
+        ranked = _ranked(known, self._keep["best_mode"])
+        return ranked[0] if ranked else None
+
     def wait(self) -> None:
         """Blocks until the last save is on disk; raises OSError if it failed."""
         pending, self._pending = self._pending, None

@@ -6,8 +6,8 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.reporting import diagnostics, evaluation
-from jopd.setup.compared import frozen_named
 from jopd.setup.experiment import Experiment
+from jopd.setup.reads import frozen_named
 from jopd.training import workdir
 from jopd.training.held import Run
 from jopd.training.placing import place_rows

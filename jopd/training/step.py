@@ -103,6 +103,13 @@ def under_prompt(rollout, prompt_BP: jax.Array, prompt_length_B: jax.Array):
     return tokens_BT, rollout.length_B + shift_B, shift_B
 
 
+def read_by_all(models, params, frozen, batch: Batch, forward):
+    """Hidden states and heads by name; who has none in ``frozen`` is the student."""
+    own = {name: frozen.get(name, params) for name in models}
+    hidden = {name: forward(models[name], own[name], batch, name) for name in models}
+    return hidden, {name: decoder.head(own[name]) for name in models}
+
+
 def split_rows(batch, parts: int):
     """Leaves ``[B, ...]`` to ``[parts, B / parts, ...]``.
 
@@ -136,17 +143,15 @@ def make_prepare(
     """
     cut = shape._asdict() | {"panels": panels}
 
-    def forward(name, params, batch):
-        part = functools.partial(hidden_states, models[name], params, name=name)
+    def forward(model, params, batch, name):
+        part = functools.partial(hidden_states, model, params, name=name)
         if accumulate == 1:
             return part(batch)
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
 
     @jax.jit
     def prepare(params, frozen, batch: Batch) -> Prepared:
-        everyone = {name: frozen.get(name, params) for name in models}
-        hidden = {name: forward(name, everyone[name], batch) for name in models}
-        heads = {name: decoder.head(everyone[name]) for name in models}
+        hidden, heads = read_by_all(models, params, frozen, batch, forward)
         read = scores(batch, facts(hidden, heads, batch, **cut))
         hidden.pop("student")
         weighed = weigh(terms, read)
@@ -282,12 +287,7 @@ def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
 
     @jax.jit
     def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
-        everyone = {name: frozen.get(name, params) for name in models}
-        hidden = {
-            name: hidden_states(model, everyone[name], batch, name)
-            for name, model in models.items()
-        }
-        heads = {name: decoder.head(everyone[name]) for name in models}
+        hidden, heads = read_by_all(models, params, frozen, batch, hidden_states)
         return facts(hidden, heads, batch, **shape._asdict())
 
     return of_batch

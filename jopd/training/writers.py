@@ -116,12 +116,8 @@ def make_prefix(e: Experiment):
     c = e.config.rollout
     if not c.prefix.source:
         return None
-    share = optimizer.schedule(
-        c.prefix.schedule,
-        c.prefix.share,
-        steps=c.prefix.steps or e.config.steps,
-        end=c.prefix.end,
-    )
+    lasts = dict(steps=c.prefix.steps or e.config.steps, end=c.prefix.end)
+    share = optimizer.schedule(c.prefix.schedule, c.prefix.share, **lasts)
     nothing = np.zeros(0, np.int32)
     written = _make_written(e)
 
@@ -129,10 +125,8 @@ def make_prefix(e: Experiment):
         part = float(share(step))
         if part <= 0:
             return [nothing] * len(ids)
-        responses = written(ids)
-        return collect.first_part(
-            [nothing if r is None else r for r in responses], part
-        )
+        responses = [nothing if r is None else r for r in written(ids)]
+        return collect.first_part(responses, part)
 
     return prefix
 

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from jopd.data import sources, tasks
 from jopd.reporting import statistics
@@ -49,6 +50,18 @@ def test_pass_at_k_refuses_k_out_of_range(k):
 def test_correctness_has_to_be_a_matrix_of_0_and_1(correct):
     with pytest.raises(ValueError, match="matrix"):
         statistics.avg_at_k(correct)
+
+
+@pytest.mark.parametrize(("right", "trials"), [(0, 10), (3, 10), (10, 10), (250, 256)])
+def test_wilson_agrees_with_scipy(right, trials):
+    expected = scipy.stats.binomtest(right, trials).proportion_ci(method="wilson")
+    assert statistics.wilson(right, trials) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_impossible_counts(right, trials):
+    with pytest.raises(ValueError, match="no proportion"):
+        statistics.wilson(right, trials)
 
 
 def test_bootstrap_covers_the_mean_and_is_seeded():

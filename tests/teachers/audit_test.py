@@ -16,7 +16,7 @@ from jopd.setup import config as configs
 from jopd.setup import experiment, inputs
 from jopd.setup import rows as row_sets
 from jopd.teachers import audit, similarity
-from jopd.teachers.remote import Prefix
+from jopd.teachers.remote import Client, Prefix
 from jopd.training import control, step
 from jopd.training import loop as train
 from jopd.training.stages import build_stages
@@ -71,14 +71,17 @@ def annotate(texts_of, *, plan=PLAN, phi="ned", batch=None, seed=0, step=0, **ch
         asked.append((prefixes, n, max_tokens, temperature, seeds))
         return [texts_of(prefix, n) for prefix in prefixes]
 
+    counts = lambda: {"requests": 10.0 * len(asked)}
+    read = {"prompts": PROMPTS, "texts": TEXTS} | changes
+    rest = dict(solutions=[], finished=[], answers=[], ids=[], dropped={})
     function = audit.make_annotate(
         plan,
+        Client(continue_texts, counts),
+        datasets.Dataset(**read, **rest),
         entropy=lambda params, batch: entropy_BT(),
-        continue_texts=continue_texts,
-        counts=lambda: {"requests": 10.0 * len(asked)},
         similarity=similarity.resolve(phi),
         tokenizer=TOKENIZER,
-        **{"teacher_prompts": PROMPTS, "teacher_texts": TEXTS, "seed": seed} | changes,
+        seed=seed,
     )
     batch, facts = function(None, batch or batch_of(), step)
     return batch, facts, asked[0]
@@ -227,8 +230,8 @@ def test_the_teacher_reads_its_own_prompt():
     own = [ids_of(f"0+{text}") for text in TEXTS]
     _, _, (prefixes, *_) = annotate(
         lambda prefix, n: ["x"] * n,
-        teacher_prompts=own,
-        teacher_texts=[f"0+{text}" for text in TEXTS],
+        prompts=own,
+        texts=[f"0+{text}" for text in TEXTS],
     )
     for prefix in prefixes:
         assert prefix.prompt.startswith("0+")

@@ -95,6 +95,7 @@ def test_restores_every_kind_of_leaf_bit_for_bit(saved):
 
 def test_restores_a_named_step_and_the_best(saved):
     ckpt = Checkpointer(saved)
+    assert ckpt.best_step() == 1
     assert_identical(ckpt.restore(make_state(), step=1).state, make_state(1))
     with pytest.raises(ValueError, match=r"no checkpoint of step 7 .*\[1, 2, 3\]"):
         ckpt.restore(make_state(), step=7)
@@ -113,7 +114,7 @@ def test_restores_into_shape_dtype_structs(tmp_path):
 def test_nothing_saved_restores_none(tmp_path):
     ckpt = Checkpointer(tmp_path / "new" / "deep")
     assert ckpt.restore(make_state()) is None
-    assert ckpt.steps() == []
+    assert ckpt.steps() == [] and ckpt.best_step() is None
     ckpt.close()
 
 

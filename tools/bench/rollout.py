@@ -5,8 +5,8 @@
 
 One line for rows with lengths drawn evenly between ``--shortest`` and ``--new``, one
 for rows that all have the mean length, one for rows that all have the greatest; each in
-one loop and in blocks (``jopd.rollouts.blocks``), and with ``--at-once`` in so many places that
-are filled again. Nothing but the limit ends a row.
+one loop and in blocks (``rollouts.blocks``), and with ``--at-once`` in so many places
+that are filled again. Nothing but the limit ends a row.
 """
 
 import argparse
