@@ -1,6 +1,7 @@
 """The planted bugs keep up with the code, and the tool says where they do not."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def test_every_bug_can_be_planted(path):
         assert bug.new != bug.old, (bug.name, bug.what)
         assert bug.kernel in defined(runs.ROOT / "jopd" / bug.path), bug.name
         assert (TESTS / bug.test).is_file(), (bug.name, bug.test)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_a_bug_is_no_slip_of_the_pen(path, tmp_path):
+    """A name that is not defined would be caught by any test that gets there."""
+    for number, bug in enumerate(mutate.read(path, TESTS)):
+        text = (runs.ROOT / "jopd" / bug.path).read_text().replace(bug.old, bug.new)
+        (tmp_path / f"{number}_{Path(bug.path).name}").write_text(text)
+    words = ["ruff", "check", "--isolated", "--no-cache", "--select=F821,F823"]
+    child = subprocess.run([*words, str(tmp_path)], capture_output=True, text=True)
+    assert child.returncode == 0, child.stdout
 
 
 def defined(path: Path) -> set[str]:

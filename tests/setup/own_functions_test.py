@@ -110,6 +110,18 @@ def test_what_cannot_be_found_is_said_before_anything(models, name, said):
     assert said.split(";")[0] in str(caught.value)
 
 
+def test_a_method_of_the_library_comes_before_a_module_of_its_name(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "tropd.py").write_text("def state_forward_kl(scores): ...")
+    (tmp_path / "unheard_of.py").write_text("def weight(scores): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = binding.resolve("tropd.state_forward_kl", None, "advantage")
+    assert found.__module__ == "jopd.methods.tropd"
+    found = binding.resolve("unheard_of.weight", None, "weight")
+    assert found.__module__ == "unheard_of"
+
+
 def test_an_argument_that_it_does_not_take(models):
     built = own(itself, models)
     with built.unlocked():
