@@ -16,6 +16,8 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jopd.training import workdir  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -37,15 +39,19 @@ def models(tmp_path_factory, cache) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """Compiled programs that runs of one test session share, child processes too.
+    """Compiled programs that one test session shares: its workers, their children.
 
     ``workdir.use_compilation_cache`` takes it from the environment.
     """
-    folder = tmp_path_factory.getbasetemp() / "cache"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has a folder of its own in there
+    folder = folder / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        workdir.use_compilation_cache()
         yield folder
 
 

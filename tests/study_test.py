@@ -104,6 +104,7 @@ def test_a_tuning_seed_must_not_be_reported(tmp_path):
         study.load(str(tmp_path / "s.py"))
 
 
+@pytest.mark.slow
 def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path):
     small = {key: value for key, value in runs.SMALL.items()}
     common = small | {

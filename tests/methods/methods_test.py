@@ -66,15 +66,18 @@ def states(seed: int = 0, *, same: bool = False):
     return hidden, heads
 
 
+@functools.partial(jax.jit, static_argnames="terms")
 def weighed_of(terms, hidden, heads, batch):
     facts = objective.facts(hidden, heads, batch, vocabulary=V, chunk_tokens=16)
     read = objective.scores(batch, facts)
-    return objective.weigh(terms, read), read
+    return objective.weigh(terms, read)
 
 
-def loss_of(terms, name, batch, hidden, heads):
-    """The loss of one term of a method, the others at coefficient 0."""
-    weighed, _ = weighed_of(terms, hidden, heads, batch)
+def loss_of(student, coefs, batch, hidden, heads, *, terms):
+    states, head = student
+    hidden, heads = hidden | {"student": states}, heads | {"student": head}
+    # Weights must not be differentiated although they are computed inside.
+    weighed = weighed_of(terms, hidden, heads, batch)
     frozen = [name for name in MODELS if name != "student"]
     loss, _ = objective.objective(
         hidden["student"],
@@ -83,7 +86,7 @@ def loss_of(terms, name, batch, hidden, heads):
         {key: heads[key] for key in frozen},
         batch,
         weighed,
-        {term.name: jnp.float32(term.name == name) for term in terms},
+        coefs,
         terms=terms,
         vocabulary=V,
         chunk_tokens=16,
@@ -91,19 +94,19 @@ def loss_of(terms, name, batch, hidden, heads):
     return loss
 
 
+# One program for all terms of a method and for all tests of them.
+compiled = jax.jit(jax.value_and_grad(loss_of), static_argnames="terms")
+
+
 def value_and_grad(terms, name, batch, hidden, heads, *, jit: bool = True):
-    """Loss and its gradient by the student's hidden states and head."""
+    """The loss of one term of a method, the others at coefficient 0.
 
-    def of(student):
-        states, head = student
-        return loss_of(
-            terms, name, batch, hidden | {"student": states}, heads | {"student": head}
-        )
-
-    # Weights must not be differentiated although they are computed inside.
-    function = jax.value_and_grad(of)
-    function = jax.jit(function) if jit else function
-    return function((hidden["student"], heads["student"]))
+    And its gradient by the student's hidden states and head.
+    """
+    coefs = {term.name: jnp.float32(term.name == name) for term in terms}
+    student = (hidden["student"], heads["student"])
+    with jax.disable_jit(not jit):
+        return compiled(student, coefs, batch, hidden, heads, terms=terms)
 
 
 def scope_of(term, batch) -> np.ndarray:
@@ -214,7 +217,7 @@ def test_weights_lie_in_scope_and_never_carry_gradient(case):
     terms, name = case
     term = term_named(terms, name)
     batch, (hidden, heads) = tiny.batch(), states()
-    weighed, _ = weighed_of(terms, hidden, heads, batch)
+    weighed = weighed_of(terms, hidden, heads, batch)
     weight_BT = np.asarray(weighed[name].weight_BT)
     inside_BT = scope_of(term, batch)
     assert (weight_BT[~inside_BT] == 0).all()
@@ -223,7 +226,7 @@ def test_weights_lie_in_scope_and_never_carry_gradient(case):
         np.testing.assert_allclose(weight_BT.sum(), 1.0, rtol=1e-6)
 
     def total(student):
-        found, _ = weighed_of(terms, hidden | {"student": student}, heads, batch)
+        found = weighed_of(terms, hidden | {"student": student}, heads, batch)
         return sum(jnp.sum(x) for x in jax.tree.leaves(found[name]))
 
     assert (np.asarray(jax.grad(total)(hidden["student"])) == 0).all()

@@ -12,6 +12,8 @@ import pytest
 
 import runs
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 300  # seconds a child process may take to the next event
 STEPS = 24
 LONG = runs.EVERYTHING | {"steps": STEPS, "log__check_sampler_every_steps": 0}
