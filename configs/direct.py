@@ -13,7 +13,7 @@ loss: the mean gradient of k3 is that of the *forward* KL, that of k1 is zero.
 See docs/methods/direct.md (https://thinkingmachines.ai/blog/on-policy-distillation)
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

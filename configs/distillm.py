@@ -10,7 +10,7 @@ the shares of an update are fixed: 4 fresh to 4 replayed to 4 gold rows, inferre
 See docs/methods/distillm.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ nats, alpha = 1, k = 16. L_OPD is the clipped surrogate on all tokens. Readers d
 whether the paper states its clip. See docs/methods/eopd.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

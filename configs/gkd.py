@@ -6,7 +6,7 @@ A coin per update, with probability ``mix.on_policy_probability`` (lambda in the
 picks student rollouts; else the whole update is gold rows. The loss is full-vocabulary.
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

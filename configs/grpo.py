@@ -11,7 +11,7 @@ update per batch of rollouts rho is 1 and no clip acts. No KL term. The other me
 are compared with it; see docs/methods/grpo.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ distillation loss: sampling from a mixture of teacher and student, and the langu
 modelling term on other text. The clip is inferred. See docs/methods/minillm.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -15,7 +15,7 @@ teacher, pibar_c the student's mean probability of its tokens. The paper's 10 ch
 alpha and beta as published code has them; what is inferred: docs/methods/omniopd.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ student's own tokens, nothing clipped, no reward
 (https://thinkingmachines.ai/blog/on-policy-distillation).
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

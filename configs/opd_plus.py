@@ -12,7 +12,7 @@ For forward_kl A = u. The other divergences and the uncorrected advantage -f(u):
 No clip is stated, of rho or of u. See docs/methods/opd_plus.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

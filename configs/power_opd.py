@@ -8,7 +8,7 @@ alpha -> 0 is alpha times the advantage of plain OPD, alpha = 1 the difference o
 probabilities. alpha and the clip are inferred. See docs/methods/power_opd.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

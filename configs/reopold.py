@@ -13,7 +13,7 @@ stated. lambda is inferred from the paper's ablation figures. docs/methods/reopo
 
 import math
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

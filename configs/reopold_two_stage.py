@@ -13,7 +13,7 @@ inferred from the paper's ablation figures. See docs/methods/reopold.md
 
 import math
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

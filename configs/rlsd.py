@@ -12,7 +12,7 @@ jopd/methods/rlsd.py. ``uniform`` is off: it gives groups of equal rewards a sma
 advantage of one sign (``--config.loss.uniform.coef=0.05`` for a constant one).
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

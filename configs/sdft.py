@@ -12,7 +12,7 @@ The bundled student has never seen a demonstration in its prompt, so on the bund
 this shows the mechanism, not the method's strength.
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

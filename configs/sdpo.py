@@ -13,7 +13,7 @@ The bundled student has never seen another attempt in its prompt, so on the bund
 this shows the mechanism, not the method's strength. See docs/methods/sdpo.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

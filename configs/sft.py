@@ -7,7 +7,7 @@ maximum likelihood, as in the SFT stage of on-policy distillation
 (https://thinkingmachines.ai/blog/on-policy-distillation).
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ and its KL is taken on student tokens. The paper states neither coefficient, nor
 clip, nor the aggregation: all four are inferred here (they are keys, so change them).
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -13,7 +13,7 @@ noise (loss.opd.signal); the mixture with gold is kept, the reference KL is off:
 student is meant to leave where it starts. Results: docs/results/real_pair.md
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():

@@ -14,7 +14,7 @@ through the policy gradient: docs/methods/tropd.md has that and the Mask and Cli
 variants. No clip of rho is found.
 """
 
-from jopd.setup.config import base_config
+from jopd.config import base_config
 
 
 def get_config():
