@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopd.losses.objective import logits_of
 from jopd.models import decoder
 from jopd.rollouts import sampling
 from jopd.types import STUDENT, Rollout
@@ -259,12 +260,7 @@ def _drawer(params, asked: Request, key, policy: Policy):
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
     def draw(loop: Loop, hidden_BD) -> Loop:
-        logits_BV = jnp.einsum(
-            "bd,vd->bv",
-            hidden_BD,
-            head_VD.astype(hidden_BD.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        logits_BV = logits_of(hidden_BD, head_VD)
         uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
         token_B, logp_B = sampling.draw(uniform_B, logits_BV, policy.filters)
         live_B = ~loop.done_B

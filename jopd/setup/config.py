@@ -11,7 +11,7 @@ from jopd.losses import objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer
-from jopd.setup.reads import models_named
+from jopd.setup.needs import models_named
 from jopd.types import SOURCES
 
 MODELS = ("student", "teacher")

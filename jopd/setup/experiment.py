@@ -12,7 +12,7 @@ from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
 from jopd.setup import config as configs
-from jopd.setup import inputs, reads, validation
+from jopd.setup import inputs, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.teachers import roles
 
@@ -209,7 +209,7 @@ def build(config, *, train: bool = True) -> Experiment:
         rows=rows,
         widths=widths,
         mix=mix,
-        rewards_first=reads.waits_for_rewards(config, terms),
+        rewards_first=needs.waits_for_rewards(config, terms),
         stop_ids=inputs.stop_ids(config, tokenizer),
         generator=generator,
         notes=notes + heads + (validation.short_warmup(config) if train else []),
@@ -218,7 +218,7 @@ def build(config, *, train: bool = True) -> Experiment:
 
 def choose_cast(config, terms) -> Cast:
     """The models of a run: where each lies and of which shape it is."""
-    known, named = used_teachers(config, terms), reads.models_named(terms)
+    known, named = used_teachers(config, terms), needs.models_named(terms)
     paths = {"student": inputs.model_path(config.student.path)}
     for name, teacher in known.items():
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
@@ -227,7 +227,7 @@ def choose_cast(config, terms) -> Cast:
         paths=paths,
         shapes={name: model_shape(name, path) for name, path in paths.items()},
         teachers=known,
-        panels=tuple(p for p in reads.panels_of(config) if p.name in named),
+        panels=tuple(p for p in needs.panels_of(config) if p.name in named),
     )
 
 
@@ -271,8 +271,8 @@ def model_shape(name: str, path: str) -> decoder.DecoderConfig:
 
 def used_teachers(config, terms) -> dict[str, roles.Teacher]:
     """Models that the terms name, and the teacher wherever there is one to compare."""
-    known = reads.teachers_of(config)
-    names = reads.frozen_named(config, terms)
+    known = needs.teachers_of(config)
+    names = needs.frozen_named(config, terms)
     names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}

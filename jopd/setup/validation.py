@@ -9,7 +9,7 @@ from jopd.losses import objective
 from jopd.methods import omniopd
 from jopd.setup import optimizer
 from jopd.setup.config import MODELS, build_terms, one_of
-from jopd.setup.reads import (
+from jopd.setup.needs import (
     facts_read,
     fields_read,
     frozen_named,

@@ -5,8 +5,8 @@ from jopd.reporting import console, report
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
 from jopd.training import workdir
-from jopd.training.held import Run
 from jopd.training.observe import measure
+from jopd.training.state import Run
 
 
 def finish(e: Experiment, run: Run) -> dict:
@@ -35,7 +35,7 @@ def finish(e: Experiment, run: Run) -> dict:
         hf.save(
             directory / "export",
             e.models["student"].config,
-            run.held["train"].params,
+            run.state["train"].params,
             source=inputs.model_path(c.student.path),
         )
         left.append(directory / "export")

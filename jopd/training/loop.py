@@ -14,7 +14,7 @@ from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
 from jopd.training import control, ending, observe, workdir
-from jopd.training.held import Run, open_run, save
+from jopd.training.state import Run, open_run, save
 from jopd.types import STUDENT
 
 
@@ -63,7 +63,7 @@ def loop(e: Experiment, run: Run, began: float, interrupt) -> int:
     """Updates until ``config.steps`` or an interrupt; returns the step reached."""
     c, record = e.config, run.record
     spent = record["wall_seconds"]
-    start = int(run.held["train"].step)
+    start = int(run.state["train"].step)
     if "before" not in record:
         record["before"] = observe.measure(e, run, start, "before")
     with console.Progress(c.steps, start_step=start) as progress:
@@ -78,7 +78,7 @@ def loop(e: Experiment, run: Run, began: float, interrupt) -> int:
             progress.update(done + 1, update.logged)
             record["wall_seconds"] = spent + time.perf_counter() - began
             keep(e, run, done + 1, update)
-    reached = int(run.held["train"].step)
+    reached = int(run.state["train"].step)
     if reached not in run.saver.steps():
         save(run, reached)
     return reached
@@ -99,20 +99,20 @@ def advance(e: Experiment, run: Run, done: int) -> Update:
     Raises:
       FloatingPointError: a loss or the gradient is NaN or infinite.
     """
-    c, stages, held, record = e.config, run.stages, run.held, run.record
+    c, stages, state, record = e.config, run.stages, run.state, run.record
     clock = time.perf_counter()
-    state = held["train"]
-    held["buffer"], got = stages.collect(state.params, held["buffer"], done)
+    student = state["train"]
+    state["buffer"], got = stages.collect(student.params, state["buffer"], done)
     logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
     if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
-        logged |= observe.check_sampler(e, stages, state, got, done)
+        logged |= observe.check_sampler(e, stages, student, got, done)
     coefs = configs.coefficients(c, done)
-    frozen = e.frozen | held["teachers"]
-    prepared = stages.prepare(state.params, frozen, got.batch)
+    frozen = e.frozen | state["teachers"]
+    prepared = stages.prepare(student.params, frozen, got.batch)
     seen = (frozen, got.batch, prepared, coefs)
     if _due(c.log.gradient_every_steps, done + 1):
-        logged |= stages.term_norms(state.params, *seen)
-    held["train"], numbers, parts = stages.update(state, *seen)
+        logged |= stages.term_norms(student.params, *seen)
+    state["train"], numbers, parts = stages.update(student, *seen)
     # The devices are at work from here until the first of their numbers is read.
     if _due(c.log.every_steps, done + 1, c.steps):
         logged |= observe.describe_rollouts(e, got)
@@ -127,13 +127,13 @@ def advance(e: Experiment, run: Run, done: int) -> Update:
 
 def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
     """Teachers that follow the student do so; returns what is logged of it."""
-    held, record = run.held, run.record
+    state, record = run.state, run.record
     outcome = got.fresh and diagnostics.outcome(got.fresh)
     record["gates"], opened, logged = roles.pass_gates(
         e.teachers, record["gates"], outcome, at
     )
-    held["teachers"] = roles.move(
-        e.teachers, held["teachers"], held["train"].params, at, opened
+    state["teachers"] = roles.move(
+        e.teachers, state["teachers"], state["train"].params, at, opened
     )
     return logged
 

@@ -7,11 +7,11 @@ import numpy as np
 from jopd.batches import collect
 from jopd.reporting import diagnostics, evaluation
 from jopd.setup.experiment import Experiment
-from jopd.setup.reads import frozen_named
+from jopd.setup.needs import frozen_named
 from jopd.training import workdir
-from jopd.training.held import Run
 from jopd.training.placing import place_rows
 from jopd.training.stages import Stages, repetition_test
+from jopd.training.state import Run
 from jopd.types import STUDENT
 
 
@@ -88,8 +88,8 @@ def stop_if_unfinite(logged: dict, at: int) -> None:
 
 def measure(e, run: Run, at: int, phase: str) -> dict:
     """Evaluates the student as it is and keeps a few of its rollouts."""
-    frozen = e.frozen | run.held["teachers"]
-    found, samples = run.stages.evaluate(run.held["train"].params, frozen)
+    frozen = e.frozen | run.state["teachers"]
+    found, samples = run.stages.evaluate(run.state["train"].params, frozen)
     workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
     return found
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd.setup import config, reads, validation
+from jopd.setup import config, needs, validation
 from jopd.training import loop as train
 
 TEXT = (runs.ROOT / "docs" / "teachers.md").read_text()
@@ -126,11 +126,11 @@ def test_a_gate_without_rewards_is_refused(models):
     gated = "c.teachers.t = dict(weights='gated')\n"
     c = built(models, gated + "c.loss.x = dict(signal='jsd', other='t')")
     validation.validate(c)
-    assert reads.waits_for_rewards(c, config.build_terms(c))
+    assert needs.waits_for_rewards(c, config.build_terms(c))
     c.teachers.t.weights = "snapshot"
-    assert not reads.waits_for_rewards(c, config.build_terms(c))
+    assert not needs.waits_for_rewards(c, config.build_terms(c))
     c.loss.x.report = dict(function="information_gain", other="t")
-    assert reads.waits_for_rewards(c, config.build_terms(c)), (
+    assert needs.waits_for_rewards(c, config.build_terms(c)), (
         "it tells right from wrong"
     )
     c.teachers.t.weights = "gated"

@@ -145,9 +145,9 @@ def time_parts() -> dict[str, list[float]]:
     """Seconds of every scoring and update from now on; filled as the run goes."""
     import jax
 
-    from jopd.training import held
+    from jopd.training import state
 
-    seconds, build = {"score_seconds": [], "update_seconds": []}, held.build_stages
+    seconds, build = {"score_seconds": [], "update_seconds": []}, state.build_stages
 
     def timed(stage, name: str):
         def call(*arguments):
@@ -165,7 +165,7 @@ def time_parts() -> dict[str, list[float]]:
             update=timed(stages.update, "update_seconds"),
         )
 
-    held.build_stages = build_timed
+    state.build_stages = build_timed
     return seconds
 
 

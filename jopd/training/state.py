@@ -18,9 +18,9 @@ from jopd.training.stages import Stages, build_stages
 
 
 class Run(NamedTuple):
-    """What the loop holds on to; ``held`` and ``record`` change from step to step.
+    """What the loop holds on to; ``state`` and ``record`` change from step to step.
 
-    ``held`` is what a checkpoint stores: train state, replay buffer and the teachers
+    ``state`` is what a checkpoint stores: train state, replay buffer and the teachers
     that move. ``record`` is what travels with it as JSON: numbers that a resumed run
     could not know. ``compiled`` counts the programs of this process.
     """
@@ -28,7 +28,7 @@ class Run(NamedTuple):
     directory: Path
     stages: Stages
     learning_rate: Any
-    held: dict
+    state: dict
     record: dict
     saver: Checkpointer
     writer: metrics.Writers
@@ -39,7 +39,7 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
     """Stages bound, newest checkpoint restored, logs cut to where it stands."""
     c = e.config
     learning_rate, transform = configs.build_optimizer(c)
-    held = {
+    state = {
         "train": first_state(e, transform),
         # Placed, so that a restored buffer lies where an uninterrupted run has it.
         "buffer": jax.device_put(
@@ -59,12 +59,12 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
         keep_last=c.checkpoint.keep_last,
         keep_best=c.checkpoint.keep_best,
     )
-    restored = saver.restore(held)
+    restored = saver.restore(state)
     if restored is not None:
-        at, held, found = restored
+        at, state, found = restored
         record |= found
         console.say(f"resumed from step {at}")
-    at = int(held["train"].step)
+    at = int(state["train"].step)
     if at > c.steps:
         raise ValueError(
             f"workdir {directory} is at step {at} already, past steps={c.steps}; raise "
@@ -78,7 +78,7 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
         wandb=c.log.wandb_project or None,
     )
     stages = build_stages(e, transform)
-    return Run(directory, stages, learning_rate, held, record, saver, writer, compiled)
+    return Run(directory, stages, learning_rate, state, record, saver, writer, compiled)
 
 
 def first_state(e: Experiment, transform) -> step.TrainState:
@@ -105,10 +105,10 @@ def save(run: Run, at: int, metric: float | None = None) -> None:
     Raises:
       FloatingPointError: a later start from such a checkpoint could only fail.
     """
-    if not finite(run.held["train"].params):
+    if not finite(run.state["train"].params):
         raise FloatingPointError(
             f"step {at}: the update gave parameters that are NaN or infinite; the run "
             f"stops, they are not saved and earlier checkpoints are kept. Lower "
             f"optimizer.learning_rate"
         )
-    run.saver.save(at, run.held, run.record, metric=metric)
+    run.saver.save(at, run.state, run.record, metric=metric)
