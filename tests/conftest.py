@@ -6,6 +6,8 @@ _FLAGS = (
     "--xla_force_host_platform_device_count=2",
     # Tests compile many small programs once; optimising them costs more than it saves.
     "--xla_backend_optimization_level=0",
+    # The older way to write a fusion down compiles in less than half of the time.
+    "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
