@@ -36,7 +36,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3",
+            "pytest-xdist>=3.8",
             "scipy>=1.14",
             "pyarrow>=18",
             "tensorboardX>=2.6",

@@ -12,13 +12,40 @@ _FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Where in the source each operation came from, which no test reads.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
+import gc  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from jopd.training import workdir  # noqa: E402
+
+# Tracing leaves many objects that stay: looking them all through so often is in vain.
+gc.set_threshold(50_000)
+
+# Begun first, so that no worker is left with one of them when the other has ended.
+LONG = (
+    "configs_test",
+    "train_features_test",
+    "methods_test",
+    "blocks_test",
+    "watch_test",
+    "teachers_doc_test",
+    "loop_test",
+    "step_test",
+    "objective_test",
+    "cli_test",
+    "models_test",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +93,17 @@ def forget_programs():
     """
     yield
     jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture
+def plain_charts(monkeypatch):
+    """Whole runs that are not asked for their report draw its charts empty.
+
+    pytestmark = pytest.mark.usefixtures("plain_charts")
+    """
+    draw = lambda self, file, **_: file.write("<svg></svg>")
+    monkeypatch.setattr(Figure, "savefig", draw)
 
 
 @pytest.fixture

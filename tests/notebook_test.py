@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_quickstart_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     sizes = {"steps = 60": "steps = 2", "prompts = 128": "prompts = 4"}

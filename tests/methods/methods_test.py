@@ -68,7 +68,7 @@ def states(seed: int = 0, *, same: bool = False):
 
 @functools.partial(jax.jit, static_argnames="terms")
 def weighed_of(terms, hidden, heads, batch):
-    facts = objective.facts(hidden, heads, batch, vocabulary=V, chunk_tokens=16)
+    facts = objective.facts(hidden, heads, batch, vocabulary=V, chunk_tokens=30)
     read = objective.scores(batch, facts)
     return objective.weigh(terms, read)
 
@@ -89,7 +89,7 @@ def loss_of(student, coefs, batch, hidden, heads, *, terms):
         coefs,
         terms=terms,
         vocabulary=V,
-        chunk_tokens=16,
+        chunk_tokens=30,
     )
     return loss
 

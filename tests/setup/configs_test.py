@@ -13,6 +13,7 @@ from jopd.setup import config, validation
 from jopd.training import loop as train
 from jopd.training import workdir
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
 FILES = sorted((runs.ROOT / "configs").glob("*.py"))
 
 

@@ -572,15 +572,11 @@ def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):
 # What must work although it looks wrong, and a disk that fills up.
 
 
-@pytest.fixture(scope="module")
-def padded(models, tmp_path_factory):
-    """A run whose teacher has a wider head over the same tokenizer, and what it "
-    "said."""
-    tmp = tmp_path_factory.mktemp("padded")
-    runs.make_model(tmp / "teacher", seed=4, vocab_size=24)
-    changes = {"teacher__path": str(tmp / "teacher"), "checkpoint__every_steps": 1}
-    child = launch(models, tmp, **changes)
-    return tmp, changes, child
+@pytest.fixture
+def padded(models, tmp_path) -> dict:
+    """Changes of a run whose teacher has a wider head over the same tokenizer."""
+    runs.make_model(tmp_path / "teacher", seed=4, vocab_size=24)
+    return {"teacher__path": str(tmp_path / "teacher"), "checkpoint__every_steps": 1}
 
 
 # A file of more bytes than this cannot be written, as on a disk that is full.
@@ -604,21 +600,25 @@ def launch(models, tmp, *, limit: int | None = None, **changes):
     )
 
 
-def test_heads_of_different_width_are_cut_and_it_is_said_once(padded):
-    tmp, _, child = padded
-    assert child.returncode == 0, child.stderr
+def test_heads_of_different_width_are_cut_and_it_is_said_once(
+    models, padded, tmp_path, capfd
+):
+    summary = train.run(runs.config(models, **padded), tmp_path / "run")
     said = "heads cut to the 18 shared columns (teacher 24)"
-    assert (child.stdout + child.stderr).count(said) == 1
-    summary = json.loads((tmp / "run" / "summary.json").read_text())
+    assert "".join(capfd.readouterr()).count(said) == 1
     assert np.isfinite(summary["after"]["reverse_kl"])
     assert len(tasks.VOCABULARY) == 18
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(models, padded):
-    tmp, changes, _ = padded
-    kept = sorted((tmp / "run" / "checkpoints" / "2").rglob("*"))
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
+    models, padded, tmp_path
+):
+    child = launch(models, tmp_path, **padded)
+    assert child.returncode == 0, child.stderr
+    kept = sorted((tmp_path / "run" / "checkpoints" / "2").rglob("*"))
     contents = [path.read_bytes() for path in kept if path.is_file()]
-    child = launch(models, tmp, limit=12_000, **changes | {"steps": 4})
+    child = launch(models, tmp_path, limit=12_000, **padded | {"steps": 4})
     assert child.returncode == 1, child.stdout + child.stderr
     errors = [line for line in child.stderr.splitlines() if line.startswith("error: ")]
     print(errors)
@@ -627,6 +627,6 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(models, padded)
     assert "step 2 is complete" in errors[0] and "run the same command" in errors[0]
     assert child.stderr.splitlines()[-1] == errors[0]
     assert [path.read_bytes() for path in kept if path.is_file()] == contents
-    child = launch(models, tmp, **changes | {"steps": 4})
+    child = launch(models, tmp_path, **padded | {"steps": 4})
     assert child.returncode == 0, child.stderr
     assert "resumed from step 2" in child.stdout

@@ -1,5 +1,8 @@
 """A teacher that reads another prompt than the student before the same response."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,6 +12,10 @@ from jopd.batches import collect
 from jopd.training import loop as train
 from jopd.training import step
 from jopd.types import GOLD, Rollout
+
+hidden_states = jax.jit(
+    functools.partial(step.hidden_states, MODEL), static_argnames="name"
+)
 
 
 def expected(prompt, response):
@@ -24,13 +31,13 @@ def expected(prompt, response):
         group_B=jnp.zeros(1, jnp.int32),
         age_B=jnp.zeros(1, jnp.int32),
     )
-    hidden = step.hidden_states(MODEL, PARAMS, collect.batch_of(rollout))[0]
+    hidden = hidden_states(PARAMS, collect.batch_of(rollout))[0]
     return hidden[len(prompt) - 1 : len(prompt) - 1 + len(response)]
 
 
 def test_states_stand_where_the_student_has_its_response():
     seen = collect.with_prompts(batch(), {"teacher": dataset(OWN)})
-    hidden = step.hidden_states(MODEL, PARAMS, seen, "teacher")
+    hidden = hidden_states(PARAMS, seen, name="teacher")
     assert hidden.shape[:2] == seen.rollout.tokens_BT.shape
     for row, (own, response) in enumerate(zip(OWN, RESPONSES)):
         first = len(PROMPTS[row]) - 1
@@ -44,8 +51,8 @@ def test_states_stand_where_the_student_has_its_response():
 def test_the_student_still_reads_its_own():
     seen = collect.with_prompts(batch(), {"teacher": dataset(OWN)})
     np.testing.assert_array_equal(
-        step.hidden_states(MODEL, PARAMS, seen),
-        step.hidden_states(MODEL, PARAMS, batch()),
+        hidden_states(PARAMS, seen),
+        hidden_states(PARAMS, batch()),
     )
 
 
@@ -54,8 +61,8 @@ def test_equal_prompts_change_nothing():
     mask = np.asarray(batch().mask_BT)
     through = np.roll(mask, -1, axis=1)
     np.testing.assert_allclose(
-        step.hidden_states(MODEL, PARAMS, seen, "teacher")[through],
-        step.hidden_states(MODEL, PARAMS, batch())[through],
+        hidden_states(PARAMS, seen, name="teacher")[through],
+        hidden_states(PARAMS, batch())[through],
         atol=2e-6,
     )
 

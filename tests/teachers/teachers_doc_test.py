@@ -9,6 +9,7 @@ import runs
 from jopd.setup import config, needs, validation
 from jopd.training import loop as train
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
 TEXT = (runs.ROOT / "docs" / "teachers.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 

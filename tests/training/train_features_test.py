@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 import runs
 from jopd.training import loop as train
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
 
 def test_rollouts_from_teacher_prefixes(models, tmp_path):
     """The prefix shrinks to nothing, is guided by its own term and never sampled."""
@@ -32,24 +34,30 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     assert "check/sampler_gap_mean" in rows[0]
 
 
-@pytest.mark.parametrize(
-    "change", [{"rollout__at_once": 2}, {"optimizer__accumulate": 2}], ids=str
-)
-def test_a_run_is_the_same_however_it_is_cut_up(models, tmp_path, change):
-    """Rows drawn a few at a time; micro-batches, each packed for itself."""
+def drawn_and_learnt(models, place, **more):
+    """(tokens sampled, losses, rollouts kept) of a run that can be cut up."""
     changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 8}
     changes["eval__verifier"] = "none"
     changes["log__samples_every_steps"] = 1
-    found = []
-    for name, more in (("whole", {}), ("cut", change)):
-        place = tmp_path / name
-        built = runs.config(models, **changes, **more)
-        summary = train.run(built, place)
-        losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
-        samples = runs.rows(place / "samples.jsonl")
-        kept = [row for row in samples if row["phase"] == "rollout"]
-        found.append((summary["tokens_sampled"], losses, kept))
-    (drawn, losses, kept), (others, others_losses, others_kept) = found
+    summary = train.run(runs.config(models, **changes, **more), place)
+    losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
+    samples = runs.rows(place / "samples.jsonl")
+    kept = [row for row in samples if row["phase"] == "rollout"]
+    return summary["tokens_sampled"], losses, kept
+
+
+@pytest.fixture(scope="module")
+def in_one(models, tmp_path_factory):
+    return drawn_and_learnt(models, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"rollout__at_once": 2}, {"optimizer__accumulate": 2}], ids=str
+)
+def test_a_run_is_the_same_however_it_is_cut_up(models, in_one, tmp_path, change):
+    """Rows drawn a few at a time; micro-batches, each packed for itself."""
+    drawn, losses, kept = in_one
+    others, others_losses, others_kept = drawn_and_learnt(models, tmp_path, **change)
     assert drawn == others
     np.testing.assert_allclose(losses, others_losses, rtol=1e-4)
     # What is kept of a rollout is its own, in whatever micro-batch it was.
@@ -86,7 +94,11 @@ def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
     assert rates[1] <= row["length/truncation_rate"]
 
 
-@pytest.mark.parametrize("kind", ["initial", "live", "ema", "snapshot", "gated"])
+# Those that carry something of their own to the next run, and those that do not.
+STILL = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("initial", "live")]
+
+
+@pytest.mark.parametrize("kind", ["ema", "snapshot", "gated", *STILL])
 def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
     """Two runs of two and four updates are one of four, moving teachers included."""
 
