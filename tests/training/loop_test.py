@@ -18,6 +18,7 @@ import transformers
 import runs
 from jopd.losses import signals
 from jopd.models import hf
+from jopd.reporting import diagnostics
 from jopd.setup import optimizer
 from jopd.training import control, observe, workdir
 from jopd.training import loop as train
@@ -43,20 +44,20 @@ def counted(config, directory):
     seen, before = [], [0]
 
     with pytest.MonkeyPatch.context() as patch, control.CompileCounter() as compiled:
-        describe, save = train.describe_tokens, train.save
+        describe, save = diagnostics.token_metrics, train.save
 
         def spy_of_save(*arguments):
             save(*arguments)
             before[0] = compiled.count
 
-        def spy(e, got, parts):
-            found = describe(e, got, parts)
-            shapes = [plan[0].shape for plan in got.batch.packing.values()]
+        def spy(parts, batch, **options):
+            found = describe(parts, batch, **options)
+            shapes = [plan[0].shape for plan in batch.packing.values()]
             seen.append((str(shapes), compiled.count - before[0]))
             before[0] = compiled.count
             return found
 
-        patch.setattr(train, "describe_tokens", spy)
+        patch.setattr(diagnostics, "token_metrics", spy)
         patch.setattr(train, "save", spy_of_save)
         return train.run(config, directory), seen
 

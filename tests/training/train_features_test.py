@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 import runs
 from jopd.training import loop as train
+from jopd.training import observe
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 
@@ -142,7 +143,7 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["opd", "grpo"])
 def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
-    seen, describe = [], train.describe_rollouts
+    seen, describe = [], observe.describe_rollouts
 
     def spy(e, got):
         rewards_B = np.asarray(got.batch.reward_B)
@@ -159,7 +160,7 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
         eval__save_samples=100,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "describe_rollouts", spy)
+        patch.setattr(observe, "describe_rollouts", spy)
         train.run(config, tmp_path / "run")
     rows = runs.rows(tmp_path / "run" / "samples.jsonl")
     for at, (reward_B, logged) in enumerate(seen, start=1):
