@@ -210,10 +210,10 @@ def base_config() -> ConfigDict:
         "ngram": 8,  # a token is "repeated" if its last n-gram occurred before
     }
     c.checkpoint = {
-        "every_steps": 100,
-        "keep_last": 2,
-        "keep_best": 1,
-    }  # 0: at the end only
+        "every_steps": 100,  # 0: at the end only
+        "keep_last": 2,  # newest ones
+        "keep_best": 1,  # by avg@k, or by KL to the teacher without a verifier
+    }
     c.log = {
         "every_steps": 1,  # lines of metrics.jsonl
         "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
