@@ -46,11 +46,16 @@ def asked(limits=None, copies: int = 1) -> rollout.Request:
     )
 
 
-def in_one_loop(params, request, key, copies: int = 1):
+@functools.cache
+def one_loop(**settings):
     bound = functools.partial(
-        rollout.generate, model=MODEL, max_new_tokens=NEW, copies=copies, **DRAW
+        rollout.generate, model=MODEL, max_new_tokens=NEW, **settings
     )
-    return jax.device_get(jax.jit(bound)(params, request, key))
+    return jax.jit(bound)
+
+
+def in_one_loop(params, request, key, copies: int = 1):
+    return jax.device_get(one_loop(copies=copies, **DRAW)(params, request, key))
 
 
 def in_blocks(params, request, key, block: int, **settings):

@@ -66,18 +66,20 @@ def states(seed: int = 0, *, same: bool = False):
     return hidden, heads
 
 
-@functools.partial(jax.jit, static_argnames="terms")
-def weighed_of(terms, hidden, heads, batch):
-    facts = objective.facts(hidden, heads, batch, vocabulary=V, chunk_tokens=30)
+@functools.partial(jax.jit, static_argnames=("terms", "chunk_tokens"))
+def weighed_of(terms, hidden, heads, batch, chunk_tokens: int = 30):
+    facts = objective.facts(
+        hidden, heads, batch, vocabulary=V, chunk_tokens=chunk_tokens
+    )
     read = objective.scores(batch, facts)
     return objective.weigh(terms, read)
 
 
-def loss_of(student, coefs, batch, hidden, heads, *, terms):
+def loss_of(student, coefs, batch, hidden, heads, *, terms, chunk_tokens):
     states, head = student
     hidden, heads = hidden | {"student": states}, heads | {"student": head}
     # Weights must not be differentiated although they are computed inside.
-    weighed = weighed_of(terms, hidden, heads, batch)
+    weighed = weighed_of(terms, hidden, heads, batch, chunk_tokens)
     frozen = [name for name in MODELS if name != "student"]
     loss, _ = objective.objective(
         hidden["student"],
@@ -89,13 +91,15 @@ def loss_of(student, coefs, batch, hidden, heads, *, terms):
         coefs,
         terms=terms,
         vocabulary=V,
-        chunk_tokens=30,
+        chunk_tokens=chunk_tokens,
     )
     return loss
 
 
 # One program for all terms of a method and for all tests of them.
-compiled = jax.jit(jax.value_and_grad(loss_of), static_argnames="terms")
+compiled = jax.jit(
+    jax.value_and_grad(loss_of), static_argnames=("terms", "chunk_tokens")
+)
 
 
 def value_and_grad(terms, name, batch, hidden, heads, *, jit: bool = True):
@@ -105,8 +109,11 @@ def value_and_grad(terms, name, batch, hidden, heads, *, jit: bool = True):
     """
     coefs = {term.name: jnp.float32(term.name == name) for term in terms}
     student = (hidden["student"], heads["student"])
-    with jax.disable_jit(not jit):
-        return compiled(student, coefs, batch, hidden, heads, terms=terms)
+    arguments = (student, coefs, batch, hidden, heads)
+    if jit:
+        return compiled(*arguments, terms=terms, chunk_tokens=30)
+    with jax.disable_jit():
+        return compiled(*arguments, terms=terms, chunk_tokens=batch.mask_BT.size)
 
 
 def scope_of(term, batch) -> np.ndarray:

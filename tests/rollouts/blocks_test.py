@@ -60,6 +60,8 @@ def test_ended_rows_make_place_for_those_that_wait(params, monkeypatch):
     """8 places, 32 rows: as many draws as the places need, not as the rows would."""
     monkeypatch.setitem(DRAW, "stop_ids", ())
     limits = np.asarray([NEW, 4, 4, 4, 4, 4, 4, 4] * 4)
+    request, key = asked(limits), jax.random.key(3)
+    want = in_one_loop(params, request, key)
     draws, advance = [], rollout.advance
 
     def counted(params, asked, key, loop, until, **settings):
@@ -67,10 +69,9 @@ def test_ended_rows_make_place_for_those_that_wait(params, monkeypatch):
         return advance(params, asked, key, loop, until, **settings)
 
     monkeypatch.setattr(rollout, "advance", counted)
-    request, key = asked(limits), jax.random.key(3)
     got = in_blocks(params, request, key, 4, at_once=8)
     jax.effects_barrier()
-    assert_same(got, in_one_loop(params, request, key), RING)
+    assert_same(got, want, RING)
     # 4 x 24 + 28 x 4 draws in 8 places are 26; 4 rounds of the longest would be 96.
     assert max(draws) <= 48
 
