@@ -8,6 +8,8 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     # The older way to write a fusion down compiles in less than half of the time.
     "--xla_cpu_use_fusion_emitters=false",
+    # Threads for the parts of one program only wait for cores that the workers need.
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
