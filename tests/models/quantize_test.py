@@ -13,6 +13,8 @@ from jopd.setup import experiment, inputs
 from jopd.setup.summary import summary_rows
 from jopd.training import loop as train
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
 CONFIG = tiny.config(qk_norm=True, qkv_bias=True)
 
 

@@ -600,6 +600,7 @@ def launch(models, tmp, *, limit: int | None = None, **changes):
     )
 
 
+@pytest.mark.usefixtures("plain_charts")
 def test_heads_of_different_width_are_cut_and_it_is_said_once(
     models, padded, tmp_path, capfd
 ):

@@ -24,6 +24,8 @@ from jopd.training.writers import make_generate
 from jopd.types import GOLD, STUDENT, Rollout
 from openai_server import server, url_of
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
 TOKENIZER = tasks.build_tokenizer()
 EOS = TOKENIZER.eos_token_id
 TEXTS = ["1+2=", "4*2-1=", "9-3="]

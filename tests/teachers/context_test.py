@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import runs
 from contexts import MODEL, OWN, PARAMS, PROMPTS, RESPONSES, batch, dataset
@@ -12,6 +13,8 @@ from jopd.batches import collect
 from jopd.training import loop as train
 from jopd.training import step
 from jopd.types import GOLD, Rollout
+
+pytestmark = pytest.mark.usefixtures("plain_charts")
 
 hidden_states = jax.jit(
     functools.partial(step.hidden_states, MODEL), static_argnames="name"

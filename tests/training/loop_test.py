@@ -23,6 +23,8 @@ from jopd.setup import optimizer
 from jopd.training import control, observe, workdir
 from jopd.training import loop as train
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
 EVALUATION = {
     "accuracy",
     "avg_at_k",
