@@ -7,6 +7,7 @@ import pytest
 import runs
 
 TEXT = (runs.ROOT / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("plain_charts")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SMALL = """
 config.steps = 1

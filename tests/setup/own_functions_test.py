@@ -12,6 +12,8 @@ from jopd.losses import binding, signals
 from jopd.setup import config, shipped, validation
 from jopd.training import loop as train
 
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
 
 def half_nll(outputs, scale=0.5):
     return scale * signals.nll(outputs)
