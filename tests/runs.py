@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
-from jopd.data import tasks
 from jopd.models import decoder, hf
+from jopd.setup import inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -45,9 +45,14 @@ EVERYTHING = {
 }
 
 
+def bundled_tokenizer():
+    """That of the arithmetic task: a token a character."""
+    return inputs.load_tokenizer(inputs.model_path("demo:student"))
+
+
 def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
     """A random model directory with the bundled task's tokenizer."""
-    tokenizer = tokenizer or tasks.build_tokenizer()
+    tokenizer = tokenizer or bundled_tokenizer()
     plain = {
         "vocab_size": len(tokenizer),
         "width": 16,

@@ -12,10 +12,10 @@ import runpy
 import tempfile
 from pathlib import Path
 
+import arithmetic
 import jax
 from absl import app, flags, logging
 
-from jopd.data import tasks
 from jopd.models import decoder, hf
 from jopd.training import loop as train
 
@@ -36,7 +36,7 @@ RECIPES = {
 
 def start(directory: Path, name: str) -> None:
     """A randomly initialised model directory with the task's tokenizer."""
-    tokenizer = tasks.build_tokenizer()
+    tokenizer = arithmetic.build_tokenizer()
     shape = decoder.DecoderConfig(
         vocab_size=len(tokenizer), max_positions=256, tied=True, **SHAPES[name]
     )

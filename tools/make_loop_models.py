@@ -3,8 +3,8 @@
     python tools/make_loop_models.py --out=runs/loop_models
 
 The bundled pair is trained further by ``configs/sft.py``, on documents of which a share
-falls into a loop and never ends (``tasks.loop``), as text from the web does. By itself
-the teacher stays healthy, but once it is in a loop it is content to go on with it.
+falls into a loop and never ends (``arithmetic.loop``), as text from the web does. By
+itself the teacher stays healthy, but once in a loop it is content to go on with it.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import arithmetic
 import make_demo_models as demo
 import numpy as np
 from absl import logging
@@ -35,7 +36,7 @@ def documents(count: int, loops: float, length: int) -> list[dict]:
     for row in rows:
         if rng.random() < loops:
             # One more than the limit: the cut leaves it without an end of sequence.
-            row["solution"] = tasks.loop(rng, row["solution"], length + 1, PERIOD)
+            row["solution"] = arithmetic.loop(rng, row["solution"], length + 1, PERIOD)
     return rows
 
 

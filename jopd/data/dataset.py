@@ -117,7 +117,9 @@ def encode(
         texts = tokenizer.batch_decode(prompts, skip_special_tokens=True)
     else:
         golds = _solution_ids(examples, tokenizer)
-    golds = [None if gold is None else [*gold, *eos] for gold in golds]
+    # One that ends in it already, as chats written out do, needs no second.
+    whole = lambda gold: gold if eos and gold[-1:] == eos else [*gold, *eos]
+    golds = [None if gold is None else whole(gold) for gold in golds]
     columns = zip(examples, texts, prompts, golds, strict=True)
     limits = (max_prompt_tokens, max_response_tokens, on_long_prompt, on_long_solution)
     return _collect(columns, tokenizer, *limits)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 LEVELS = (2, 3, 4, 5, 6, 7)
 SPLITS = ("train", "validation", "test")
@@ -133,39 +132,3 @@ def verify(response: str, answer: str) -> float:
     """
     match = _RESPONSE.fullmatch(response)
     return float(match is not None and match.group(1) == str(answer))
-
-
-def loop(
-    rng: np.random.Generator, text: str, length: int, longest_period: int = 16
-) -> str:
-    """`text` up to a random place, then its last few characters repeated to `length`.
-
-    A document that never ends. A share of such documents gives a teacher the prior
-    of large models to go on with a loop once it is in one.
-    """
-    end = int(rng.integers(1, len(text) + 1))
-    period = int(rng.integers(1, min(end, longest_period) + 1))
-    chunk = text[end - period : end]
-    return (text[:end] + chunk * length)[:length]
-
-
-def build_tokenizer():
-    """The task's tokenizer: `VOCABULARY` in order, one token per character.
-
-    A ``transformers.PreTrainedTokenizerFast``. Adds no special tokens by itself. A
-    character outside the vocabulary is an error when encoded. ``save_pretrained``
-    writes what ``AutoTokenizer`` reads offline.
-    """
-    # Not above: every config file imports this module, and --help needs no tokenizer.
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: index for index, token in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(ids))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-    )

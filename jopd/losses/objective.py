@@ -55,12 +55,9 @@ class Term(NamedTuple):
 class Shape(NamedTuple):
     """How the vocabulary-sized work is cut up; static.
 
-    Attributes:
-      vocabulary: columns that all models share.
-      chunk_tokens: tokens whose ``[*, V]`` logits exist at one time, on each shard.
-      strip_tokens: most of them at a time in elementwise work; 0: all.
-      shards: devices that rows are split over.
-      temperature: divides all models' logits alike.
+    ``chunk_tokens`` is how many tokens have ``[*, V]`` logits at one time on each of
+    ``shards`` devices, ``strip_tokens`` the most of them in elementwise work (0: all),
+    ``temperature`` divides all models' logits.
     """
 
     vocabulary: int

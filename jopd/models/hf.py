@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ TOKENIZER_FILES = (
 )
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOP = {
     "embed": "model.embed_tokens.weight",
@@ -74,6 +75,21 @@ def check(path: str | Path) -> DecoderConfig:
     return _opened(path)[0]
 
 
+def end_ids(path: str | Path) -> tuple[int, ...]:
+    """Ids that end a response, ascending: ``eos_token_id``, one or a list, of
+    ``generation_config.json`` and ``config.json``; ValueError if it is neither."""
+    folder, found = _directory(path, ["*.json"]), set()
+    for file in (folder / _GENERATION, folder / "config.json"):
+        given = _read_json(file).get("eos_token_id") if file.is_file() else None
+        ids = given if isinstance(given, list) else [] if given is None else [given]
+        if not all(type(one) is int for one in ids):
+            raise ValueError(
+                f"{file}: eos_token_id={given!r} is no id nor a list of ids"
+            )
+        found.update(ids)
+    return tuple(sorted(found))
+
+
 def load(
     path: str | Path, *, dtype: Any = "float32"
 ) -> tuple[DecoderConfig, dict[str, Any]]:
@@ -112,6 +128,7 @@ def save(
     *,
     source: str | Path | None = None,
     tokenizer: Any = None,
+    ends: Sequence[int] = (),
 ) -> None:
     """Writes a directory that transformers loads.
 
@@ -128,6 +145,8 @@ def save(
         it the config is made from ``config`` and tensors keep the dtype they have.
       tokenizer: directory to copy tokenizer files from, or an object with
         ``save_pretrained``; default those of ``source``.
+      ends: ids that end a response, for ``generation_config.json``, where whoever
+        generates looks for them; default those of ``source`` or of the tokenizer.
 
     Raises:
       FileExistsError: ``path`` holds something that is not a model.
@@ -146,15 +165,22 @@ def save(
         new.mkdir()
         dtypes = {}
         if source is None:
-            _write_json(
-                new / "config.json",
-                hf_config.describe(config, str(params["embed"].dtype)),
-            )
+            names = ("eos_token_id", "bos_token_id", "pad_token_id")
+            ids = {name: getattr(tokenizer, name, None) for name in names}
+            raw = hf_config.describe(config, str(params["embed"].dtype))
+            # Said also where there is none: transformers would take its own defaults.
+            _write_json(new / "config.json", raw | ids)
+            ends = ends or [ids["eos_token_id"]] * (ids["eos_token_id"] is not None)
         else:
             source = _directory(source, ["*.json", "*.safetensors", *TOKENIZER_FILES])
             _check_source(config, source)
             dtypes = _dtypes(_open(source))
-            _copy(source, new, ("config.json", "generation_config.json"))
+            _copy(source, new, ("config.json", _GENERATION))
+        if ends:
+            file = new / _GENERATION
+            known = _read_json(file) if file.exists() else {}
+            known["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
+            _write_json(file, known)
         tensors = _flatten(config, params, dtypes)
         save_file(tensors, new / _WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.

@@ -184,6 +184,8 @@ def build(config, *, train: bool = True) -> Experiment:
     terms = configs.build_terms(config)
     cast = choose_cast(config, terms)
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
+    ends = inputs.ends(tokenizer, cast.paths.values())
+    ends = () if config.rollout.ignore_eos else ends
     notes = inputs.check_tokenizers(tokenizer, cast.paths)
     columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
     panels = cast.panels if train else None
@@ -210,7 +212,7 @@ def build(config, *, train: bool = True) -> Experiment:
         widths=widths,
         mix=mix,
         rewards_first=needs.waits_for_rewards(config, terms),
-        stop_ids=inputs.stop_ids(config, tokenizer),
+        stop_ids=tuple(sorted({*ends, *config.rollout.stop_ids})),
         generator=generator,
         notes=notes + heads + (validation.short_warmup(config) if train else []),
     )

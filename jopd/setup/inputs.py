@@ -1,9 +1,11 @@
 """From a config to model directories, tokenizers and servers, each checked."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from jopd.data import vocabulary
+from jopd.models import hf
 from jopd.teachers import remote
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -62,12 +64,10 @@ def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
 
 
-def stop_ids(config, tokenizer) -> tuple[int, ...]:
-    """End of sequence and the config's own stop ids; none with ``ignore_eos``."""
-    if config.rollout.ignore_eos:
-        return tuple(config.rollout.stop_ids)
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return tuple(sorted({*eos, *config.rollout.stop_ids}))
+def ends(tokenizer, paths: Iterable[str]) -> tuple[int, ...]:
+    """Ids that end a response, for the tokenizer or a model (see ``hf.end_ids``)."""
+    found = {tokenizer.eos_token_id}.union(*(hf.end_ids(path) for path in paths))
+    return tuple(sorted(found - {None}))
 
 
 def connect(config) -> remote.Client:

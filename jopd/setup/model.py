@@ -96,14 +96,14 @@ class Model:
         self._check_positions(longest, max_new_tokens)
         rows, shape = range(len(texts)), dict(buckets=(longest,), limit=max_new_tokens)
         asked = collect.ask(dataset, rows, copies=samples, **shape)
-        known, eos = self.tokenizer.get_vocab(), self.tokenizer.eos_token_id
+        known = self.tokenizer.get_vocab()
         rolled = _generate(
             self.params,
             asked,
             jax.random.key(seed),
             model=decoder.Decoder(self.config),
             max_new_tokens=max_new_tokens,
-            stop_ids=() if eos is None else (eos,),
+            stop_ids=inputs.ends(self.tokenizer, [self.path]),
             vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
             filters=Filter(temperature, top_k, top_p, min_p),
             copies=samples,

@@ -24,6 +24,8 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
         )
     solutions = sum(solution is not None for solution in e.rows.train.solutions)
+    token = e.rows.tokenizer.convert_ids_to_tokens
+    ends = [f"{token(index) or 'no token'} ({index})" for index in e.stop_ids]
     return [
         *rows,
         ("vocabulary", f"{e.shape.vocabulary:,}"),
@@ -32,6 +34,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             f"{len(e.rows.train.prompts):,} prompts ({solutions:,} with solutions), "
             f"{len(e.rows.held.prompts):,} held out",
         ),
+        ("ends at", ", ".join(ends) or "nothing"),
         (
             "devices",
             f"{e.mesh.devices.size} x {e.mesh.devices.flat[0].device_kind}, mesh "

@@ -37,6 +37,7 @@ def finish(e: Experiment, run: Run) -> dict:
             e.models["student"].config,
             run.state["train"].params,
             source=inputs.model_path(c.student.path),
+            ends=e.stop_ids,
         )
         left.append(directory / "export")
     left.append(report.write_report(directory))

@@ -1,5 +1,7 @@
 """What is looked at while a run goes on, and kept of it; nothing here changes it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,18 @@ from jopd.training.state import Run
 from jopd.types import STUDENT
 
 
+def sampler_tolerance(e: Experiment) -> float:
+    """Mean gap, in nats, that rounding in float32 explains; our rule, no source's:
+
+    1e-5 * max(1, sqrt(layers / 4)) * max(1, log2(vocabulary) / 10), as errors of layers
+    add up like a random walk, those of a log-sum-exp with its levels.
+    """
+    if e.config.log.sampler_tolerance:
+        return e.config.log.sampler_tolerance
+    deep = max(1.0, math.sqrt(e.models["student"].config.layers / 4))
+    return 1e-5 * deep * max(1.0, math.log2(e.shape.vocabulary) / 10)
+
+
 def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> dict:
     """Recorded against recomputed log-probs, in nats: their mean and largest gap.
 
@@ -23,7 +37,7 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     as much, so only a hundredfold tolerance is asked of it.
 
     Raises:
-      FloatingPointError: above ``log.sampler_tolerance`` in float32.
+      FloatingPointError: above ``sampler_tolerance`` in float32.
     """
     fresh = place_rows(e)(got.fresh)
     logp_BT = stages.replay_logp(state.params, fresh)
@@ -35,13 +49,13 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     gap_BT = jnp.where(compared_BT, gap_BT, 0.0)
     largest = float(jnp.max(gap_BT))
     average = float(jnp.sum(gap_BT) / jnp.maximum(jnp.sum(drawn_BT), 1))
-    tolerance = e.config.log.sampler_tolerance
+    tolerance = sampler_tolerance(e)
     wrong = average > tolerance or largest > 100 * tolerance
     if wrong and e.config.student.dtype == "float32":
         raise FloatingPointError(
             f"step {at}: log-probs recorded while sampling differ from the trainer's "
             f"by {average:.1e} nats in the mean and {largest:.1e} at most, more than "
-            f"log.sampler_tolerance={tolerance:.0e} (100 times that at most) allows"
+            f"the {tolerance:.1e} (100 times that at most) of log.sampler_tolerance"
         )
     return {"check/sampler_gap_mean": average, "check/sampler_gap_max": largest}
 

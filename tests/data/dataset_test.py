@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import runs
 from jopd.data import dataset as data
 from jopd.data import sources, tasks, vocabulary
 from jopd.data.sources import Example
@@ -44,7 +45,7 @@ def words(vocabulary, **special):
 
 @pytest.fixture(scope="module")
 def digits():
-    return tasks.build_tokenizer()
+    return runs.bundled_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +266,16 @@ def test_encode_task_rows(digits):
     assert digits.decode(bare.solutions[0]) == rows[0].solution
 
 
+def test_a_solution_that_ends_already_gets_no_second_end(digits):
+    rows = [example("1+1=", "1+1=2;#2<eos>"), example("1+2=", "1+2=3;#3")]
+    found = data.encode(rows, digits, **LIMITS)
+    for solution in found.solutions:
+        assert solution.tolist().count(digits.eos_token_id) == 1
+        assert solution[-1] == digits.eos_token_id
+
+
 def test_pad_that_is_eos_does_not_shorten_anything(digits):
-    digits = tasks.build_tokenizer()
+    digits = runs.bundled_tokenizer()
     digits.pad_token = digits.eos_token
     rows = [example("1+1=", "1+1=2;#2"), example("20+20=", "20+20=40;#40")]
     found = data.encode(rows, digits, **LIMITS)
@@ -506,7 +515,7 @@ def test_gold_rows_cut_to_the_limit_are_not_finished(digits):
 def test_tokenizers_that_agree(shared, stories, digits):
     other = load(shared, "models/llama2xs_279K")
     assert vocabulary.compare_tokenizers(stories, other) == []
-    assert vocabulary.compare_tokenizers(digits, tasks.build_tokenizer()) == []
+    assert vocabulary.compare_tokenizers(digits, runs.bundled_tokenizer()) == []
 
 
 def test_tokenizers_that_differ_name_the_first_ids(shared, stories, qwen3):
@@ -549,7 +558,7 @@ def test_templates_and_stop_tokens_that_differ_are_warned_of(shared, qwen3):
 
 
 def test_shared_vocab_cuts_padding_only():
-    ours = tasks.build_tokenizer()
+    ours = runs.bundled_tokenizer()
     assert vocabulary.shared_vocab(24, 20, ours) == 20
     assert vocabulary.shared_vocab(18, 32, ours) == 18
     with pytest.raises(ValueError, match="17"):

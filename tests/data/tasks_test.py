@@ -1,10 +1,15 @@
 import re
+import sys
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+import runs
 from jopd.data import tasks
+
+sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
+import arithmetic
 
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
@@ -133,17 +138,17 @@ def test_loop_keeps_a_prefix_and_then_repeats():
     rng = np.random.default_rng(0)
     text = "17+6=23;23-8=15;15+5=20;#20"
     for _ in range(100):
-        looped = tasks.loop(rng, text, 128)
+        looped = arithmetic.loop(rng, text, 128)
         assert len(looped) == 128
         periods = [p for p in range(1, 17) if looped[-64:-p] == looped[-64 + p :]]
         assert periods
         assert looped[0] == text[0]
-        short = tasks.loop(rng, text, 128, longest_period=3)
+        short = arithmetic.loop(rng, text, 128, longest_period=3)
         assert any(short[-64:-p] == short[-64 + p :] for p in (1, 2, 3))
 
 
 def test_tokenizer_round_trips_and_loads_offline(tmp_path):
-    tokenizer = tasks.build_tokenizer()
+    tokenizer = arithmetic.build_tokenizer()
     assert len(tokenizer) == len(tasks.VOCABULARY) <= 24
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
@@ -160,4 +165,4 @@ def test_tokenizer_round_trips_and_loads_offline(tmp_path):
 
 def test_tokenizer_refuses_unknown_characters():
     with pytest.raises(Exception, match="UNK"):
-        tasks.build_tokenizer()("17 + 6")
+        arithmetic.build_tokenizer()("17 + 6")

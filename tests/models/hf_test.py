@@ -210,6 +210,52 @@ def test_save_refuses_what_does_not_fit(model, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_ends_are_read_from_both_files(model):
+    edit_config(model, eos_token_id=7)
+    (model / "generation_config.json").write_text('{"eos_token_id": [15, 2]}')
+    assert hf.end_ids(model) == (2, 7, 15)
+    (model / "generation_config.json").write_text('{"eos_token_id": 2}')
+    edit_config(model, eos_token_id=None)
+    assert hf.end_ids(model) == (2,)
+    (model / "generation_config.json").unlink()
+    assert hf.end_ids(model) == ()
+
+
+@pytest.mark.parametrize("given", ["2", [2, "x"], True, 1.5, {"a": 1}])
+def test_an_end_that_is_no_id(model, given):
+    edit_config(model, eos_token_id=given)
+    with pytest.raises(ValueError, match=r"config\.json: eos_token_id=.* is no id"):
+        hf.end_ids(model)
+
+
+class Seven:
+    """A tokenizer that ends with 7 and has nothing else."""
+
+    eos_token_id = 7
+
+    def save_pretrained(self, folder):
+        Path(folder, "tokenizer.json").write_text("{}")
+
+
+def test_without_source_the_ends_are_the_tokenizers(model, tmp_path):
+    config, params = hf.load(model)
+    hf.save(tmp_path / "new", config, params, tokenizer=Seven())
+    raw = json.loads((tmp_path / "new" / "config.json").read_text())
+    # transformers would put its own default, 2, where nothing is said.
+    assert (raw["eos_token_id"], raw["bos_token_id"]) == (7, None)
+    assert hf.end_ids(tmp_path / "new") == (7,)
+    assert hf.load_config(tmp_path / "new") == config
+
+
+def test_ends_are_written_for_whoever_generates(model, tmp_path):
+    config, params = hf.load(model)
+    (model / "generation_config.json").write_text('{"top_p": 0.9, "eos_token_id": 3}')
+    for ends, written in (((), 3), ((5,), 5), ((5, 3), [5, 3])):
+        hf.save(tmp_path / "new", config, params, source=model, ends=ends)
+        found = json.loads((tmp_path / "new" / "generation_config.json").read_text())
+        assert found == {"top_p": 0.9, "eos_token_id": written}
+
+
 def test_file_hash_sees_every_weight_file(tmp_path):
     folder = Path(shutil.copytree(ROOT / "parity_mistral", tmp_path / "m"))
     before = hf.file_hash(folder)

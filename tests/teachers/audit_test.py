@@ -10,7 +10,6 @@ import pytest
 import runs
 from jopd.batches import collect
 from jopd.data import dataset as datasets
-from jopd.data import tasks
 from jopd.rollouts.generate import PLAIN
 from jopd.setup import config as configs
 from jopd.setup import experiment, inputs
@@ -26,7 +25,7 @@ from openai_server import server, url_of
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 
-TOKENIZER = tasks.build_tokenizer()
+TOKENIZER = runs.bundled_tokenizer()
 EOS = TOKENIZER.eos_token_id
 TEXTS = ["1+2=", "4*2-1=", "9-3="]
 RESPONSES = ["1+2=3;#3", "4*2=8;8-1=7;#7", "9"]

@@ -74,6 +74,12 @@ def finished(models, tmp_path_factory):
     return directory, config, summary, seen
 
 
+def test_the_export_ends_where_the_run_did(finished):
+    directory, config, _, _ = finished
+    path = directory / "export" / "generation_config.json"
+    assert json.loads(path.read_text())["eos_token_id"] == [1, *config.rollout.stop_ids]
+
+
 def test_every_file_of_the_contract_is_there(finished):
     directory, config, _, _ = finished
     names = {path.name for path in directory.iterdir()}

@@ -1,0 +1,56 @@
+"""Where a response ends: tokenizer, models and config have a say, all of them."""
+
+import json
+import shutil
+
+import pytest
+
+import jopd
+import runs
+from jopd.setup import experiment
+from jopd.setup.summary import summary_rows
+
+EOS = 1
+
+
+@pytest.fixture
+def instruct(models, tmp_path):
+    """A model whose ``generation_config.json`` has two ends, not its tokenizer's."""
+    folder = shutil.copytree(models / "student", tmp_path / "instruct")
+    written = json.dumps({"eos_token_id": [4, 15]})
+    (folder / "generation_config.json").write_text(written)
+    return folder
+
+
+def built(models, **changes):
+    return experiment.build(runs.config(models, "opd", **changes))
+
+
+def test_ends_are_those_of_all(models, instruct):
+    assert built(models).stop_ids == (EOS,)
+    for role in ("student", "teacher"):
+        e = built(models, **{f"{role}__path": str(instruct)})
+        assert e.stop_ids == (EOS, 4, 15), role
+    e = built(models, student__path=str(instruct), rollout__stop_ids=(3, 4))
+    assert e.stop_ids == (EOS, 3, 4, 15)
+    assert dict(summary_rows(e))["ends at"] == "<eos> (1), 1 (3), 2 (4), = (15)"
+
+
+def test_nothing_ends_what_ignores_ends(models, instruct):
+    changes = dict(student__path=str(instruct), rollout__ignore_eos=True)
+    assert built(models, **changes).stop_ids == ()
+    assert dict(summary_rows(built(models, **changes)))["ends at"] == "nothing"
+    assert built(models, **changes, rollout__stop_ids=(3,)).stop_ids == (3,)
+
+
+def test_a_model_alone_ends_there_too(models, instruct):
+    tokenizer = jopd.load(str(models / "student")).tokenizer
+    ends = {tokenizer.convert_ids_to_tokens(index) for index in (4, 15)}
+    free, ended = (
+        jopd.load(str(path)).generate(["1+2="], samples=8, max_new_tokens=24)[0]
+        for path in (models / "student", instruct)
+    )
+    for long, short in zip(free, ended, strict=True):
+        cut = min((long.index(end) + 1 for end in ends if end in long), default=None)
+        assert short == long[:cut]
+    assert free != ended
