@@ -31,7 +31,9 @@ def test_an_example_runs(number, cache, tmp_path, monkeypatch, capsys):
         assert names["summary"]["steps"] == 1
         assert (tmp_path / "runs" / "mine" / "report.html").exists()
     # What a comment says of a printed or returned value is so.
-    for told, value in re.findall(r"^(student\..*?)  # (.*)$", source, re.MULTILINE):
+    said = re.findall(r"^(student\..*?)  # (.*)$", source, re.MULTILINE)
+    assert bool(said) == ("jopd.load" in source)
+    for told, value in said:
         found = eval(told, names)
         shape = re.fullmatch(r"f32\[([\d, ]+)\]", value)
         assert (list(found.shape) if shape else found) == eval(

@@ -173,7 +173,7 @@ def resolve(name: str | Verifier) -> Verifier:
     """
     if callable(name):
         return name
-    if name in VERIFIERS:
+    if (name := str(name)) in VERIFIERS:
         return VERIFIERS[name]
     if "." in name:
         return imported(name, "verifier")

@@ -16,7 +16,7 @@ def resolve(name, namespace, kind: str):
     """
     if callable(name):
         return name
-    if "." in name:
+    if "." in (name := str(name)):
         return imported(name, kind, "jopd.methods.")
     known = names(namespace)
     if name not in known:

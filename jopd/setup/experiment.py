@@ -246,7 +246,7 @@ def load_models(config, cast: Cast, mesh):
             _, params = hf.load(path, dtype="float32")
             if not itself and role.quantize:
                 models[name], params = _in_int8(models[name], params)
-            params = _cast(params, "float32" if itself else role.dtype)
+            params = _in_dtype(params, "float32" if itself else role.dtype)
             loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
     return models, loaded
 
@@ -286,7 +286,7 @@ def _in_int8(model: decoder.Decoder, params):
     return decoder.Decoder(shape), params
 
 
-def _cast(params, dtype: str):
+def _in_dtype(params, dtype: str):
     """Integers stay what they are, and so do their scales."""
     keeps = lambda path, x: (
         x.dtype == np.int8 or jax.tree_util.keystr(path).endswith("_scale']")

@@ -73,7 +73,7 @@ def resolve(
         return _checked(_pairwise(SIMILARITIES[name]), name)
     if callable(name):
         return _checked(_pairwise(name), name_of(name))
-    if "." not in name:
+    if "." not in (name := str(name)):
         raise ValueError(
             f"similarity {name!r} is unknown; use one of {', '.join(SIMILARITIES)}, "
             "embedding, or package.module.function"

@@ -1,6 +1,7 @@
 """Functions of a user's own, by name or as they are, wherever a config names one."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +130,21 @@ def test_an_argument_that_it_does_not_take(models):
     with built.unlocked():
         built.loss.own.slope = 1.0
     with pytest.raises(ValueError, match=r"half_nll takes no 'slope'; it takes scale"):
+        validation.validate(built)
+
+
+@pytest.mark.parametrize("value", [5, 1.5, None, (1, 2)])
+def test_what_is_neither_a_name_nor_a_function(models, value):
+    """As the command line makes of ``--config.eval.verifier=5``."""
+    built = runs.config(models, "omniopd")
+    for section, key in ((built.eval, "verifier"), (built.audit, "similarity")):
+        before = section[key]
+        section[key] = value
+        with pytest.raises(ValueError, match=re.escape(str(value))):
+            validation.validate(built)
+        section[key] = before
+    built.loss.chunks.signal = value
+    with pytest.raises(ValueError, match=re.escape(str(value))):
         validation.validate(built)
 
 
