@@ -82,7 +82,7 @@ def end_ids(path: str | Path) -> tuple[int, ...]:
     for file in (folder / _GENERATION, folder / "config.json"):
         given = _read_json(file).get("eos_token_id") if file.is_file() else None
         ids = given if isinstance(given, list) else [] if given is None else [given]
-        if not all(type(one) is int for one in ids):
+        if not all(type(one) is int and one >= 0 for one in ids):
             raise ValueError(
                 f"{file}: eos_token_id={given!r} is no id nor a list of ids"
             )

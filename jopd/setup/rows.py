@@ -250,11 +250,11 @@ def pick_widths(config, rows: Rows) -> Widths:
     return Widths(prompts, whole if config.rollout.prefix.source else prompts, whole)
 
 
-def auto_buckets(longest: int, step: int = 8) -> tuple[int, ...]:
+def auto_buckets(longest: int) -> tuple[int, ...]:
     """Half of the longest and the longest, rounded up: few shapes, little padding."""
-    full = -(-longest // step) * step
-    half = -(-full // (2 * step)) * step
-    return (half, full) if full > 4 * step else (full,)
+    full = -(-longest // 8) * 8
+    half = -(-full // 16) * 8
+    return (half, full) if full > 32 else (full,)
 
 
 def pick_verifier(config, *datasets: Dataset):
