@@ -219,9 +219,12 @@ def test_ends_are_read_from_both_files(model):
     assert hf.end_ids(model) == (2,)
     (model / "generation_config.json").unlink()
     assert hf.end_ids(model) == ()
+    edit_config(model, eos_token_id=[2, -1])
+    with pytest.raises(ValueError, match=r"eos_token_id=\[2, -1\] is no id"):
+        hf.end_ids(model)
 
 
-@pytest.mark.parametrize("given", ["2", [2, "x"], True, 1.5, {"a": 1}, -1])
+@pytest.mark.parametrize("given", ["2", [2, "x"], True, 1.5, {"a": 1}])
 def test_an_end_that_is_no_id(model, given):
     edit_config(model, eos_token_id=given)
     with pytest.raises(ValueError, match=r"config\.json: eos_token_id=.* is no id"):
