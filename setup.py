@@ -16,6 +16,7 @@ setup(
     packages=[*find_packages(include=["jopd", "jopd.*"]), "jopd.configs"],
     package_dir={"jopd.configs": "configs"},
     package_data={"jopd": ["assets/**/*"]},
+    entry_points={"console_scripts": ["jopd = jopd.__main__:main"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",

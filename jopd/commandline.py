@@ -3,12 +3,16 @@
 import contextlib
 import os
 import re
+import shutil
 import sys
 import traceback
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
-from jopd.setup import shipped
+from jopd.setup import config, keys, shipped
+
+flags.disclaim_key_flags()  # those defined here belong to the command that asks
 
 
 def quiet() -> None:
@@ -28,15 +32,31 @@ def one_error():
         sys.exit(1)
 
 
+def define_config() -> None:
+    """The flags of a command that reads a config."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Shipped config, or Python file with get_config()."
+    )
+    flags.DEFINE_bool("print_config", False, "Print all keys as flags, and end.")
+    flags.mark_flag_as_required("config")
+
+
 def parse(argv: list[str]) -> list[str]:
     """``flags_parser`` of ``app.run``; a bad config flag exits with status 1.
 
-    A mistake inside the config file keeps its traceback, which shows the line.
+    ``--help`` and ``--print_config`` end here, too. A mistake inside the config file
+    keeps its traceback, which shows the line.
     """
+    if {"--help", "-h", "-help"} & set(argv):
+        explain(argv)
+        sys.exit(0)
     try:
         rest = app.parse_flags_with_usage(with_paths(argv))
         # A file that could not be loaded is only reported when it is asked for.
         flags.FLAGS["config"].value.keys()
+        if flags.FLAGS["print_config"].value:
+            print(keys.as_flags(flags.FLAGS["config"].value))
+            sys.exit(0)
         return rest
     except (AttributeError, KeyError) as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -49,6 +69,19 @@ def parse(argv: list[str]) -> list[str]:
         reason = f"--config cannot be read: {str(error).split('config_config')[-1]}"
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def explain(argv: list[str]) -> None:
+    """Flags, shipped configs and all keys: those of ``--config`` where it is given."""
+    given = [word for word in with_paths(argv) if word.startswith("--config=")]
+    flags.FLAGS.mark_as_parsed()
+    if given:
+        flags.FLAGS["config"].parse(given[-1].partition("=")[2])
+    found = flags.FLAGS["config"].value or config.base_config()
+    print(sys.modules["__main__"].__doc__.strip(), end="\n\n")
+    print(flags.FLAGS.main_module_help().partition("\n")[2])  # without its file
+    print(f"\nconfigs: {', '.join(shipped.names())}; or a file of yours\n\nkeys:\n")
+    print(keys.explained(found, shutil.get_terminal_size((100, 24)).columns))
 
 
 def with_paths(argv: list[str]) -> list[str]:

@@ -1,10 +1,9 @@
-"""Measures any model: ``python -m jopd.evaluate --model=DIR --config=opd``."""
+"""Measures any model: ``jopd evaluate --model=DIR --config=opd``."""
 
 import json
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from jopd import commandline
 from jopd.reporting.evaluation import evaluate  # noqa: F401 (the function beneath)
@@ -33,6 +32,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
     flags.DEFINE_string("out", "", "Also write the numbers to this JSON file.")
-    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
-    flags.mark_flags_as_required(["model", "config"])
+    commandline.define_config()
+    flags.mark_flag_as_required("model")
     app.run(main, flags_parser=commandline.parse)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m jopd.main --config=configs/stableopd.py``.
+"""Trains: ``jopd train --config=stableopd``, or ``python -m jopd.main``.
 
 Any key is overridden with ``--config.section.key=value``. Running the same command
 again resumes from the newest checkpoint in the workdir.
@@ -11,9 +11,6 @@ from ml_collections import config_flags
 
 from jopd import commandline
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Python file with get_config().", lock_config=True
-)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is kept; default runs/<config name>."
 )
@@ -28,7 +25,7 @@ def main(argv: list[str]) -> None:
     # After flags are parsed, so that --help needs no JAX.
     from jopd.training import loop
 
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     if not config.name:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         config.name = Path(file).stem
@@ -37,5 +34,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
+    commandline.define_config()
     app.run(main, flags_parser=commandline.parse)

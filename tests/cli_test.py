@@ -1,12 +1,15 @@
 """The commands, as a user starts them."""
 
+import importlib.util
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import runs
+from jopd import __main__ as jopd_command
 
 OPD = f"--config={runs.ROOT / 'configs' / 'opd.py'}"
 
@@ -161,6 +164,44 @@ def test_main_with_bad_input_ends_in_one_line(models, start):
     assert "nowhere is not a directory" in one_error(start("main", OPD, *words))
 
 
-def test_help_needs_no_model(start):
-    child = start("main", "--help")
+def test_help_lists_flags_and_keys(start):
+    child = start("main", "--help", "--config=opd_plus")
+    assert child.returncode == 0, child.stderr
     assert "--workdir" in child.stdout and "runs/<config name>" in child.stdout
+    assert "rollout.max_new_tokens=64" in child.stdout
+    assert "updates, in every config" in child.stdout
+    assert "loss.opd.advantage.function=opd_plus.corrected" in child.stdout
+
+
+# jopd
+
+
+def call(*words: str):
+    command = [sys.executable, "-m", "jopd", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=runs.ROOT)
+
+
+def test_one_command_for_all():
+    shown = call("--help")
+    assert shown.returncode == 0
+    assert all(f"  jopd {name} " in shown.stdout for name in jopd_command.COMMANDS)
+    wrong = call("trian")
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
+    assert "'trian'; known: train, " in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_command_prints_its_config(name):
+    model = ["--model=nope"] if name == "evaluate" else []
+    child = call(name, *model, "--config=opd", "--print_config", "--config.steps=7")
+    assert child.returncode == 0, child.stderr
+    printed = child.stdout.splitlines()
+    assert (
+        "--config.steps=7" in printed and "--config.loss.opd.clip_high=inf" in printed
+    )
+
+
+def test_every_command_is_a_module_and_installed():
+    for module, said in jopd_command.COMMANDS.values():
+        assert importlib.util.find_spec(module) and said
+    assert '"jopd = jopd.__main__:main"' in (runs.ROOT / "setup.py").read_text()

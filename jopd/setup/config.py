@@ -1,21 +1,11 @@
-"""Every configuration key with its meaning, and from names in a config to functions.
+"""Every configuration key with its default and its meaning.
 
-``ConfigDict`` stops here: everything below takes plain values.
+Comments above a key and behind it are what ``jopd train --help`` says of it.
 """
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference
 
-from jopd.losses import objective, reports, signals, weights
-from jopd.losses.binding import arguments_of, bind, names, resolve
-from jopd.rollouts import stops
-from jopd.setup import optimizer
-from jopd.setup.needs import models_named
-from jopd.types import SOURCES
-
 MODELS = ("student", "teacher")
-TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
 def either(name: str) -> FieldReference:
@@ -43,9 +33,10 @@ def base_config() -> ConfigDict:
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update
         "every_steps": 10,  # updates between two copies: snapshot; at least: gated
-        # gated: the student is copied when its reward has risen and its responses
-        # have not grown (CGTR); no source states these numbers, all are inferred
-        "reward_rate": 0.1,  # newest mean reward's share in the moving average
+        # Newest mean reward's share in the moving average. Gated: the student is copied
+        # when its reward has risen and its responses have not grown (CGTR); no source
+        # states the four numbers, all are inferred.
+        "reward_rate": 0.1,
         "reward_margin": 0.0,  # rise of that average since the last copy
         "length_growth": 0.2,  # of the 95th percentile of lengths since then
         "max_truncation": 0.2,  # share of responses without an end
@@ -77,12 +68,13 @@ def base_config() -> ConfigDict:
         "prefix_tokens": 16,  # prompt length taken from a .txt document
         "max_prompt_tokens": 64,
         "on_long_prompt": "error",  # error | drop | truncate_left
-        "on_long_solution": "auto",  # drop (the row stays as a prompt) | truncate
-        # (then without end of sequence); auto: truncate plain text, drop others
+        # drop (the row stays as a prompt) | truncate (then without end of sequence);
+        # auto: truncate plain text, drop others
+        "on_long_solution": "auto",
         "chat_template": "auto",  # auto | always | never
         "student_template_kwargs": {},  # e.g. enable_thinking=False
-        "teacher_template_kwargs": {},  # empty: the student's; else the
-        # teachers read their own rendering of each prompt
+        # empty: the student's; else teachers read their own rendering of each prompt
+        "teacher_template_kwargs": {},
         "max_context_tokens": 0,  # of a teacher's context; 0: prompt + response
         "system": "",  # system prompt for chat templates
         "add_bos": "auto",  # auto | always | never
@@ -172,11 +164,13 @@ def base_config() -> ConfigDict:
         "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
         "temperature": 1.0,  # of the distributions in the loss, all models alike
         "packing": True,  # rows side by side, padding unread
-        "chunk_tokens": 0,  # tokens whose [*, V] logits exist at one time; 0: as
-        "chunk_mib": 0,  # many as one model's logits take this; 0: 4 on a CPU (but
-        # 256 tokens at least), 256 elsewhere
-        "strip_tokens": 0,  # most of them at a time in all that is no product with
-        # a head; 0: 2 MiB per core on a CPU (but 4 at least), all elsewhere
+        "chunk_tokens": 0,  # whose [*, V] logits exist at one time; 0: by chunk_mib
+        # What one model's logits of a chunk take; 0: 4 on a CPU (but 256 tokens at
+        # least), 256 elsewhere
+        "chunk_mib": 0,
+        # Tokens of a chunk at a time in all that is no product with a head; 0: 2 MiB
+        # per core on a CPU (but 4 at least), all elsewhere
+        "strip_tokens": 0,
     }
     # The numbers suit the bundled pair; billions of parameters want 1e-6 to 1e-5.
     c.optimizer = {
@@ -244,132 +238,3 @@ def base_config() -> ConfigDict:
     ):
         free.unlock()
     return c
-
-
-def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
-    """A term of ``config.loss``. Keys that are not of the term go to the signal."""
-    where = f"loss.{name}"
-    spec = spec.to_dict()
-    if "signal" not in spec:
-        raise ValueError(f"{where} has no signal; known: {', '.join(names(signals))}")
-    arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
-    signal = bind(
-        resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
-    )
-    factors = tuple(
-        build_scored({"function": key, **value}, f"weight of {where}")
-        for key, value in spec.get("weights", {}).items()
-    )
-    advantage, report = spec.get("advantage") or None, spec.get("report") or None
-    term = objective.Term(
-        name=name,
-        signal=signal,
-        weights=factors,
-        advantage=advantage and build_scored(advantage, f"advantage of {where}"),
-        source=spec.get("source", "student"),
-        normalizer=spec.get("normalizer") or normalizer,
-        report=report and build_scored(report, f"report of {where}", reports),
-    )
-    term = term._replace(models=tuple(sorted(models_named((term,)))))
-    one_of(f"{where}.source", term.source, (*SOURCES, "any"))
-    one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
-    return term
-
-
-def build_stop(config: ConfigDict):
-    """The rule of ``rollout.early_stop``, bound; None where there is none.
-
-    Raises:
-      ValueError: names the key, its value and what to use instead.
-    """
-    spec = config.rollout.early_stop.to_dict()
-    name = spec.pop("function")
-    if not name:
-        return None
-    window, reads = spec.pop("window"), bool(spec.pop("teacher"))
-    where = "rollout.early_stop"
-    rule = resolve(name, stops, where)
-    if not spec["limit"] and "limit" not in arguments_of(rule):
-        spec.pop("limit")  # the default, which a rule of one's own need not take
-    rule = bind(rule, spec, where)
-    of = lambda dtype: jax.ShapeDtypeStruct((2, window), dtype)
-    shown = stops.Seen(
-        of(jnp.int32), of(jnp.float32), of(jnp.float32) if reads else None
-    )
-    try:
-        found = jax.eval_shape(rule, shown)
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: {error}; set {where}.window or {where}.teacher"
-        ) from error
-    if found.shape != (2,) or found.dtype != bool:
-        raise ValueError(
-            f"{where}.function={name!r} gives {found.dtype}{list(found.shape)} for 2 "
-            "rows; a rule gives a bool for each"
-        )
-    return rule
-
-
-def build_scored(given, where: str, namespace=weights):
-    """A function of scores from its name, or ``dict(function=name, **arguments)``."""
-    arguments = dict(given) if isinstance(given, dict) else {"function": given}
-    function = resolve(arguments.pop("function"), namespace, where)
-    return bind(function, arguments, where)
-
-
-def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
-    """The terms with a coefficient that is not identically zero."""
-    return tuple(
-        build_term(name, spec, config.objective.normalizer)
-        for name, spec in config.loss.items()
-        if spec.get("coef", 1.0) != 0
-    )
-
-
-def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
-    """Coefficient of every term at an update.
-
-    ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
-    a schedule of ``optimizer.schedule``; it reaches ``end``, higher or lower, after
-    ``steps`` updates, without ``steps`` at the end of the run.
-    """
-    found = {}
-    for name, spec in config.loss.items():
-        coef = spec.get("coef", 1.0)
-        if isinstance(coef, ConfigDict):
-            steps = coef.get("steps", config.steps)
-            scheduled = optimizer.schedule(
-                coef.schedule, coef.value, steps=steps, end=coef.get("end", 0.0)
-            )
-            found[name] = float(scheduled(step))
-        elif coef != 0:
-            found[name] = float(coef)
-    return found
-
-
-def build_optimizer(config: ConfigDict):
-    """(learning-rate schedule, gradient transformation)."""
-    c = config.optimizer
-    learning_rate = optimizer.schedule(
-        c.schedule,
-        c.learning_rate,
-        steps=config.steps,
-        warmup_steps=c.warmup_steps,
-        end=c.end_learning_rate,
-    )
-    transform = optimizer.build(
-        c.name,
-        learning_rate,
-        b1=c.b1,
-        b2=c.b2,
-        eps=c.eps,
-        weight_decay=c.weight_decay,
-        clip_norm=c.clip_norm,
-    )
-    return learning_rate, transform
-
-
-def one_of(what: str, value, known) -> None:
-    """Raises ValueError with the known values if ``value`` is none of them."""
-    if value not in known:
-        raise ValueError(f"{what}={value!r} is unknown; use one of {', '.join(known)}")

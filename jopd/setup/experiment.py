@@ -11,8 +11,7 @@ from jopd.batches import collect
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
-from jopd.setup import config as configs
-from jopd.setup import inputs, needs, validation
+from jopd.setup import builders, inputs, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.teachers import roles
 
@@ -181,7 +180,7 @@ def build(config, *, train: bool = True) -> Experiment:
         if config.audit.chunks and config.audit.teacher == "http":
             inputs.connect(config)  # a server that is down is said before any load
     generator = pick_generator(config, mesh)
-    terms = configs.build_terms(config)
+    terms = builders.build_terms(config)
     cast = choose_cast(config, terms)
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
     ends = inputs.ends(tokenizer, cast.paths.values())

@@ -8,7 +8,8 @@ from jopd.data import rewards
 from jopd.losses import objective
 from jopd.methods import omniopd
 from jopd.setup import optimizer
-from jopd.setup.config import MODELS, build_terms, one_of
+from jopd.setup.builders import build_terms, one_of
+from jopd.setup.config import MODELS
 from jopd.setup.needs import (
     facts_read,
     fields_read,

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from jopd.setup import optimizer
-from jopd.setup.config import build_stop, one_of
+from jopd.setup.builders import build_stop, one_of
 from jopd.setup.needs import teachers_of
 from jopd.teachers import roles
 

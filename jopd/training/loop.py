@@ -8,8 +8,7 @@ import jax
 
 from jopd.batches import collect
 from jopd.reporting import console, diagnostics
-from jopd.setup import config as configs
-from jopd.setup import validation
+from jopd.setup import builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
@@ -106,7 +105,7 @@ def advance(e: Experiment, run: Run, done: int) -> Update:
     logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
     if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
         logged |= observe.check_sampler(e, stages, student, got, done)
-    coefs = configs.coefficients(c, done)
+    coefs = builders.coefficients(c, done)
     frozen = e.frozen | state["teachers"]
     prepared = stages.prepare(student.params, frozen, got.batch)
     seen = (frozen, got.batch, prepared, coefs)
@@ -140,7 +139,7 @@ def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
 
 def log_step(e: Experiment, run: Run, done: int, update: Update, clock: float) -> None:
     """Adds what is only computed for steps that are logged."""
-    logged, coefs = update.logged, configs.coefficients(e.config, done)
+    logged, coefs = update.logged, builders.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
     ngram = e.config.repetition.ngram

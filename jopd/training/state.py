@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jopd.batches import collect
 from jopd.models import sharding
 from jopd.reporting import console, metrics
-from jopd.setup import config as configs
+from jopd.setup import builders
 from jopd.setup.experiment import Experiment
 from jopd.teachers import roles
 from jopd.training import control, step, workdir
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -> Run:
     """Stages bound, newest checkpoint restored, logs cut to where it stands."""
     c = e.config
-    learning_rate, transform = configs.build_optimizer(c)
+    learning_rate, transform = builders.build_optimizer(c)
     state = {
         "train": first_state(e, transform),
         # Placed, so that a restored buffer lies where an uninterrupted run has it.

@@ -10,8 +10,7 @@ from jopd.batches.collect import Writer
 from jopd.models import sharding
 from jopd.rollouts import blocks, sampling, watch
 from jopd.rollouts.generate import generate
-from jopd.setup import config as configs
-from jopd.setup import optimizer
+from jopd.setup import builders, optimizer
 from jopd.setup.experiment import Experiment
 
 PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
@@ -85,7 +84,7 @@ def make_watch(e: Experiment) -> watch.Watch | None:
       ValueError: the teacher that reads along has its own rendering of the prompts.
     """
     c = e.config.rollout
-    rule, name = configs.build_stop(e.config), c.early_stop.teacher
+    rule, name = builders.build_stop(e.config), c.early_stop.teacher
     if rule is None:
         return None
     if not name:

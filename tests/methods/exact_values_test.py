@@ -13,7 +13,7 @@ import pytest
 
 import exact
 import runs
-from jopd.setup import config
+from jopd.setup import builders
 
 STATES = [exact.logits(seed) for seed in range(4)] + [exact.logits(9, 8.0)]
 
@@ -40,7 +40,7 @@ def terms_of(method: str, **changes) -> dict:
     built.loss.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    return {term.name: term for term in config.build_terms(built)}
+    return {term.name: term for term in builders.build_terms(built)}
 
 
 def total(terms: dict, student, teacher):
@@ -166,7 +166,7 @@ def test_some_state_has_tokens_under_the_floor():
 def test_reopold_switches_in_the_middle_of_the_run(steps):
     built = load("reopold_two_stage")
     built.steps = steps
-    stages = [config.coefficients(built, at) for at in range(steps)]
+    stages = [builders.coefficients(built, at) for at in range(steps)]
     want = [(1.0, 0.0)] * (steps // 2) + [(0.0, 1.0)] * (steps - steps // 2)
     assert [(s["trusted"], s["unsure"]) for s in stages] == want
 
@@ -213,7 +213,7 @@ def test_tropd_with_the_scalar_form_of_its_outliers(pair):
         advantage="tropd.state_forward_kl",
         weights=dict(rejected=dict(function="accepted", inverse=True)),
     )
-    outlier = {term.name: term for term in config.build_terms(built)}["outlier"]
+    outlier = {term.name: term for term in builders.build_terms(built)}["outlier"]
     p, q, ratio = probabilities(*pair)
     forward = q @ ratio
     want = exact.policy_gradient(pair[0], -forward * np.maximum(p - q, 0) / p)
@@ -233,7 +233,7 @@ def test_static_regions(pair):
         "rest": plain | dict(weights=dict(log_ratio_below=dict(threshold=tau))),
         "clip": plain | dict(advantage=dict(function="log_ratio", floor=tau)),
     }
-    terms = {term.name: term for term in config.build_terms(built)}
+    terms = {term.name: term for term in builders.build_terms(built)}
     of = lambda name: exact.mean_gradient(terms[name], *pair)
     close(of("mask"), exact.policy_gradient(pair[0], ratio * (ratio >= tau)))
     close(of("clip"), exact.policy_gradient(pair[0], np.maximum(ratio, tau)))

@@ -10,7 +10,7 @@ import pytest
 import runs
 import tiny
 from jopd.losses import objective
-from jopd.setup import config
+from jopd.setup import builders
 from jopd.types import SOURCES
 
 D, V = 5, tiny.VOCABULARY
@@ -21,7 +21,7 @@ METHODS = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
 @functools.cache
 def terms_of(method: str):
     loaded = runs.runpy.run_path(str(runs.ROOT / "configs" / f"{method}.py"))
-    return config.build_terms(loaded["get_config"]())
+    return builders.build_terms(loaded["get_config"]())
 
 
 CASES = [(method, term.name) for method in METHODS for term in terms_of(method)]

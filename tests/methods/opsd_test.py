@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import exact
-from jopd.setup import config
+from jopd.setup import builders
 from jopd.setup.config import base_config
 
 PAIRS = [exact.logits(seed, 3.0) for seed in range(3)]
@@ -20,7 +20,7 @@ def float64():
 def term(**arguments):
     c = base_config()
     c.loss.opsd = dict(signal="opsd.clipped", **arguments)
-    return config.build_terms(c)[0]
+    return builders.build_terms(c)[0]
 
 
 def summands(direction, beta, p, q):

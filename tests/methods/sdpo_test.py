@@ -11,7 +11,7 @@ import runs
 import tiny
 from jopd.losses import objective
 from jopd.methods import sdpo
-from jopd.setup import config
+from jopd.setup import builders
 from jopd.types import Outputs
 
 PAIRS = [exact.logits(seed, 3.0) for seed in range(3)]
@@ -27,7 +27,7 @@ def term(**changes):
     path = runs.ROOT / "configs" / "sdpo.py"
     built = runs.runpy.run_path(str(path))["get_config"]()
     built.loss.sdpo.update(changes)
-    return config.build_terms(built)[0]
+    return builders.build_terms(built)[0]
 
 
 def coarse(logits, top):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd.setup import config, validation
+from jopd.setup import builders, config, validation
 from jopd.training import loop as train
 from jopd.training import workdir
 
@@ -29,7 +29,7 @@ def test_it_builds_validates_locks_and_can_be_written(file, models):
     written = json.dumps(built.to_dict())
     flat = workdir.flatten(json.loads(written))
     assert flat == workdir.flatten(built.to_dict())
-    assert config.build_terms(built)
+    assert builders.build_terms(built)
 
 
 def test_it_says_what_it_is_where_from_and_how_to_run(file):
@@ -46,7 +46,7 @@ SPLITS = {"rollout__prompts_per_step": 4, "rollout__group_size": 2}
 
 def test_it_trains(file, models, tmp_path):
     built = runs.config(models, file.stem, **SPLITS)
-    if not any(validation.needs_rewards(t) for t in config.build_terms(built)):
+    if not any(validation.needs_rewards(t) for t in builders.build_terms(built)):
         built.eval.verifier = "none"
     else:
         built.eval.verifier = "runs.begins_with_digit"  # random models solve nothing
@@ -57,7 +57,7 @@ def test_it_trains(file, models, tmp_path):
         assert np.isfinite(row["loss"]) and np.isfinite(row["optim/grad_norm"])
     assert sum(row["optim/grad_norm"] for row in rows) > 0
     assert summary["config_name"] == file.stem
-    for term in config.build_terms(built):
+    for term in builders.build_terms(built):
         assert sum(row[f"tokens/{term.name}"] for row in rows) > 0, term.name
 
 
@@ -136,10 +136,10 @@ def test_coefficients_follow_their_schedule(models):
         )
         built.loss.off = dict(signal="nll", coef=0.0)
         built.loss.half = dict(signal="nll", coef=0.5)
-    found = [config.coefficients(built, at) for at in (0, 2, 4, 9)]
+    found = [builders.coefficients(built, at) for at in (0, 2, 4, 9)]
     assert [c["ramp"] for c in found] == [1.0, 0.5, 0.0, 0.0]
     assert all(c["half"] == 0.5 and c["opd"] == 1.0 for c in found)
-    names = {term.name for term in config.build_terms(built)}
+    names = {term.name for term in builders.build_terms(built)}
     assert names == set(found[0]) == set(found[-1]) == {"opd", "half", "ramp"}
 
 
@@ -150,7 +150,7 @@ def test_a_coefficient_may_rise_and_may_step(models):
             coef = dict(schedule=schedule, value=0.0, end=0.5, steps=4)
             built.loss[name] = dict(signal="nll", coef=coef)
     validation.validate(built)
-    found = [config.coefficients(built, at) for at in range(7)]
+    found = [builders.coefficients(built, at) for at in range(7)]
     assert [c["up"] for c in found] == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
     assert [c["step"] for c in found] == [0, 0, 0, 0, 0.5, 0.5, 0.5]
     curve = [c["curve"] for c in found]
@@ -170,7 +170,7 @@ def test_what_a_term_reads_is_found_by_tracing(models):
     terms["plain"] = dict(signal="reverse_kl")
     built = runs.config(models)
     built.loss.update(terms)
-    read = {t.name: validation.fields_read(t) for t in config.build_terms(built)}
+    read = {t.name: validation.fields_read(t) for t in builders.build_terms(built)}
     assert read["reward"] == {"reward", "group", "mask", "source"}
     assert read["to_go"] == {"logp", "mask", "source"}
     assert read["coin"] == {"logp", "uniform"}
@@ -181,5 +181,5 @@ def test_a_schedule_that_is_zero_keeps_its_term(models):
     built = runs.config(models)
     with built.unlocked():
         built.loss.off = dict(signal="nll", coef=dict(schedule="constant", value=0.0))
-    names = {term.name for term in config.build_terms(built)}
-    assert names == set(config.coefficients(built, 0))
+    names = {term.name for term in builders.build_terms(built)}
+    assert names == set(builders.coefficients(built, 0))

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from jopd.setup import optimizer, validation
-from jopd.setup.config import base_config, build_optimizer
+from jopd.setup.builders import build_optimizer
+from jopd.setup.config import base_config
 
 
 @pytest.mark.parametrize("warmup", [0, 4])

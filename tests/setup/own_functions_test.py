@@ -10,7 +10,7 @@ import pytest
 import runs
 from jopd import commandline
 from jopd.losses import binding, signals
-from jopd.setup import config, shipped, validation
+from jopd.setup import builders, shipped, validation
 from jopd.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -67,13 +67,13 @@ def test_by_name_and_as_they_are_they_are_the_same(models):
     for name in (dotted, itself):
         built = own(name, models)
         validation.validate(built)
-        terms = {term.name: term for term in config.build_terms(built)}
+        terms = {term.name: term for term in builders.build_terms(built)}
         assert terms["own"].signal.func is half_nll
         assert terms["own"].signal.keywords == {"scale": 0.25}
         assert terms["own"].weights[0].func is early
         assert terms["own"].report is mean_position
         assert terms["opd"].advantage is gap and terms["opd"].models == ("teacher",)
-        assert config.build_stop(built) is never
+        assert builders.build_stop(built) is never
 
 
 def test_a_run_uses_and_records_them_and_resumes(models, tmp_path):

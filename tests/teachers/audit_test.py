@@ -11,8 +11,7 @@ import runs
 from jopd.batches import collect
 from jopd.data import dataset as datasets
 from jopd.rollouts.generate import PLAIN
-from jopd.setup import config as configs
-from jopd.setup import experiment, inputs
+from jopd.setup import builders, experiment, inputs
 from jopd.setup import rows as row_sets
 from jopd.teachers import audit, similarity
 from jopd.teachers.remote import Client, Prefix
@@ -305,7 +304,7 @@ def test_a_local_teacher_writes_as_its_model_would():
 
 def test_an_audited_batch_reaches_the_loop():
     e = built()
-    built_stages = build_stages(e, configs.build_optimizer(e.config)[1])
+    built_stages = build_stages(e, builders.build_optimizer(e.config)[1])
     _, got = built_stages.collect(e.params, None, 0)
     assert got.batch.extra["chunk"].shape == got.batch.mask_BT.shape
     assert got.fresh.extra == {}, "a buffer keeps rollouts, not their audits"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd.setup import config, needs, validation
+from jopd.setup import builders, config, needs, validation
 from jopd.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -41,7 +41,7 @@ def test_a_snippet_trains(number, models, tmp_path):
     train.run(c, tmp_path / "run")
     rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
-    for term in config.build_terms(c):
+    for term in builders.build_terms(c):
         assert sum(row[f"tokens/{term.name}"] for row in rows) > 0
         assert sum(abs(row[f"loss/{term.name}"]) for row in rows) > 0
         for name in term.models:
@@ -127,11 +127,11 @@ def test_a_gate_without_rewards_is_refused(models):
     gated = "c.teachers.t = dict(weights='gated')\n"
     c = built(models, gated + "c.loss.x = dict(signal='jsd', other='t')")
     validation.validate(c)
-    assert needs.waits_for_rewards(c, config.build_terms(c))
+    assert needs.waits_for_rewards(c, builders.build_terms(c))
     c.teachers.t.weights = "snapshot"
-    assert not needs.waits_for_rewards(c, config.build_terms(c))
+    assert not needs.waits_for_rewards(c, builders.build_terms(c))
     c.loss.x.report = dict(function="information_gain", other="t")
-    assert needs.waits_for_rewards(c, config.build_terms(c)), (
+    assert needs.waits_for_rewards(c, builders.build_terms(c)), (
         "it tells right from wrong"
     )
     c.teachers.t.weights = "gated"
