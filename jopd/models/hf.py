@@ -5,9 +5,6 @@ No torch, and no model class of transformers, is involved.
 """
 
 import hashlib
-import json
-import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,27 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jopd.models import decoder, hf_config
+from jopd.models import decoder, files, hf_config
 from jopd.models.decoder import DecoderConfig
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_GENERATION = "generation_config.json"
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOP = {
     "embed": "model.embed_tokens.weight",
     "norm": "model.norm.weight",
@@ -67,7 +48,7 @@ def load_config(path: str | Path) -> DecoderConfig:
       FileNotFoundError: no such directory, or no ``config.json`` in it.
       ValueError: an architecture, rope type or activation that is not supported.
     """
-    return hf_config.parse(_read_config(_directory(path, ["config.json"])))
+    return _config(files.directory(path, [files.CONFIG]))
 
 
 def check(path: str | Path) -> DecoderConfig:
@@ -78,9 +59,9 @@ def check(path: str | Path) -> DecoderConfig:
 def end_ids(path: str | Path) -> tuple[int, ...]:
     """Ids that end a response, ascending: ``eos_token_id``, one or a list, of
     ``generation_config.json`` and ``config.json``; ValueError if it is neither."""
-    folder, found = _directory(path, ["*.json"]), set()
-    for file in (folder / _GENERATION, folder / "config.json"):
-        given = _read_json(file).get("eos_token_id") if file.is_file() else None
+    folder, found = files.directory(path, ["*.json"]), set()
+    for file in (folder / files.GENERATION, folder / files.CONFIG):
+        given = files.read_json(file).get("eos_token_id") if file.is_file() else None
         ids = given if isinstance(given, list) else [] if given is None else [given]
         if not all(type(one) is int and one >= 0 for one in ids):
             raise ValueError(
@@ -105,14 +86,17 @@ def load(
         tensor, or one of another shape or type. All of it is seen from the headers,
         before any weight is read.
     """
-    config, files = _opened(path)
+    config, opened, folder = _opened(path)
 
     def read(name: str) -> np.ndarray:
-        return files[name].get_tensor(name)
+        with np.errstate(over="ignore"):  # said below, with the name
+            tensor = opened[name].get_tensor(name).astype(dtype)
+        _check_finite(tensor, f"{folder}: {name}")
+        return tensor
 
     def gather(place: tuple[str, ...], like: jax.ShapeDtypeStruct) -> np.ndarray:
         if place[0] != "layers":
-            return read(_TOP[place[0]]).astype(dtype)
+            return read(_TOP[place[0]])
         stacked = np.empty(like.shape, dtype)
         for i in range(config.layers):
             stacked[i] = read(_layer_name(i, place[1])).T
@@ -169,22 +153,22 @@ def save(
             ids = {name: getattr(tokenizer, name, None) for name in names}
             raw = hf_config.describe(config, str(params["embed"].dtype))
             # Said also where there is none: transformers would take its own defaults.
-            _write_json(new / "config.json", raw | ids)
+            files.write_json(new / files.CONFIG, raw | ids)
             ends = ends or [ids["eos_token_id"]] * (ids["eos_token_id"] is not None)
         else:
-            source = _directory(source, ["*.json", "*.safetensors", *TOKENIZER_FILES])
+            source = files.whole(source)
             _check_source(config, source)
-            dtypes = _dtypes(_open(source))
-            _copy(source, new, ("config.json", _GENERATION))
+            dtypes = files.dtypes(files.open_weights(source))
+            files.copy(source, new, (files.CONFIG, files.GENERATION))
         if ends:
-            file = new / _GENERATION
-            known = _read_json(file) if file.exists() else {}
+            file = new / files.GENERATION
+            known = files.read_json(file) if file.exists() else {}
             known["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
-            _write_json(file, known)
+            files.write_json(file, known)
         tensors = _flatten(config, params, dtypes)
-        save_file(tensors, new / _WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, new / files.WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.
-        (new / _WEIGHTS).chmod((new / "config.json").stat().st_mode)
+        (new / files.WEIGHTS).chmod((new / files.CONFIG).stat().st_mode)
         _save_tokenizer(source if tokenizer is None else tokenizer, new)
         if path.exists():
             path.rename(Path(tmp, "old"))
@@ -193,123 +177,39 @@ def save(
 
 def file_hash(path: str | Path) -> str:
     """sha256 of the weight files in the order of their names, for the run record."""
-    folder = _directory(path, ["*.json", "*.safetensors"])
+    folder = files.directory(path, ["*.json", "*.safetensors"])
     digest = hashlib.sha256()
-    for file in _weight_files(folder):
+    for file in files.weight_files(folder):
         with file.open("rb") as stream:
             while block := stream.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
 
 
-# Directories and files.
+def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any], Path]:
+    folder = files.whole(path)
+    config, opened = _config(folder), files.open_weights(folder)
+    _check(config, opened, folder)
+    return config, opened, folder
 
 
-def _directory(path: str | Path, patterns: list[str]) -> Path:
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        raise FileNotFoundError(
-            f"{path} is not a directory; give one, or a hub id like Qwen/Qwen3-0.6B"
-        )
-    # Imported here: a local directory needs neither the hub nor its import time.
-    from huggingface_hub import snapshot_download
-
+def _config(folder: Path) -> DecoderConfig:
+    raw = files.read_config(folder)
     try:
-        return Path(snapshot_download(str(path), allow_patterns=patterns))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{path} is not a directory here, and as a hub id it could not be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "check the path, or download the model and give its directory"
-        ) from error
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-
-
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_config(folder: Path) -> dict:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no config.json; is it a model directory?"
-        )
-    return _read_json(folder / "config.json")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _INDEX).is_file():
-        names = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise FileNotFoundError(
-                f"{folder}: {_INDEX} names {len(names)} files, {len(absent)} of them "
-                f"are missing: {', '.join(absent[:5])}; fetch the model again"
-            )
-        return [folder / name for name in names]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(
-            f"{folder} has no *.safetensors; convert other weight formats first"
-        )
-    return files
-
-
-def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any]]:
-    folder = _directory(path, ["*.json", "*.safetensors", *TOKENIZER_FILES])
-    config, files = hf_config.parse(_read_config(folder)), _open(folder)
-    _check(config, files, folder)
-    return config, files
-
-
-def _open(folder: Path) -> dict[str, Any]:
-    """Open file of each tensor; only headers are read."""
-    files = {}
-    for file in _weight_files(folder):
-        try:
-            opened = safe_open(file, framework="np")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} is truncated or no safetensors file ({error}); fetch it again"
-            ) from error
-        files |= dict.fromkeys(opened.keys(), opened)
-    return files
-
-
-def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+        return hf_config.parse(raw)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def _save_tokenizer(tokenizer: Any, target: Path) -> None:
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(target)
     elif tokenizer is not None:
-        _copy(_directory(tokenizer, list(TOKENIZER_FILES)), target, TOKENIZER_FILES)
+        known = files.directory(tokenizer, list(files.TOKENIZERS))
+        files.copy(known, target, files.TOKENIZERS)
 
 
 # Tensors.
-
-
-def _dtypes(files: Mapping) -> dict[str, str]:
-    """Dtype of each tensor on file, read from the headers."""
-    names = {name: file.get_slice(name).get_dtype() for name, file in files.items()}
-    other = sorted(set(names.values()) - set(_DTYPES))
-    if other:
-        raise ValueError(
-            f"weights of type {', '.join(other)} are not supported; "
-            f"convert them to one of {', '.join(_DTYPES)}"
-        )
-    return {name: _DTYPES[kind] for name, kind in names.items()}
 
 
 def _template(config: DecoderConfig) -> dict[str, Any]:
@@ -338,14 +238,14 @@ def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check(config: DecoderConfig, files: Mapping, folder: Path) -> None:
-    _dtypes(files)  # refuses quantised weights
+def _check(config: DecoderConfig, opened: Mapping, folder: Path) -> None:
+    files.dtypes(opened)  # refuses quantised weights
     expected = _shapes(config)
-    found = {name: tuple(f.get_slice(name).get_shape()) for name, f in files.items()}
+    found = files.shapes(opened)
     # Llama checkpoints of old carry this buffer, which is computed from the config.
     found = {n: s for n, s in found.items() if not n.endswith("rotary_emb.inv_freq")}
     if config.tied and _TOP["head"] in found:
-        _check_tied(found.pop(_TOP["head"]), files, folder)
+        _check_tied(found.pop(_TOP["head"]), opened, folder)
     faults = [
         f"{name} is {found[name]}, expected {shape}"
         for name, shape in expected.items()
@@ -360,9 +260,18 @@ def _check(config: DecoderConfig, files: Mapping, folder: Path) -> None:
         )
 
 
-def _check_tied(head_shape: tuple[int, ...], files: Mapping, folder: Path) -> None:
-    embed, head = (files[_TOP[k]].get_tensor(_TOP[k]) for k in ("embed", "head"))
-    if not np.array_equal(embed, head):
+def _check_finite(tensor: np.ndarray, name: str) -> None:
+    odd = np.count_nonzero(~np.isfinite(tensor))
+    if odd:
+        raise ValueError(
+            f"{name} has {odd:,} of {tensor.size:,} values that are NaN or infinite as "
+            f"{tensor.dtype}; fetch the model again, or take an earlier checkpoint"
+        )
+
+
+def _check_tied(head_shape: tuple[int, ...], opened: Mapping, folder: Path) -> None:
+    embed, head = (opened[_TOP[k]].get_tensor(_TOP[k]) for k in ("embed", "head"))
+    if not np.array_equal(embed, head, equal_nan=True):
         raise ValueError(
             f"{folder}: config.json says tie_word_embeddings, yet {_TOP['head']} "
             f"{head_shape} is not {_TOP['embed']} {embed.shape}; set it to false"
@@ -392,6 +301,6 @@ def _flatten(config: DecoderConfig, params: Mapping, dtypes: Mapping) -> dict:
 
 
 def _check_source(config: DecoderConfig, source: Path) -> None:
-    theirs = hf_config.parse(_read_config(source))
+    theirs = _config(source)
     if theirs != hf_config.architecture(config):
         raise ValueError(f"source {source} is {theirs}, but params are {config}")

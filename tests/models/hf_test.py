@@ -322,7 +322,14 @@ def test_truncated_weights(model, keep):
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "per-layer"),
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks 'factor'"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
-        ({"model_type": "mistral", "layer_types": ["full_attention"]}, "Ministral"),
+        (
+            {
+                "model_type": "mistral",
+                "architectures": None,
+                "layer_types": ["full_attention"] * 2,
+            },
+            "Ministral",
+        ),
     ],
 )
 def test_unsupported_configs(model, changes, text):

@@ -1,0 +1,186 @@
+"""The files of a Hugging Face directory: which ones belong to a model, read safely.
+
+Whatever is wrong with a file is one ``ValueError`` that names it, or a
+``FileNotFoundError``.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
+ADAPTER = "adapter_config.json"
+
+
+def directory(path: str | Path, patterns: list[str]) -> Path:
+    """A local directory, or that of a hub id, fetched as far as the patterns say."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+        raise FileNotFoundError(
+            f"{path} is not a directory; give one, or a hub id like Qwen/Qwen3-0.6B"
+        )
+    # Imported here: a local directory needs neither the hub nor its import time.
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=patterns))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{path} is not a directory here, and as a hub id it could not be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "check the path, or download the model and give its directory"
+        ) from error
+
+
+def whole(path: str | Path) -> Path:
+    """The directory of a model with its weights and tokenizer."""
+    return directory(path, ["*.json", "*.safetensors", *TOKENIZERS])
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+      ValueError: no JSON, JSON nested too deeply, no UTF-8, or no object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(
+            f"{file} is not valid JSON: {error}; fetch it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} holds {content!r:.40}, not an object of keys; fetch it again"
+        )
+    return content
+
+
+def write_json(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; is it a model directory?")
+    return read_json(folder / CONFIG)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would read: one, those of the index, or all.
+
+    Raises:
+      FileNotFoundError: there are none, or the index names absent ones.
+      ValueError: the index is damaged or leads out of the folder, or an adapter that
+        transformers would add lies beside the weights.
+    """
+    if (folder / ADAPTER).is_file():
+        raise ValueError(
+            f"{folder} has an {ADAPTER}; merge the adapter into the weights, or "
+            "remove the file to take the weights without it"
+        )
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has no *.safetensors; convert other weight formats first"
+        )
+    return files
+
+
+def _indexed(folder: Path) -> list[Path]:
+    held = read_json(folder / INDEX).get("weight_map")
+    names = list(held.values()) if isinstance(held, dict) else [None]
+    odd = [n for n in names if not isinstance(n, str) or not re.fullmatch(_PLAIN, n)]
+    if odd or not names:
+        raise ValueError(
+            f"{folder / INDEX}: weight_map is no map from tensors to *.safetensors in "
+            f"this folder ({held if odd == [None] else odd[:1]!r:.80}); fetch it again"
+        )
+    names = sorted(set(names))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{folder}: {INDEX} names {len(names)} files, {len(absent)} of them "
+            f"are missing: {', '.join(absent[:5])}; fetch the model again"
+        )
+    return [folder / name for name in names]
+
+
+_PLAIN = r"[^/\\\0]+\.safetensors"
+
+
+def open_weights(folder: Path) -> dict[str, Any]:
+    """Open file of each tensor; only headers are read.
+
+    Raises:
+      ValueError: a damaged file, or a tensor that two files have.
+    """
+    found: dict[str, Any] = {}
+    place: dict[str, Path] = {}
+    for file in weight_files(folder):
+        try:
+            opened = safe_open(file, framework="np")
+            names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{file} is truncated or no safetensors file ({error}); fetch it again"
+            ) from error
+        for name in names:
+            if name in found:
+                raise ValueError(
+                    f"{folder}: {name} is in {place[name].name} and in {file.name}; "
+                    "keep the file that belongs to this model"
+                )
+        found |= dict.fromkeys(names, opened)
+        place |= dict.fromkeys(names, file)
+    return found
+
+
+def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    """Those of the files that the source has."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def shapes(opened: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor on file, read from the headers."""
+    return {name: tuple(f.get_slice(name).get_shape()) for name, f in opened.items()}
+
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def dtypes(opened: Mapping[str, Any]) -> dict[str, str]:
+    """Dtype of each tensor on file, read from the headers."""
+    names = {name: file.get_slice(name).get_dtype() for name, file in opened.items()}
+    other = sorted(set(names.values()) - set(_DTYPES))
+    if other:
+        raise ValueError(
+            f"weights of type {', '.join(other)} are not supported; "
+            f"convert them to one of {', '.join(_DTYPES)}"
+        )
+    return {name: _DTYPES[kind] for name, kind in names.items()}

@@ -1,0 +1,228 @@
+"""No key of a ``config.json`` is passed over: read, harmless, or refused by name."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers.modeling_rope_utils import RopeParameters
+
+from jopd.models import hf, hf_config
+from jopd.models.hf_config import HARMLESS, ONLY, READ, ROPE
+
+ROOT = Path(__file__).parents[1] / "fixtures"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "models"
+LISTED = READ | HARMLESS | ONLY.keys()
+CLASSES = {
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+}
+
+
+def small(family: str, **changes) -> dict:
+    """A config.json of two layers; None drops a key."""
+    raw = {
+        "architectures": [hf_config.FAMILIES[family]],
+        "model_type": family,
+        "vocab_size": 48,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    return {k: v for k, v in (raw | changes).items() if v is not None}
+
+
+# The lists.
+
+
+def test_every_family_has_its_class():
+    assert CLASSES.keys() == hf_config.FAMILIES.keys()
+
+
+def test_the_lists_are_apart():
+    assert len(LISTED) == len(READ) + len(HARMLESS) + len(ONLY)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_every_field_of_the_class_in_transformers_is_listed(family):
+    fields = {field.name for field in dataclasses.fields(CLASSES[family])}
+    assert fields | CLASSES[family]().to_dict().keys() <= LISTED
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_what_transformers_writes_by_default_is_accepted(family):
+    raw = json.loads(CLASSES[family]().to_json_string(use_diff=False))
+    raw |= {"architectures": [hf_config.FAMILIES[family]], "model_type": family}
+    hf_config.parse(raw)
+
+
+def test_settings_of_generation_are_harmless():
+    known = transformers.GenerationConfig._get_default_generation_params()
+    assert known.keys() <= HARMLESS
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_what_the_forward_pass_of_transformers_reads_is_not_harmless(family):
+    """Its source, as text: the classes themselves need torch."""
+    name = f"transformers.models.{family}.modeling_{family}"
+    source = Path(importlib.util.find_spec(name).origin).read_text()
+    masks = Path(importlib.util.find_spec("transformers.masking_utils").origin)
+    used = set(re.findall(r"\bconfig\.([a-z]\w+)", source))
+    used |= set(re.findall(r'getattr\(\s*(?:self\.)?config, "(\w+)"', source))
+    used |= set(re.findall(r'getattr\(config, "(\w+)"', masks.read_text()))
+    assert {"rms_norm_eps", "rope_parameters", "is_causal"} <= used
+    # Dropout is not applied in evaluation; the others choose among equal programs.
+    apart = {"attention_dropout", "pad_token_id", "use_cache", "get_text_config"}
+    for key in used & HARMLESS - apart:
+        pytest.fail(f"{key} is read there and harmless here")
+
+
+def test_every_key_of_the_rope_dict_is_read_or_refused():
+    for key in RopeParameters.__annotations__:
+        for value in ("x", [1.0], {"a": 1}, -1.0, float("nan")):
+            raw = small("llama", rope_parameters={"rope_type": "yarn", key: value})
+            with pytest.raises(ValueError, match=key if key != "x" else ""):
+                hf_config.parse(raw)
+    assert RopeParameters.__annotations__.keys() - ROPE == {
+        "short_factor",
+        "long_factor",
+        "mrope_section",
+    }
+
+
+# What is read is read.
+
+CHANGES = {
+    "vocab_size": 49,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 41,
+    "max_position_embeddings": 65,
+    "head_dim": 8,
+    "hidden_act": "gelu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "rope_scaling": {"type": "linear", "factor": 2.0},
+    "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+    "tie_word_embeddings": True,
+    "attention_bias": True,
+    "architectures": ["LlamaForSequenceClassification"],
+    "model_type": "gemma3",
+    "layer_types": ["full_attention", "sliding_attention"],
+    "sliding_window": 7,
+    "use_sliding_window": True,
+    "max_window_layers": 1,
+    "original_max_position_embeddings": 32,
+}
+NEEDED = {  # what else stands there, so that the key has something to say
+    "sliding_window": {"use_sliding_window": True, "max_window_layers": 0},
+    "use_sliding_window": {"sliding_window": 7, "max_window_layers": 1},
+    "max_window_layers": {"use_sliding_window": True, "sliding_window": 7},
+    "original_max_position_embeddings": {
+        "rope_scaling": {"type": "yarn", "factor": 2.0}
+    },
+}
+
+
+def outcome(raw: dict):
+    try:
+        return hf_config.parse(raw)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("key", sorted(READ))
+def test_a_key_that_is_read_changes_something(key):
+    before = small("qwen3", **NEEDED.get(key, {}))
+    assert not isinstance(outcome(before), str)
+    assert outcome(before | {key: CHANGES[key]}) != outcome(before)
+
+
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_a_harmless_key_changes_nothing(key):
+    for value in (None, 3, "x", [1], {"a": 1}, True):
+        assert outcome(small("llama") | {key: value}) == outcome(small("llama"))
+
+
+@pytest.mark.parametrize("key", sorted(ONLY))
+def test_a_key_with_one_value_refuses_others(key):
+    plain = outcome(small("llama"))
+    assert outcome(small("llama") | {key: ONLY[key]}) == plain
+    assert outcome(small("llama") | {key: None}) == plain
+    other = not ONLY[key] if isinstance(ONLY[key], bool) else 0.5
+    assert f"config.json: {key}={other!r}: only" in outcome(
+        small("llama") | {key: other}
+    )
+
+
+@pytest.mark.parametrize("value", [True, False, 0, 1.5, "alibi", [1], {}])
+def test_an_unknown_key_is_named(value):
+    said = outcome(small("llama") | {"position_embedding_type": value})
+    assert f"position_embedding_type={value!r}: not read here" in said
+    assert outcome(small("llama") | {"what": None}) == outcome(small("llama"))
+
+
+def test_original_positions_on_the_top_level_come_first():
+    """transformers 5.24, modeling_rope_utils: the attribute overrides the dict's."""
+    rope = {"rope_type": "llama3", "factor": 8.0}
+    rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    inside = rope | {"original_max_position_embeddings": 16}
+    want = hf_config.parse(small("llama", rope_parameters=inside))
+    for given in (rope, rope | {"original_max_position_embeddings": 8}):
+        raw = small("llama", rope_scaling=given, original_max_position_embeddings=16)
+        assert hf_config.parse(raw) == want
+    plain = hf_config.parse(small("llama"))
+    raw = small("llama", original_max_position_embeddings=16)  # no type that reads it
+    assert hf_config.parse(raw) == plain
+
+
+@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"hidden_size": "24"}, "hidden_size='24' is not a whole number"),
+        ({"hidden_size": 3}, "hidden_size=3 is not enough for 4 heads"),
+        ({"vocab_size": True}, "vocab_size=True is not a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 is not"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 is not"),
+        ({"num_key_value_heads": 3}, "kv_heads=3"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan is not a number above 0"),
+        ({"rope_theta": "1e4"}, "rope_theta='1e4' is not a number"),
+        ({"rope_parameters": [1]}, r"\[1\] is not an object"),
+        ({"rope_scaling": {"type": "linear", "factor": [2]}}, r"factor=\[2\] is not"),
+        ({"rope_scaling": {"type": "su", "factor": 2.0}}, "'su' is not supported"),
+        ({"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is not true"),
+        ({"architectures": ["LlamaModel"]}, "architectures=.*LlamaModel"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config=.*not read here"),
+    ],
+)
+def test_wrong_values_are_named(family, changes, text):
+    with pytest.raises(ValueError, match=text):
+        hf_config.parse(small(family, **changes))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_layers_that_slide_without_a_window_are_refused(family):
+    kinds = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match=r"layer_types=.* slide, but"):
+        hf_config.parse(small(family, layer_types=kinds))
+    with pytest.raises(ValueError, match="3 entries for num_hidden_layers=2"):
+        hf_config.parse(small(family, layer_types=[*kinds, kinds[0]]))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no models beside the checkout")
+def test_real_configs_load():
+    for folder in SHARED.iterdir():
+        if (folder / "config.json").is_file():
+            hf.load_config(folder)
