@@ -24,6 +24,7 @@ def get_config():
     c.teachers.self = dict(
         weights="ema", rate=0.05, context="{question}{peer};{question}"
     )
+    c.data.max_prompt_tokens = 64  # of two questions; with a rollout: its context
     c.peer.success = 1.0  # inferred: the released code has 0.5 in one place, 1.0 in one
     c.loss.sdpo = dict(
         signal="sdpo.distil",

@@ -1,10 +1,22 @@
 """The examples of README.md run as they stand, at a small size."""
 
+import json
 import re
+import shlex
+import sys
 
+import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as kinds
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import runs
+from jopd import commandline
+from jopd.setup import experiment
+from jopd.training import loop
 
 TEXT = (runs.ROOT / "README.md").read_text()
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -39,3 +51,92 @@ def test_an_example_runs(number, cache, tmp_path, monkeypatch, capsys):
         assert (list(found.shape) if shape else found) == eval(
             value.removeprefix("f32")
         )
+
+
+# The command for one's own models and data, over random models of that family.
+
+COMMAND = re.search(r"Your own models and data\n\n```sh\n(.*?)```", TEXT, re.DOTALL)[1]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+STORY = "A farmer has {} hens, each of which lays an egg a day, and sells them all. "
+ASKED = (
+    STORY * 3 + "How many eggs does she sell in {} days at 2 dollars each? Explain it."
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, and a chat template: any text, without a file."""
+    letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(kinds.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    found.chat_template = TEMPLATE
+    return found
+
+
+def questions(count: int) -> str:
+    """Lines as those of GSM8K, none under 64 tokens."""
+    row = lambda n: {
+        "question": ASKED.format(n, n, n, n % 7 + 2)[: 180 + n % 90],
+        "answer": f"Each day brings <<{n}*2={2 * n}>>{2 * n} dollars.\n#### {2 * n}",
+    }
+    return "".join(json.dumps(row(n)) + "\n" for n in range(count))
+
+
+def command_of_readme(folder, monkeypatch, tokenizer, text: str, *further: str):
+    """The config that README's command gives, in a folder that has what it names."""
+    monkeypatch.chdir(folder)
+    words = shlex.split(COMMAND)[2:]
+    assert words[0] == "jopd.main"
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    shape = dict(max_positions=2048, qkv_bias=True, vocab_size=max_id(tokenizer) + 1)
+    for seed, name in enumerate(("student", "teacher")):
+        assert given[f"--config.{name}.path"].startswith("Qwen/Qwen2.5-")
+        made = runs.make_model(
+            folder / name, seed=seed, layers=1 + seed, tokenizer=tokenizer, **shape
+        )
+        given[f"--config.{name}.path"] = str(made)
+    (folder / given["--config.data.path"]).parent.mkdir()
+    (folder / given["--config.data.path"]).write_text(text)
+    given["--config"] = "stableopd"
+    argv = ["main", *(f"{key}={value}" for key, value in given.items()), *further]
+    monkeypatch.setattr(sys, "argv", commandline.with_paths(argv))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    values(sys.argv)
+    return values.config
+
+
+def max_id(tokenizer) -> int:
+    return max(tokenizer.get_vocab().values())
+
+
+def test_the_command_for_own_models_starts(tmp_path, monkeypatch):
+    asked = command_of_readme(tmp_path, monkeypatch, byte_tokenizer(), questions(40))
+    e = experiment.build(asked)
+    lengths = [len(p) for part in (e.rows.train, e.rows.held) for p in part.prompts]
+    assert len(lengths) == 40 and min(lengths) > 64
+    assert max(lengths) <= e.widths.prompts[-1] < max(lengths) + 8
+    assert e.rows.train.texts[0].startswith("<|im_start|>user\nA farmer has")
+    assert all(solution is not None for solution in e.rows.train.solutions)
+    assert e.rows.verifier("That makes \\boxed{6}", e.rows.train.answers[3]) == 1.0
+
+
+@pytest.mark.slow
+def test_the_command_for_own_models_trains_on_gsm8k(shared, tmp_path, monkeypatch):
+    qwen = AutoTokenizer.from_pretrained(shared / "tokenizers" / "qwen3")
+    template = shared / "tokenizers" / "chat_templates" / "qwen2_5.jinja"
+    qwen.chat_template = template.read_text()
+    text = (shared / "gsm8k" / "train.jsonl").read_text()
+    small = ("steps=1", "rollout.prompts_per_step=2", "rollout.max_new_tokens=16")
+    small += ("rollout.group_size=2", "eval.prompts=2", "eval.k=2", "mix.gold=0.0")
+    words = [f"--config.{word}" for word in small]
+    words += ["--config.loss.gold.coef=0.0"]
+    asked = command_of_readme(tmp_path, monkeypatch, qwen, text, *words)
+    found = loop.run(asked, tmp_path / "run")
+    assert found["steps"] == 1 and np.isfinite(found["after"]["reverse_kl"])

@@ -122,6 +122,8 @@ def encode(
     golds = [None if gold is None else whole(gold) for gold in golds]
     columns = zip(examples, texts, prompts, golds, strict=True)
     limits = (max_prompt_tokens, max_response_tokens, on_long_prompt, on_long_solution)
+    if on_long_prompt == "error":
+        _check_lengths(examples, prompts, max_prompt_tokens)
     return _collect(columns, tokenizer, *limits)
 
 
@@ -232,6 +234,20 @@ def _solution_ids(examples, tokenizer) -> list[list[int] | None]:
     ]
 
 
+def _check_lengths(examples, prompts, limit: int) -> None:
+    """One error for all prompts that are too long, with the limit that suits them."""
+    lengths = [len(prompt) for prompt in prompts]
+    long = [row for row, length in enumerate(lengths) if length > limit]
+    if long:
+        raise ValueError(
+            f"{len(long):,} of {len(lengths):,} prompts have more than "
+            f"max_prompt_tokens={limit} tokens, the first of them row {long[0]} "
+            f"({examples[long[0]].id!r}), the longest {max(lengths)}; set "
+            f"max_prompt_tokens to {max(lengths)} (0: chosen from the data), or "
+            f"on_long_prompt to 'drop' or 'truncate_left'"
+        )
+
+
 def _collect(columns, tokenizer, max_prompt, max_response, on_long_prompt, long_gold):
     """Applies the limits and gathers the columns of a `Dataset`."""
     data = Dataset([], [], [], [], [], [], {"prompt": 0, "solution": 0})
@@ -239,12 +255,6 @@ def _collect(columns, tokenizer, max_prompt, max_response, on_long_prompt, long_
         if not prompt:
             raise ValueError(f"row {row} ({example.id!r}): the prompt has no tokens")
         if len(prompt) > max_prompt:
-            if on_long_prompt == "error":
-                raise ValueError(
-                    f"row {row} ({example.id!r}): prompt of {len(prompt)} tokens, "
-                    f"max_prompt_tokens={max_prompt}; raise it or set on_long_prompt "
-                    f"to 'drop' or 'truncate_left'"
-                )
             data.dropped["prompt"] += on_long_prompt == "drop"
             if on_long_prompt == "drop":
                 continue

@@ -66,7 +66,7 @@ def base_config() -> ConfigDict:
         "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
         "separator": "<|endoftext|>",  # between documents of a .txt
         "prefix_tokens": 16,  # prompt length taken from a .txt document
-        "max_prompt_tokens": 64,
+        "max_prompt_tokens": 0,  # 0: the longest of the data that models hold
         "on_long_prompt": "error",  # error | drop | truncate_left
         # drop (the row stays as a prompt) | truncate (then without end of sequence);
         # auto: truncate plain text, drop others
@@ -75,7 +75,9 @@ def base_config() -> ConfigDict:
         "student_template_kwargs": {},  # e.g. enable_thinking=False
         # empty: the student's; else teachers read their own rendering of each prompt
         "teacher_template_kwargs": {},
-        "max_context_tokens": 0,  # of a teacher's context; 0: prompt + response
+        # of a teacher's context; 0: max_prompt_tokens and a response, or without that
+        # the longest of the data
+        "max_context_tokens": 0,
         "system": "",  # system prompt for chat templates
         "add_bos": "auto",  # auto | always | never
         "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic

@@ -188,7 +188,8 @@ def build(config, *, train: bool = True) -> Experiment:
     notes = inputs.check_tokenizers(tokenizer, cast.paths)
     columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
     panels = cast.panels if train else None
-    rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels)
+    positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
+    rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
     if train:
         row_sets.check_gold(config, mix, rows.train)
         if rows.verifier is None:

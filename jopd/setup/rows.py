@@ -56,20 +56,29 @@ def read_rows(
     tokenizer,
     known: dict[str, roles.Teacher],
     panels: tuple[Panel, ...] | None,
+    positions: dict[str, int],
 ) -> Rows:
     """Data read, tokenised for everyone, and who judges and serves it.
 
     Routes of ``known`` and ``panels`` say who serves which training rows; without
-    panels (None) nothing is trained, and routes are not followed.
+    panels (None) nothing is trained, and routes are not followed. ``positions`` are
+    those that each model has, which limit prompts where the config does not.
     """
     examples = read_examples(config)
-    train, held = student_data(config, tokenizer, examples)
+    limit = prompt_limit(config, positions)
+    train, held = student_data(config, tokenizer, examples, limit)
+    kept = tuple(
+        peers.aligned(part, ours.ids)
+        for part, ours in zip(examples, (train, held), strict=True)
+    )
     return Rows(
         tokenizer=tokenizer,
         train=train,
         held=held,
-        own_prompts=own_prompts(config, tokenizer, known, examples, (train, held)),
-        peers=peer_prompts(config, tokenizer, known, examples[0], train),
+        own_prompts=own_prompts(
+            config, tokenizer, known, kept, (train, held), positions
+        ),
+        peers=peer_prompts(config, tokenizer, known, kept[0], train, positions),
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=pick_verifier(config, train, held),
     )
@@ -129,10 +138,32 @@ def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Datas
     )
 
 
-def student_data(config, tokenizer, examples) -> tuple[Dataset, Dataset]:
+def prompt_limit(config, positions: dict[str, int]) -> int:
+    """Most tokens of a prompt: as asked, or what every model holds beside a response.
+
+    Without either, and where a longer prompt is an error, there is no limit here:
+    ``check_positions`` then says whose positions do not suffice.
+    """
+    asked = config.data.max_prompt_tokens
+    return asked or _room(config, min(positions.values()))
+
+
+def _room(config, positions: int) -> int:
+    """Tokens of a prompt that leave room for a response, for who drops or cuts."""
+    if config.data.on_long_prompt == "error":
+        return sys.maxsize
+    room = positions - config.rollout.max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room "
+            f"for a prompt in {positions} positions; lower it"
+        )
+    return room
+
+
+def student_data(config, tokenizer, examples, limit: int) -> tuple[Dataset, Dataset]:
     """Training and held-out rows as the student reads them."""
-    c = config.data
-    how = dict(template_kwargs=c.student_template_kwargs, limit=c.max_prompt_tokens)
+    how = dict(template_kwargs=config.data.student_template_kwargs, limit=limit)
     train, held = (encode(config, tokenizer, part, **how) for part in examples)
     return train, held
 
@@ -143,15 +174,23 @@ def untemplated(config, tokenizer, like: Dataset) -> list[str]:
     with plain.unlocked():
         plain.data.chat_template = "never"
         plain.data.student_template_kwargs = {}
-    raw, _ = student_data(plain, tokenizer, read_examples(plain))
+    limit = plain.data.max_prompt_tokens or sys.maxsize
+    raw, _ = student_data(plain, tokenizer, read_examples(plain), limit)
     texts = dict(zip(raw.ids, raw.texts))
     return [texts[name] for name in like.ids]
 
 
 def own_prompts(
-    config, tokenizer, known: dict[str, roles.Teacher], examples, student: tuple
+    config,
+    tokenizer,
+    known: dict[str, roles.Teacher],
+    examples,
+    student: tuple,
+    positions: dict[str, int],
 ) -> dict[str, tuple[Dataset, Dataset]]:
     """Training and held-out rows of the teachers that read other prompts.
+
+    ``examples`` are those that ``student`` kept.
 
     Raises:
       ValueError: a context lacks its field, or the length limit kept other rows than
@@ -159,7 +198,6 @@ def own_prompts(
     """
     c, found = config.data, {}
     kwargs = c.teacher_template_kwargs or c.student_template_kwargs
-    longest = _longest(config)
     for name, teacher in known.items():
         if roles.reads_peer(teacher):
             continue  # other prompts in every batch, see ``peer_prompts``
@@ -167,22 +205,32 @@ def own_prompts(
             name == "reference" or kwargs == c.student_template_kwargs
         ):
             continue
-        limit = longest if teacher.context else c.max_prompt_tokens
+        asked = _most_of_context(config) if teacher.context else c.max_prompt_tokens
+        limit = asked or _room(config, positions[name])
         parts = []
         for rows, ours in zip(examples, student, strict=True):
             if teacher.context:
                 rows = roles.in_context(name, teacher.context, rows)
             theirs = encode(config, tokenizer, rows, kwargs, limit=limit)
-            _check_same_rows(name, limit, c, ours, theirs)
+            _check_same_rows(name, limit, bool(teacher.context), c, ours, theirs)
             parts.append(theirs)
         found[name] = tuple(parts)
     return found
 
 
 def peer_prompts(
-    config, tokenizer, known: dict[str, roles.Teacher], examples, train: Dataset
+    config,
+    tokenizer,
+    known: dict[str, roles.Teacher],
+    examples,
+    train: Dataset,
+    positions: dict[str, int],
 ) -> peers.PeerPrompts | None:
     """For the teachers whose context has ``{peer}``; None if there are none.
+
+    ``examples`` are those that ``train`` kept. Where the config sets no limit, the
+    longest prompt is that of a row and a peer of ``max_new_tokens``, as far as
+    positions go.
 
     Raises:
       ValueError: a row lacks another field of a context.
@@ -195,9 +243,11 @@ def peer_prompts(
     if not contexts:
         return None
     c = config.data
-    rows = peers.aligned(examples, train.ids)
-    for name, context in contexts.items():
-        roles.in_context(name, context, rows)
+    bare = [
+        row
+        for name, context in contexts.items()
+        for row in roles.in_context(name, context, list(examples))
+    ]
     kwargs = c.teacher_template_kwargs or c.student_template_kwargs
 
     def encode_prompts(rows):
@@ -205,10 +255,16 @@ def peer_prompts(
         rows = [row._replace(solution=None) for row in rows]
         return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
 
-    longest = max(_longest(config), *(len(prompt) for prompt in train.prompts))
+    response = config.rollout.max_new_tokens
+    most = _most_of_context(config)
+    if not most:
+        most = max(len(prompt) for prompt in encode_prompts(bare)) + response
+        room = min(positions[name] for name in contexts) - response
+        most = min(most, room // 8 * 8)  # as ``auto_buckets`` rounds
+    longest = max(most, *(len(prompt) for prompt in train.prompts))
     return peers.PeerPrompts(
         contexts,
-        rows,
+        examples,
         encode_prompts,
         auto_buckets(longest),
         success=config.peer.success,
@@ -216,15 +272,16 @@ def peer_prompts(
     )
 
 
-def _longest(config) -> int:
-    """Most tokens of a prompt that a teacher's context makes."""
+def _most_of_context(config) -> int:
+    """Most tokens of a prompt that a teacher's context makes; 0: not limited."""
     c = config.data
-    return c.max_context_tokens or c.max_prompt_tokens + config.rollout.max_new_tokens
+    whole = c.max_prompt_tokens and c.max_prompt_tokens + config.rollout.max_new_tokens
+    return c.max_context_tokens or whole
 
 
-def _check_same_rows(name: str, limit: int, c, ours, theirs) -> None:
+def _check_same_rows(name: str, limit: int, in_context: bool, c, ours, theirs) -> None:
     if ours.ids != theirs.ids:
-        key = "prompt" if limit == c.max_prompt_tokens else "context"
+        key = "context" if in_context else "prompt"
         raise ValueError(
             f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows as the "
             f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
@@ -306,6 +363,7 @@ def check_positions(config, shapes, rows: Rows, widths: Widths) -> None:
             raise ValueError(
                 f"prompt and response together take up to {longest + limit} "
                 f"positions, the {name} has {shape.max_positions}; lower "
-                "rollout.max_new_tokens or data.max_prompt_tokens (of a teacher that "
-                "reads more: data.max_context_tokens)"
+                f"rollout.max_new_tokens={limit}, or keep prompts shorter with "
+                "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
+                "that reads more: data.max_context_tokens)"
             )

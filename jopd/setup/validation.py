@@ -71,13 +71,13 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
 AT_LEAST = {
     1: """steps rollout.prompts_per_step rollout.group_size rollout.max_new_tokens
     optimizer.accumulate eval.k eval.prompts mix.updates_per_rollout data.eval_rows
-    data.max_prompt_tokens log.every_steps checkpoint.keep_last repetition.ngram""",
+    log.every_steps checkpoint.keep_last repetition.ngram""",
     0: """seed objective.chunk_tokens objective.chunk_mib objective.strip_tokens
     rollout.temperature rollout.top_k rollout.min_p rollout.block_tokens rollout.at_once
     eval.temperature eval.batch_rows eval.every_steps checkpoint.every_steps
     checkpoint.keep_best log.gradient_every_steps mix.capacity mix.max_age_steps
     mix.student mix.gold mix.replay optimizer.learning_rate optimizer.warmup_steps
-    optimizer.clip_norm audit.chunks""",
+    optimizer.clip_norm audit.chunks data.max_prompt_tokens data.max_context_tokens""",
 }
 
 

@@ -288,8 +288,9 @@ def test_pad_that_is_eos_does_not_shorten_anything(digits):
 def test_long_prompts(digits):
     rows = [example("1+1=", name="a"), example("1+2+3=", "#6", "6", "b")]
     tight = {"max_prompt_tokens": 4, "max_response_tokens": 8}
-    with pytest.raises(ValueError, match=r"row 1 \('b'\): prompt of 6 .*tokens=4"):
-        data.encode(rows, digits, **tight)
+    said = r"2 of 3 prompts .*tokens=4 tokens, .*row 1 \('b'\), the longest 8; "
+    with pytest.raises(ValueError, match=said + "set max_prompt_tokens to 8"):
+        data.encode([*rows, example("1+2+3+4=")], digits, **tight)
     found = data.encode(rows, digits, **tight, on_long_prompt="drop")
     assert found.ids == ["a"] and found.dropped["prompt"] == 1
     assert all(len(column) == 1 for column in (found.prompts, found.texts))

@@ -329,7 +329,7 @@ CASES = {
     ),
     "long prompt": (
         {"data__max_prompt_tokens": 3},
-        ("row 0", "prompt of 7 tokens", "max_prompt_tokens=3", "truncate_left"),
+        ("40 of 40 prompts", "=3 tokens", "row 0", "longest 7", "truncate_left"),
     ),
     "missing data file": (
         {"data__path": "nowhere.jsonl"},
@@ -395,6 +395,10 @@ CASES = {
     "positions exceeded": (
         {"rollout__max_new_tokens": 124},
         ("up to 132 positions", "student has 128", "lower rollout.max_new_tokens"),
+    ),
+    "no room for a prompt": (
+        {"rollout__max_new_tokens": 128, "data__on_long_prompt": "drop"},
+        ("max_new_tokens=128 leaves no room", "in 128 positions", "lower it"),
     ),
     "unknown optimizer": ({"optimizer__name": "adamax"}, ("'adamax'", "adamw")),
     "unknown schedule": ({"optimizer__schedule": "steps"}, ("'steps'", "cosine")),

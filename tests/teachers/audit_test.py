@@ -358,7 +358,7 @@ def test_a_chat_server_gets_plain_prompts(models):
     tokenizer = inputs.load_tokenizer(str(models / "student"))
     tokenizer.chat_template = "{% for m in messages %}+{{ m.content }}={% endfor %}"
     examples = row_sets.read_examples(config)
-    train_data, _ = row_sets.student_data(config, tokenizer, examples)
+    train_data, _ = row_sets.student_data(config, tokenizer, examples, 64)
     assert all(text.startswith("+") for text in train_data.texts)
     plain = row_sets.untemplated(config, tokenizer, train_data)
     assert [f"+{text}=" for text in plain] == train_data.texts
