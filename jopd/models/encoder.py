@@ -8,7 +8,6 @@ directory of type ``bert``, with a folder of sentence-transformers around it or 
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import transformers
-from safetensors.numpy import load_file
+
+from jopd.models import files
 
 ROWS = 64  # texts encoded at one time
+_MOST = 2**20  # of layers, heads, positions, widths: more is damage
 SHORTEST = 16  # padded tokens of the narrowest program; then doubled
 
 
@@ -30,6 +30,7 @@ class EncoderConfig(NamedTuple):
     heads: int
     eps: float
     longest: int
+    width: int
 
 
 class Encoder(NamedTuple):
@@ -46,54 +47,89 @@ def load(path: str | Path) -> Encoder:
       ValueError: another architecture, activation or pooling, or a missing tensor.
     """
     folder = Path(path).expanduser()
-    for name in ("config.json", "model.safetensors"):
+    for name in (files.CONFIG, files.WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"audit.encoder={str(path)!r}: no {name} there; name a BERT directory "
                 "in Hugging Face format"
             )
-    read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _config(folder)
+    opened = files.open_weights(folder)
+    files.dtypes(opened)
+    params = {
+        name.removeprefix("bert."): jnp.asarray(file.get_tensor(name), jnp.float32)
+        for name, file in opened.items()
+        if "position_ids" not in name and "pooler" not in name
+    }
+    _check(config, params, folder)
+    return Encoder(config, params, files.tokenizer(folder))
+
+
+def _config(folder: Path) -> EncoderConfig:
+    read = files.read_json(folder / files.CONFIG)
     for key, want in (
         ("model_type", "bert"),
         ("hidden_act", "gelu"),
         ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
     ):
         if read.get(key, want) != want:
             raise ValueError(
                 f"{folder}: {key}={read[key]!r} is not supported, only {want!r} is"
             )
-    config = EncoderConfig(
-        layers=read["num_hidden_layers"],
-        heads=read["num_attention_heads"],
-        eps=read.get("layer_norm_eps", 1e-12),
-        longest=min(read["max_position_embeddings"], _longest(folder)),
-    )
     _check_pooling(folder)
-    tensors = load_file(folder / "model.safetensors")
-    params = {
-        name.removeprefix("bert."): jnp.asarray(value, jnp.float32)
-        for name, value in tensors.items()
-        if "position_ids" not in name and "pooler" not in name
-    }
-    missing = sorted(set(_names(config)) - set(params))
-    if missing:
-        raise ValueError(f"{folder}: the tensor {missing[0]!r} is missing")
-    return Encoder(config, params, transformers.AutoTokenizer.from_pretrained(folder))
+    layers, heads, positions, width = (
+        _count(read.get(key), key, folder)
+        for key in (
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "hidden_size",
+        )
+    )
+    eps = read.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, float) or not 0 < eps < 1 or width % heads:
+        raise ValueError(
+            f"{folder}: layer_norm_eps={eps!r}, hidden_size={width}, "
+            f"num_attention_heads={heads} make no BERT; correct config.json"
+        )
+    return EncoderConfig(layers, heads, eps, min(positions, _longest(folder)), width)
+
+
+def _count(value: Any, key: str, folder: Path) -> int:
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(
+            f"{folder}: {key}={value!r:.40} is no whole number from 1 to {_MOST:,}"
+        )
+    return value
 
 
 def _longest(folder: Path) -> int:
     """Tokens that sentence-transformers would cut texts to."""
     file = folder / "sentence_bert_config.json"
-    limit = (
-        json.loads(file.read_text()).get("max_seq_length") if file.exists() else None
-    )
-    return limit or 10**9
+    limit = files.read_json(file).get("max_seq_length") if file.exists() else None
+    return _count(limit, "max_seq_length", folder) if limit is not None else 10**9
 
 
 def _check_pooling(folder: Path) -> None:
-    file = folder / "1_Pooling" / "config.json"
-    if file.exists() and not json.loads(file.read_text())["pooling_mode_mean_tokens"]:
+    file = folder / "1_Pooling" / files.CONFIG
+    if file.exists() and not files.read_json(file).get("pooling_mode_mean_tokens"):
         raise ValueError(f"{folder}: pools otherwise than by the mean over tokens")
+
+
+def _check(config: EncoderConfig, params: dict[str, Any], folder: Path) -> None:
+    missing = sorted(set(_names(config)) - set(params))
+    if missing:
+        raise ValueError(f"{folder}: the tensor {missing[0]!r} is missing")
+    for name in _names(config):
+        array, ends = params[name], (config.width, params[_INNER].shape[0])
+        if array.ndim > 2 or array.shape[-1] not in ends or not array.size:
+            raise ValueError(
+                f"{folder}: {name} is {array.shape}, hidden_size={config.width}; take "
+                "the weights that belong to config.json"
+            )
+        if not jnp.isfinite(array).all():
+            raise ValueError(f"{folder}: {name} has values that are NaN or infinite")
 
 
 def _names(config: EncoderConfig) -> list[str]:
@@ -105,6 +141,7 @@ def _names(config: EncoderConfig) -> list[str]:
     return top + [f"{name}.{part}" for name in modules for part in ("weight", "bias")]
 
 
+_INNER = "encoder.layer.0.intermediate.dense.bias"
 _EMBEDDINGS = ("word", "position", "token_type")
 _MODULES = (
     *(f"attention.self.{name}" for name in ("query", "key", "value")),

@@ -5,6 +5,7 @@ Whatever is wrong with a file is one ``ValueError`` that names it, or a
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -157,6 +158,38 @@ def open_weights(folder: Path) -> dict[str, Any]:
         found |= dict.fromkeys(names, opened)
         place |= dict.fromkeys(names, file)
     return found
+
+
+def tokenizer(path: str | Path) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+      ValueError: there is none, or one of its files is damaged; names the directory.
+    """
+    # Only its tokenizers are used: that it has no models without PyTorch is no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    try:
+        # Left open, it would ask on the terminal whether to run code of the directory.
+        loaded = transformers.AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+    except Exception as error:  # of any class: it depends on which key is damaged
+        reason = (str(error).splitlines() or [""])[0].rstrip(" :")
+        raise ValueError(
+            f"no tokenizer can be loaded from {str(path)!r}: {type(error).__name__}: "
+            f"{reason:.200}; put whole files tokenizer.json and tokenizer_config.json "
+            "beside the weights"
+        ) from error
+    templates = loaded.chat_template
+    for one in templates.values() if isinstance(templates, dict) else [templates]:
+        if one is not None and not isinstance(one, str):
+            raise ValueError(
+                f"{str(path)!r}: chat_template is {one!r:.60}, not text; correct "
+                "tokenizer_config.json or put a chat_template.jinja beside it"
+            )
+    return loaded
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jopd.data import vocabulary
-from jopd.models import hf
+from jopd.models import files, hf
 from jopd.teachers import remote
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO = "demo:"
+load_tokenizer = files.tokenizer  # beside model_path, whose paths it takes
 
 
 def model_path(path: str) -> str:
@@ -17,26 +18,6 @@ def model_path(path: str) -> str:
     if path.startswith(DEMO):
         return str(ASSETS / path.removeprefix(DEMO))
     return os.path.expanduser(path)
-
-
-def load_tokenizer(path: str):
-    """The tokenizer beside a model.
-
-    Raises:
-      ValueError: there is none; names the directory.
-    """
-    # Only its tokenizers are used: that it has no models without PyTorch is no news.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import transformers
-
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(" :")
-        raise ValueError(
-            f"no tokenizer can be loaded from {path!r}: {reason}; put tokenizer.json "
-            "and tokenizer_config.json beside the weights"
-        ) from error
 
 
 def has_tokenizer(path: str) -> bool:

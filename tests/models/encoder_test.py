@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from safetensors.numpy import load_file, save_file
 
 from jopd.models import encoder
@@ -23,9 +25,6 @@ SENTENCES = [
 def folder(tmp_path_factory):
     """A small random BERT whose words are those of ``SENTENCES``; needs torch."""
     torch = pytest.importorskip("torch")
-    import tokenizers
-    import transformers
-
     path = tmp_path_factory.mktemp("bert")
     words = sorted({w for s in SENTENCES for w in s.lower().rstrip(". ").split()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *words]
@@ -116,6 +115,72 @@ def test_the_prefix_of_other_heads_is_read_over(folder, tmp_path):
     ours = encoder.make_embed(encoder.load(tmp_path))(SENTENCES[:2])
     want = encoder.make_embed(encoder.load(folder))(SENTENCES[:2])
     np.testing.assert_array_equal(ours, want)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A random BERT of two layers without torch; one word."""
+    shape = encoder.EncoderConfig(layers=2, heads=2, eps=1e-12, longest=8, width=4)
+    rng, tensors = np.random.default_rng(0), {}
+    for name in encoder._names(shape):
+        wide = "intermediate.dense" in name
+        size = {"weight": (6 if wide else 4, 4), "bias": (6 if wide else 4,)}
+        size = size[name.rpartition(".")[2]]
+        if ".output.dense.weight" in name and "attention" not in name:
+            size = (4, 6)
+        tensors[name] = rng.normal(size=size).astype(np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {
+        "model_type": "bert",
+        "hidden_size": 4,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 8,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(
+        tmp_path
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "text"),
+    [
+        ("config.json", {"num_hidden_layers": None}, "num_hidden_layers=None is no"),
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers=10000000"),
+        ("config.json", {"num_attention_heads": 3}, "num_attention_heads=3 make no"),
+        ("config.json", {"layer_norm_eps": "x"}, "layer_norm_eps='x'"),
+        ("config.json", {"hidden_size": 5, "num_attention_heads": 1}, "hidden_size=5"),
+        ("config.json", {"is_decoder": True}, "is_decoder=True is not supported"),
+        ("sentence_bert_config.json", {"max_seq_length": "x"}, "max_seq_length='x'"),
+        ("1_Pooling/config.json", {}, "pools otherwise"),
+        ("tokenizer.json", {}, "no tokenizer can be loaded from"),
+    ],
+)
+def test_a_damaged_directory_is_one_line(drawn, file, changes, text):
+    encoder.load(drawn)
+    (drawn / file).parent.mkdir(exist_ok=True)
+    kept = json.loads((drawn / file).read_text()) if file == "config.json" else {}
+    (drawn / file).write_text(json.dumps(kept | changes))
+    with pytest.raises(ValueError, match=text) as caught:
+        encoder.load(drawn)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_damaged_json_and_weights_are_one_line(drawn):
+    tensors = load_file(drawn / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"][1] = np.nan
+    save_file(tensors, drawn / "model.safetensors")
+    with pytest.raises(ValueError, match=r"embeddings\.LayerNorm\.bias has values"):
+        encoder.load(drawn)
+    (drawn / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated"):
+        encoder.load(drawn)
+    (drawn / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        encoder.load(drawn)
 
 
 def test_what_is_no_bert_is_refused(folder, tmp_path):

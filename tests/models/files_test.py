@@ -161,3 +161,42 @@ def test_flipped_bytes_of_a_header_are_an_error_or_change_no_number(model):
             assert len(str(error).splitlines()) == 1
             continue
         assert same(after, before)
+
+
+# Tokenizers.
+
+
+@pytest.fixture
+def pair(tmp_path) -> Path:
+    """The bundled student, with its tokenizer."""
+    student = Path(files.__file__).parents[1] / "assets" / "student"
+    return Path(shutil.copytree(student, tmp_path / "student"))
+
+
+@pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_one_line(pair, name, content):
+    (pair / name).write_bytes(content)
+    with pytest.raises(ValueError, match="no tokenizer can be loaded from") as caught:
+        files.tokenizer(pair)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(pair) in str(caught.value)
+
+
+@pytest.mark.parametrize("template", [5, ["a"], {"default": 1}, [{"name": "x"}], True])
+def test_a_template_that_is_no_text_is_refused(pair, template):
+    file = pair / "tokenizer_config.json"
+    known = json.loads(file.read_text()) | {"chat_template": template}
+    file.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=str(pair)):
+        files.tokenizer(pair)
+
+
+def test_code_beside_a_tokenizer_is_not_asked_for(pair):
+    """A question on the terminal would hold up a run that nobody looks at."""
+    file = pair / "tokenizer_config.json"
+    code = {"auto_map": {"AutoTokenizer": ["other.Tokenizer", None]}}
+    known = json.loads(file.read_text()) | code | {"tokenizer_class": "Other"}
+    file.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match="contains custom code"):
+        files.tokenizer(pair)
