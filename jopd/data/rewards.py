@@ -5,27 +5,22 @@ answer that cannot be read is an error, as every response to it would be wrong.
 """
 
 import json
-import math as maths
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from jopd.data import quantities
 from jopd.losses.binding import imported
 
 Verifier = Callable[[str, str], float]
 
-# A leading minus counts unless it follows an operand: "17-8" ends in 8, not in -8.
-_NUMBER = (
-    r"(?:(?<![\w)])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
-    r"(?:[eE][-+]?[0-9]+)?"
-)
-_QUANTITY = re.compile(rf"({_NUMBER})(?:/({_NUMBER}))?(?![0-9])")
 MATH_SECONDS = 5
+ROUNDING = Fraction(1, 10**6)  # of a decimal that stands for an endless fraction
 
 
 def exact(response: str, answer: str) -> float:
@@ -33,33 +28,41 @@ def exact(response: str, answer: str) -> float:
     return float(response.strip() == answer.strip())
 
 
-def numeric(response: str, answer: str, tolerance: float = 1e-6) -> float:
-    """The last number of the response equals the last number of the answer.
+def numeric(response: str, answer: str, tolerance: float = 0.0) -> float:
+    """The number that the response gives is exactly that of the answer.
 
-    Equal: ``|a - b| <= tolerance * max(1, |b|)``. Reads ``1,234.5``, ``-3``, ``2e-3``
-    and fractions ``3/4``; units, currency signs and percent signs are not looked at.
+    What both give, and in which spellings, says `quantities.answer_of`. Decimals are
+    equal or not; only a fraction that no decimal can write, such as ``1/3``, is met by
+    one within ``ROUNDING``. Where asked for, ``tolerance`` lets
+    ``|a - b| <= tolerance * max(1, |b|)`` pass.
 
     Raises:
       ValueError: the answer holds no number.
     """
-    wanted = _last_number(answer)
+    try:
+        wanted = quantities.answer_of(answer)
+    except quantities.Unreadable:
+        wanted = None
     if wanted is None:
         raise ValueError(
-            f"the answer {answer!r} holds no number; use the verifier 'math' or 'exact'"
+            f"the answer {answer!r:.80} holds no number; use the verifier 'math' or "
+            "'exact'"
         )
-    found = _last_number(response)
+    try:
+        found = quantities.answer_of(response)
+    except quantities.Unreadable:
+        return 0.0
     if found is None:
         return 0.0
-    return float(abs(found - wanted) <= tolerance * max(1.0, abs(wanted)))
+    allowed = Fraction(tolerance) * max(1, abs(wanted))
+    if _endless(found) != _endless(wanted):
+        allowed = max(allowed, ROUNDING)
+    return float(abs(found - wanted) <= allowed)
 
 
-def _last_number(text: str) -> float | None:
-    matches = _QUANTITY.findall(text.replace("\N{MINUS SIGN}", "-"))
-    if not matches:
-        return None
-    above, below = (part.replace(",", "") for part in matches[-1])
-    divisor = float(below or 1)
-    return float(above) / divisor if divisor else maths.nan
+def _endless(value: Fraction) -> bool:
+    """Whether no decimal can write it: its denominator has factors beside 2 and 5."""
+    return 10 ** value.denominator.bit_length() % value.denominator != 0
 
 
 def arithmetic(response: str, answer: str) -> float:

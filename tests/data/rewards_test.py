@@ -24,10 +24,13 @@ from jopd.data import rewards, sources
         ("1e3", "1000", 1.0),
         ("1e999", "3", 0.0),
         ("27", "27.0", 1.0),
-        ("0.3333333", "0.33333333", 1.0),
-        ("0.3333", "0.33333333", 0.0),
-        ("100000.05", "100000", 1.0),
-        ("100001", "100000", 0.0),
+        ("0.333333", "1/3", 1.0),
+        ("0.3333", "1/3", 0.0),
+        ("0.3333333", "0.33333333", 0.0),
+        ("0.50", ".5", 1.0),
+        ("100000.05", "100000", 0.0),
+        ("1000001", "1000000", 0.0),
+        ("123456789", "123456788", 0.0),
         ("no number", "3", 0.0),
         ("", "3", 0.0),
         ("\N{ARABIC-INDIC DIGIT THREE}", "3", 0.0),
@@ -37,8 +40,9 @@ def test_numeric(response, answer, right):
     assert rewards.numeric(response, answer) == right
 
 
-def test_numeric_tolerance_is_relative_above_1():
+def test_numeric_tolerance_is_asked_for_and_relative_above_1():
     assert rewards.numeric("101", "100", tolerance=0.01) == 1.0
+    assert rewards.numeric("0.01", "0", tolerance=0.01) == 1.0
     assert rewards.numeric("101.1", "100", tolerance=0.01) == 0.0
 
 

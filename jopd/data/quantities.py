@@ -1,0 +1,142 @@
+r"""The number that a text gives as its answer, exactly: ``1,234.5``, ``3 1/2``, ``.5``.
+
+Currency signs, percent signs and units are not looked at, nor are the exponents of
+units: ``$20``, ``20 %`` and ``20 cm^2`` are all 20.
+"""
+
+import re
+from fractions import Fraction
+
+# Thousands as they are written in most places, and in India.
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}|[0-9]+)"
+# The point of "is.5" may end a sentence, that of "$.5" does not.
+_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_POWER = r"\s*\^\s*\{?(-?[0-9]+)\}?"
+_QUANTITY = re.compile(
+    r"(?P<sign>-[^\S\n]*)?[$€£¥]?[^\S\n]?"
+    rf"(?:(?P<whole>{_DIGITS})[^\S\n]+(?=[0-9]+/[0-9]))?"
+    rf"(?P<above>{_DECIMAL})(?![0-9])"
+    rf"(?:/(?P<below>{_DECIMAL})(?![0-9])"
+    rf"|\s*(?:×|x|\*|\\times|\\cdot)\s*10{_POWER}|{_POWER})?"
+)
+_FRACTION = re.compile(
+    r"(?P<behind>[0-9]\s*)?\\[dtc]?frac\s*(?:\{([^{}]*)\}|([0-9]))"
+    r"\s*(?:\{([^{}]*)\}|([0-9]))"
+)
+_UNIT_POWER = re.compile(
+    r"(?<=[A-Za-z}])\s*\^\s*(?:\{-?[0-9]+\}|-?[0-9]+)"
+    r"|(?<![A-Za-z])(?:mm|cm|dm|km|m|ft|in|yd)[23]\b"
+)
+_BRACE = re.compile(r"\\boxed\s*\{|[{}]")
+# What may stand between a mark and its number: a line end, stars, a currency sign.
+_MARK = re.compile(r"(?<!#)####(?!#)[^\w#.-]{0,8}(?=-?[^\S\n]?[$€£¥]?[.0-9])")
+_WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{[^{}]*\}")
+# What a minus that stands apart from its number follows; elsewhere it is a dash.
+_BEFORE_MINUS = re.compile(r"(?:^|[=:(\[{<>≈$]|\b(?:is|are|equals?))[^\S\n]*\Z")
+_MINUSES = str.maketrans(dict.fromkeys("\u2212\u2012\u2013\ufe63\uff0d", "-"))
+_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|[\u00a0\u202f\u2009])(?=[0-9]{3}\b)")
+_LONGEST = 1000  # digits of a number
+_MOST_BITS = 16_000  # of a power
+
+
+class Unreadable(ValueError):
+    """There is a number, but none that can be compared: ``5/0``, ``1e999999``."""
+
+
+def answer_of(text: str) -> Fraction | None:
+    r"""The number in the last ``\boxed{}`` or behind the last ``####``; else the last.
+
+    None where that holds no number. A ``####`` counts where a number follows it at
+    once: elsewhere it is a heading.
+
+    Raises:
+      Unreadable: see there.
+    """
+    text = _plain(text)
+    box, marks = _last_box(text), list(_MARK.finditer(text))
+    behind = marks[-1].end() if marks else -1
+    if box is None and not marks:
+        return _last(text)
+    if box is not None and box[1] > behind:
+        inside = text[slice(*box)]
+        bare = _last(_WORDS.sub(" ", inside))
+        return _last(inside) if bare is None else bare
+    line = text[behind:].lstrip().partition("\n")[0].rpartition("=")[2]
+    return _value(line, _QUANTITY.search(line))
+
+
+def _plain(text: str) -> str:
+    """One spelling of minus signs, separators, fractions; units without exponents."""
+    text = text.translate(_MINUSES).replace("\\$", "$").replace("\\!", "")
+    text = _SEPARATOR.sub(",", text)
+    return _FRACTION.sub(_quotient, _UNIT_POWER.sub("", text))
+
+
+def _quotient(match: re.Match) -> str:
+    """``3\\frac{1}{2}`` as ``3 1/2``, anything else as ``1/2``."""
+    behind, *parts = match.groups()
+    above, below = (part.strip() for part in parts if part is not None)
+    return f"{behind.strip()} {above}/{below}" if behind else f"{above}/{below}"
+
+
+def _last_box(text: str) -> tuple[int, int] | None:
+    """Where the inside of the last box that is closed, and not empty, is."""
+    opened, found = [], None
+    for brace in _BRACE.finditer(text):
+        if brace.group() != "}":
+            opened.append((brace.end(), brace.group() != "{"))
+        elif opened:
+            start, boxed = opened.pop()
+            if boxed and text[start : brace.start()].strip():
+                found = max(found or (0, 0), (start, brace.start()))
+    return found
+
+
+def _last(text: str) -> Fraction | None:
+    matches = list(_QUANTITY.finditer(text))
+    return _value(text, matches[-1] if matches else None)
+
+
+def _value(text: str, match: re.Match | None) -> Fraction | None:
+    """The number of a match, exactly."""
+    if match is None:
+        return None
+    sign, whole, above, below, tens, power = match.groups()
+    value = _decimal(above)
+    if below is not None:
+        if not (divisor := _decimal(below)):
+            raise Unreadable(f"{match.group()!r} divides by 0")
+        value /= divisor
+        # "12 3/2" is a 12 and a 3/2.
+        if whole is not None and value < 1:
+            value += _decimal(whole)
+    value *= _power(Fraction(10), tens)
+    if power is not None:
+        value = _power(value, power)
+    return -value if sign and _is_sign(text, match) else value
+
+
+def _is_sign(text: str, match: re.Match) -> bool:
+    """Whether a minus belongs to its number: "17-8" ends in 8, not in -8."""
+    before = text[: match.start()]
+    if match.group("sign") == "-":
+        return re.match(r"[\w)]", before[-1:]) is None
+    return _BEFORE_MINUS.search(before) is not None
+
+
+def _decimal(text: str) -> Fraction:
+    mantissa, _, exponent = text.lower().replace(",", "").partition("e")
+    if len(mantissa) > _LONGEST:
+        raise Unreadable(f"{text[:20]}... has too many digits")
+    return Fraction(mantissa) * _power(Fraction(10), exponent or None)
+
+
+def _power(base: Fraction, exponent: str | None) -> Fraction:
+    if exponent is None:
+        return Fraction(1)
+    bits = max(abs(base.numerator), base.denominator).bit_length()
+    if len(exponent) > 5 or bits * abs(int(exponent)) > _MOST_BITS:
+        raise Unreadable(f"a power of {exponent[:20]} has too many digits")
+    if not base and int(exponent) < 0:
+        raise Unreadable("a negative power of 0")
+    return base ** int(exponent)
