@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jopd.losses import objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, resolve
 from jopd.rollouts import stops
-from jopd.setup import optimizer
+from jopd.setup import optimizer, ranges
 from jopd.setup.needs import models_named
 from jopd.types import SOURCES
 
@@ -21,21 +21,21 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     """A term of ``config.loss``. Keys that are not of the term go to the signal."""
     where = f"loss.{name}"
     spec = spec.to_dict()
+    ranges.check(f"{where}.weights", spec.get("weights", {}), ranges.GROUP)
     if "signal" not in spec:
         raise ValueError(f"{where} has no signal; known: {', '.join(names(signals))}")
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
-    signal = bind(
-        resolve(spec["signal"], signals, f"signal of {where}"), arguments, where
-    )
-    factors = tuple(
-        build_scored({"function": key, **value}, f"weight of {where}")
-        for key, value in spec.get("weights", {}).items()
-    )
+    signal = resolve(spec["signal"], signals, f"signal of {where}")
+    signal = _checked(signal, arguments, where)
+    factors = []
+    for key, value in spec.get("weights", {}).items():
+        ranges.check(f"{where}.weights.{key}", value, ranges.GROUP)
+        factors.append(build_scored({"function": key} | value, f"weight of {where}"))
     advantage, report = spec.get("advantage") or None, spec.get("report") or None
     term = objective.Term(
         name=name,
         signal=signal,
-        weights=factors,
+        weights=tuple(factors),
         advantage=advantage and build_scored(advantage, f"advantage of {where}"),
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
@@ -62,7 +62,7 @@ def build_stop(config: ConfigDict):
     rule = resolve(name, stops, where)
     if not spec["limit"] and "limit" not in arguments_of(rule):
         spec.pop("limit")  # the default, which a rule of one's own need not take
-    rule = bind(rule, spec, where)
+    rule = _checked(rule, spec, where)
     of = lambda dtype: jax.ShapeDtypeStruct((2, window), dtype)
     shown = stops.Seen(
         of(jnp.int32), of(jnp.float32), of(jnp.float32) if reads else None
@@ -84,8 +84,17 @@ def build_stop(config: ConfigDict):
 def build_scored(given, where: str, namespace=weights):
     """A function of scores from its name, or ``dict(function=name, **arguments)``."""
     arguments = dict(given) if isinstance(given, dict) else {"function": given}
+    if "function" not in arguments:
+        raise ValueError(f"{where} has no function; write dict(function=..., ...)")
     function = resolve(arguments.pop("function"), namespace, where)
-    return bind(function, arguments, where)
+    return _checked(function, arguments, where)
+
+
+def _checked(function, arguments: dict, where: str):
+    """``bind``, with every value inside of its range."""
+    bound = bind(function, arguments, where)
+    ranges.check_arguments(function, arguments, where)
+    return bound
 
 
 def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:

@@ -5,8 +5,6 @@ Comments above a key and behind it are what ``jopd train --help`` says of it.
 
 from ml_collections import ConfigDict, FieldReference
 
-MODELS = ("student", "teacher")
-
 
 def either(name: str) -> FieldReference:
     """A key that takes a name, or in Python the function itself."""

@@ -146,4 +146,7 @@ def trace_signals(terms) -> None:
         logits = dict.fromkeys(("student", *models_named((term,))), rows)
         written = jax.ShapeDtypeStruct((2,), jnp.int32)
         outputs = Outputs(logits, written, token, term.advantage and token)
-        jax.eval_shape(term.signal, outputs)
+        try:
+            jax.eval_shape(term.signal, outputs)
+        except ValueError as error:
+            raise ValueError(f"loss.{term.name}: {error}") from error

@@ -2,7 +2,6 @@
 
 from ml_collections import ConfigDict
 
-from jopd.setup import optimizer
 from jopd.setup.builders import build_stop, one_of
 from jopd.setup.needs import teachers_of
 from jopd.teachers import roles
@@ -32,10 +31,6 @@ def _check_prefix(config: ConfigDict) -> None:
     prefix = config.rollout.prefix
     if not prefix.source:
         return
-    one_of("rollout.prefix.schedule", prefix.schedule, optimizer.SCHEDULES)
-    for key in ("share", "end"):
-        if not 0 <= prefix[key] <= 1:
-            raise ValueError(f"rollout.prefix.{key}={prefix[key]} must be in [0, 1]")
     known = teachers_of(config)
     able = ["gold", *(name for name in known if known[name].weights == "path")]
     one_of("rollout.prefix.source", prefix.source, able)

@@ -410,7 +410,7 @@ CASES = {
     "unknown generator": ({"rollout__parallel": "vmap"}, ("'vmap'", "pmap")),
     "unknown quantisation": (
         {"teacher__quantize": "int4"},
-        ("teacher.quantize='int4'", "'int8'"),
+        ("teacher.quantize='int4'", "int8"),
     ),
     "quantised weights that move": (
         with_self(weights="ema", quantize="int8"),
@@ -461,19 +461,25 @@ CASES = {
         stopping(function="repetition", window=9) | {"rollout__parallel": "jit"},
         ("rollout.early_stop.function='repetition'", "under pmap only"),
     ),
-    "no steps": ({"steps": 0}, ("steps=0 must be at least 1",)),
+    "no steps": ({"steps": 0}, ("steps=0 must be a whole number, at least 1",)),
     "no rows": ({"mix__student": 0.0}, ("mix.student and mix.gold are both 0",)),
-    "top-p": ({"rollout__top_p": 0.0}, ("rollout.top_p=0.0 must be in (0, 1]",)),
+    "top-p": (
+        {"rollout__top_p": 0.0},
+        ("rollout.top_p=0.0 must be a number in (0, 1]",),
+    ),
     "temperature": (
         {"objective__temperature": 0.0},
-        ("objective.temperature=0.0 must be above 0",),
+        ("objective.temperature=0.0 must be a number in (0, 100]",),
     ),
     "negative strip": (
         {"objective__strip_tokens": -1},
-        ("objective.strip_tokens=-1 must be at least 0",),
+        ("objective.strip_tokens=-1 must be a whole number, at least 0",),
     ),
-    "negative seed": ({"seed": -1}, ("seed=-1 must be at least 0",)),
-    "log never": ({"log__every_steps": 0}, ("log.every_steps=0 must be at least 1",)),
+    "negative seed": ({"seed": -1}, ("seed=-1 must be a whole number, from 0 to",)),
+    "log never": (
+        {"log__every_steps": 0},
+        ("log.every_steps=0 must be a whole number, at least 1",),
+    ),
 }
 
 

@@ -1,0 +1,308 @@
+"""What every key may be: one table, and one line of error for all of it.
+
+A new key of ``base_config`` gets a row in ``RANGES``; a new argument of a signal,
+weight, advantage, report or rule gets one in ``ARGUMENTS`` where its type alone allows
+what is not meant.
+"""
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import NamedTuple
+
+from jopd.losses import objective
+from jopd.losses.binding import name_of
+from jopd.methods import omniopd
+from jopd.setup import optimizer
+from jopd.teachers import remote, roles
+
+
+class Range(NamedTuple):
+    """Values that a key may have: in words, and whether one is among them."""
+
+    says: str
+    holds: Callable[[object], bool]
+
+
+def whole(low: int, high: float = math.inf, *, also: tuple = ()) -> Range:
+    """Whole numbers, ends included; ``also`` are further ones outside of them."""
+    says = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+    says = " or ".join((f"a whole number, {says}", *map(str, also)))
+    number = lambda v: isinstance(v, Integral) and not isinstance(v, bool)
+    return Range(says, lambda v: number(v) and (low <= v <= high or v in also))
+
+
+def real(low: float, high: float, *, above=False, below=False, infinite="") -> Range:
+    """Finite numbers, ends included unless ``above`` the low, ``below`` the high one.
+
+    ``infinite`` names signs, of "+-", whose infinity is meant, too.
+    """
+    ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    says = f"a number in {ends}" + (f" or {infinite}inf" if infinite else "")
+
+    def holds(value) -> bool:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return False
+        if math.isinf(value):
+            return ("+" if value > 0 else "-") in infinite
+        over = value > low if above else value >= low  # neither for NaN
+        return over and (value < high if below else value <= high)
+
+    return Range(says, holds)
+
+
+def choice(*known: str) -> Range:
+    words = ", ".join(name or "'' for none" for name in known)
+    return Range(f"one of {words}", lambda v: isinstance(v, str) and v in known)
+
+
+def several(one: Range, what: str) -> Range:
+    """A tuple or list, empty too, of what ``one`` holds."""
+    among = lambda v: isinstance(v, tuple | list) and all(map(one.holds, v))
+    return Range(f"a tuple of {what}, each {one.says}", among)
+
+
+FLAG = Range("True or False", lambda v: isinstance(v, bool))
+TEXT = Range("text", lambda v: isinstance(v, str))
+NAMED = Range("a name or a function", lambda v: isinstance(v, str) or callable(v))
+GROUP = Range("keys with values, as dict(...)", lambda v: isinstance(v, Mapping))
+COUNT, FROM_0 = whole(1), whole(0)
+SHARE = real(0, 1)
+RATE = real(0, 10)  # of learning: what is above trains nothing, it only breaks
+AMOUNT = real(0, 1e6)
+FACTOR = real(-1e6, 1e6)  # of a term
+HEAT = real(0, 100)
+MASS = real(0, 1, above=True)
+DTYPE = choice("float32", "bfloat16")
+SCHEDULE = choice(*optimizer.SCHEDULES)
+SWITCH = choice("auto", "always", "never")
+
+TEACHER = {
+    "weights": choice(*roles.WEIGHTS),
+    "path": TEXT,
+    "dtype": DTYPE,
+    "quantize": choice("", "int8"),
+    "rate": MASS,
+    "every_steps": COUNT,
+    "reward_rate": MASS,
+    "reward_margin": real(-1e6, 1e6),
+    "length_growth": AMOUNT,
+    "max_truncation": SHARE,
+    "context": TEXT,
+    "route": GROUP,
+}
+
+RANGES = {
+    "name": TEXT,
+    "seed": whole(0, 2**32 - 1),  # a larger one would be the same as a smaller
+    "steps": COUNT,
+    "resume": FLAG,
+    "student.path": TEXT,
+    "student.dtype": DTYPE,
+    "student.remat": FLAG,
+    **{f"teacher.{key}": known for key, known in TEACHER.items()},
+    "teachers": GROUP,
+    "panels": GROUP,
+    "reference.path": TEXT,
+    "data.path": TEXT,
+    "data.split": TEXT,
+    "data.size": FROM_0,
+    "data.eval_path": TEXT,
+    "data.eval_rows": COUNT,
+    "data.prompt_column": TEXT,
+    "data.answer_column": TEXT,
+    "data.solution_column": TEXT,
+    "data.fields": several(TEXT, "names of columns"),
+    "data.answer_after": TEXT,
+    "data.separator": TEXT,
+    "data.prefix_tokens": COUNT,
+    "data.max_prompt_tokens": FROM_0,
+    "data.on_long_prompt": choice("error", "drop", "truncate_left"),
+    "data.on_long_solution": choice("auto", "drop", "truncate"),
+    "data.chat_template": SWITCH,
+    "data.student_template_kwargs": GROUP,
+    "data.teacher_template_kwargs": GROUP,
+    "data.max_context_tokens": FROM_0,
+    "data.system": TEXT,
+    "data.add_bos": SWITCH,
+    "data.levels": several(COUNT, "levels"),
+    "rollout.prompts_per_step": COUNT,
+    "rollout.group_size": COUNT,
+    "rollout.max_new_tokens": COUNT,
+    "rollout.temperature": HEAT,
+    "rollout.top_k": FROM_0,
+    "rollout.top_p": MASS,
+    "rollout.min_p": SHARE,
+    "rollout.stop_ids": several(FROM_0, "ids of tokens"),
+    "rollout.ignore_eos": FLAG,
+    "rollout.parallel": choice("auto", "pmap", "jit"),
+    "rollout.block_tokens": FROM_0,
+    "rollout.at_once": FROM_0,
+    "rollout.early_stop.function": NAMED,
+    "rollout.early_stop.limit": AMOUNT,
+    "rollout.early_stop.window": FROM_0,
+    "rollout.early_stop.teacher": TEXT,
+    "rollout.prompt_buckets": several(COUNT, "lengths of prompts"),
+    "rollout.prefix.source": TEXT,
+    "rollout.prefix.schedule": SCHEDULE,
+    "rollout.prefix.share": SHARE,
+    "rollout.prefix.end": SHARE,
+    "rollout.prefix.steps": FROM_0,
+    "mix.student": real(0, 1000),
+    "mix.gold": real(0, 1000),
+    "mix.replay": real(0, 1000),
+    "mix.on_policy_probability": SHARE,
+    "mix.capacity": FROM_0,
+    "mix.max_age_steps": FROM_0,
+    "mix.updates_per_rollout": COUNT,
+    "audit.chunks": FROM_0,
+    "audit.chunk_tokens": COUNT,
+    "audit.samples": COUNT,
+    "audit.temperature": HEAT,
+    "audit.anchors": choice(*omniopd.ORDERS),
+    "audit.similarity": NAMED,
+    "audit.encoder": TEXT,
+    "audit.teacher": choice("local", "http"),
+    "audit.batch_rows": COUNT,
+    "remote.url": TEXT,
+    "remote.model": TEXT,
+    "remote.api": choice(*remote.APIS),
+    "remote.key_env": TEXT,
+    "remote.concurrency": whole(1, 4096),
+    "remote.timeout_seconds": real(0, 86_400, above=True),
+    "remote.retries": FROM_0,
+    "remote.per_request": FROM_0,
+    "remote.cache_dir": TEXT,
+    "peer.success": real(-1e6, 1e6),
+    "peer.remove": TEXT,
+    "loss": GROUP,
+    "objective.normalizer": choice(*objective.NORMALIZERS),
+    "objective.temperature": real(0, 100, above=True),
+    "objective.packing": FLAG,
+    "objective.chunk_tokens": FROM_0,
+    "objective.chunk_mib": FROM_0,
+    "objective.strip_tokens": FROM_0,
+    "optimizer.name": choice(*optimizer.OPTIMIZERS),
+    "optimizer.learning_rate": RATE,
+    "optimizer.schedule": SCHEDULE,
+    "optimizer.warmup_steps": FROM_0,
+    "optimizer.end_learning_rate": RATE,
+    "optimizer.b1": real(0, 1, below=True),
+    "optimizer.b2": real(0, 1, below=True),
+    "optimizer.eps": real(0, 1),
+    "optimizer.weight_decay": RATE,
+    "optimizer.clip_norm": AMOUNT,
+    "optimizer.accumulate": COUNT,
+    "mesh.data": whole(1, also=(-1,)),
+    "mesh.fsdp": whole(1, also=(-1,)),
+    "mesh.tensor": whole(1, also=(-1,)),
+    "eval.every_steps": FROM_0,
+    "eval.prompts": COUNT,
+    "eval.k": COUNT,
+    "eval.temperature": HEAT,
+    "eval.top_p": MASS,
+    "eval.batch_rows": FROM_0,
+    "eval.verifier": NAMED,
+    "eval.save_samples": FROM_0,
+    "repetition.tail_chars": FROM_0,
+    "repetition.threshold": AMOUNT,
+    "repetition.ngram": COUNT,
+    "checkpoint.every_steps": FROM_0,
+    "checkpoint.keep_last": COUNT,
+    "checkpoint.keep_best": FROM_0,
+    "log.every_steps": COUNT,
+    "log.check_sampler_every_steps": FROM_0,
+    "log.sampler_tolerance": AMOUNT,
+    "log.gradient_every_steps": FROM_0,
+    "log.samples_every_steps": FROM_0,
+    "log.token_facts": FLAG,
+    "log.leak_pattern": TEXT,
+    "log.tensorboard": FLAG,
+    "log.wandb_project": TEXT,
+    "export.enabled": FLAG,
+    "compilation_cache": FLAG,
+    "jax_debug_nans": FLAG,
+}
+
+# Of functions, ``function.argument``, where the type alone allows what is not meant and
+# the function itself does not refuse it.
+ARGUMENTS = {
+    "after_tokens.count": FROM_0,
+    "first_tokens.count": FROM_0,
+    "group_reward.eps": real(0, 1),
+    "importance.low": AMOUNT,
+    "importance.high": real(0, 1e6, infinite="+"),
+    "log_ratio.bound": real(0, 1e6, above=True, infinite="+"),
+    "staleness.decay": SHARE,
+    "reward_to_go.discount": SHARE,
+    "reward_to_go.bound": real(0, 1e6, above=True, infinite="+"),
+    "reward_to_go.eps": real(0, 1),
+    "chunk_rate.alpha": AMOUNT,
+    "chunk_rate.samples": COUNT,
+    "corrected.bound": real(0, 1e6, above=True, infinite="+"),
+    "stopped.bound": real(0, 1e6, above=True, infinite="+"),
+    "repetition.ngram": COUNT,
+    "distil.k": COUNT,
+}
+TYPES = {
+    bool: FLAG,
+    int: Range("a whole number", whole(-(2**31)).holds),
+    float: Range("a number, not NaN", real(-1e30, 1e30, infinite="+-").holds),
+    str: TEXT,
+    NoneType: Range("None", lambda v: v is None),
+}
+
+
+def check(key: str, value, known: Range) -> None:
+    """Raises ValueError with key, value and range unless the range holds the value."""
+    if not known.holds(value):
+        raise ValueError(f"{key}={value!r} must be {known.says}")
+
+
+def check_all(flat: Mapping[str, object]) -> None:
+    """Checks every key of a flat config; raises as ``check``, also of a missing one.
+
+    Keys of ``teachers`` have the ranges of ``teacher``; terms are checked by
+    ``check_arguments``, where their functions are known.
+    """
+    for key, known in RANGES.items():
+        if key in flat:
+            check(key, flat[key], known)
+        elif known is not GROUP:
+            raise ValueError(f"{key} is missing; it must be {known.says}")
+    for key, value in flat.items():
+        first, *rest = key.split(".", 2)
+        if first in ("loss", "teachers", "panels") and len(rest) == 1:
+            check(key, value, GROUP)
+        elif first == "teachers" and rest[1:] and rest[1] in TEACHER:
+            check(key, value, TEACHER[rest[1]])
+
+
+def check_arguments(function, arguments: Mapping[str, object], where: str) -> None:
+    """Checks what a config gives a function of a term, by its annotations and rows.
+
+    Raises:
+      ValueError: names the argument, its value and its range.
+    """
+    function = getattr(function, "func", function)
+    parameters = inspect.signature(function).parameters
+    ours = name_of(function).startswith("jopd.")
+    for key, value in arguments.items():
+        row = ARGUMENTS.get(f"{function.__name__}.{key}") if ours else None
+        known = row or _annotated(parameters[key].annotation)
+        if known:
+            check(f"{where}: {key}", value, known)
+
+
+def _annotated(annotation) -> Range | None:
+    """The range of an annotated type, None of one that is not plain."""
+    union = isinstance(annotation, UnionType)
+    kinds = typing.get_args(annotation) if union else (annotation,)
+    if not all(kind in TYPES for kind in kinds):
+        return None
+    ranges = [TYPES[kind] for kind in kinds]
+    says = " or ".join(known.says for known in ranges)
+    return Range(says, lambda v: any(known.holds(v) for known in ranges))
