@@ -102,8 +102,7 @@ def evaluate(
     if rows.verifier is not None:
         correct_N = _correct(rolled(ids, writer=greedy, facts=lambda batch: {}), rows)
         correct_NK = _correct(groups, rows).reshape(len(ids), k)
-        found["accuracy"] = float(correct_N.mean())
-        intervals["accuracy"] = statistics.bootstrap(correct_N)
+        found["accuracy"], intervals["accuracy"] = statistics.mean_interval(correct_N)
         found["avg_at_k"], intervals["avg_at_k"] = statistics.avg_at_k(correct_NK)
         found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(correct_NK, k)
     return found | {"k": k, "prompts": len(ids), "intervals": intervals}, samples

@@ -50,14 +50,26 @@ def bootstrap(values_N, *, seed: int = 0, resamples: int = 2_000) -> Interval:
     return float(low), float(high)
 
 
+def mean_interval(values_N, *, seed: int = 0) -> tuple[float, Interval]:
+    """The mean over prompts; Wilson's interval where all are 0 or 1, else bootstrap.
+
+    Where no prompt is right, or every one, the bootstrap would say that this is sure.
+    """
+    values_N = np.asarray(values_N, np.float64)
+    if values_N.size and np.isin(values_N, (0, 1)).all():
+        bounds = wilson(int(values_N.sum()), values_N.size)
+    else:
+        bounds = bootstrap(values_N, seed=seed)
+    return float(values_N.mean()), bounds
+
+
 def avg_at_k(correct_NK, *, seed: int = 0) -> tuple[float, Interval]:
-    """Mean correctness over N prompts and K samples each; bootstrap interval."""
-    values_N = _correct(correct_NK).mean(axis=1)
-    return float(values_N.mean()), bootstrap(values_N, seed=seed)
+    """Mean correctness over N prompts and K samples each, see ``mean_interval``."""
+    return mean_interval(_correct(correct_NK).mean(axis=1), seed=seed)
 
 
 def pass_at_k(correct_NK, k: int, *, seed: int = 0) -> tuple[float, Interval]:
-    """Probability that one of k samples is right; bootstrap interval over prompts.
+    """Probability that one of k samples is right, see ``mean_interval``.
 
         mean over prompts of 1 - C(n - c, k) / C(n, k),   c of n samples right
 
@@ -73,7 +85,7 @@ def pass_at_k(correct_NK, k: int, *, seed: int = 0) -> tuple[float, Interval]:
         raise ValueError(f"pass@k with k={k} needs 1 <= k <= {n} samples per prompt")
     failures = [math.comb(n - right, k) / math.comb(n, k) for right in range(n + 1)]
     values_N = 1 - np.asarray(failures)[correct_NK.sum(axis=1)]
-    return float(values_N.mean()), bootstrap(values_N, seed=seed)
+    return mean_interval(values_N, seed=seed)
 
 
 def _correct(correct_NK) -> np.ndarray:

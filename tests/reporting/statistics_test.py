@@ -86,6 +86,26 @@ def test_bootstrap_resamples_prompts_not_samples():
     assert statistics.avg_at_k(once_NK) == statistics.avg_at_k(eight_NK)
 
 
+@pytest.mark.parametrize("right", [0, 1, 100, 256])
+def test_shares_have_wilson_intervals(right):
+    """None, or all, of 256 is not sure; nor is it where every sample agrees."""
+    values_N = np.arange(256) < right
+    expected = statistics.wilson(right, 256)
+    for value, found in (
+        statistics.mean_interval(values_N),
+        statistics.avg_at_k(np.repeat(values_N[:, None], 4, axis=1)),
+        statistics.pass_at_k(values_N[:, None], 1),
+    ):
+        assert value == right / 256 and found == expected
+        assert found[0] < found[1]
+
+
+def test_means_of_samples_keep_the_bootstrap():
+    correct_NK = np.random.default_rng(0).random((50, 4)) < 0.5
+    expected = statistics.bootstrap(correct_NK.mean(axis=1))
+    assert statistics.avg_at_k(correct_NK)[1] == expected
+
+
 def test_truncation_rate():
     assert statistics.truncation_rate([True, True, False, True]) == 0.25
 
