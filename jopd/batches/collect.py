@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import buffer as replay
-from jopd.data import rewards
+from jopd.data import decoding, rewards
 from jopd.data.dataset import Dataset, gold_rows, order, pad_prompts
 from jopd.losses.objective import response_mask
 from jopd.rollouts.generate import Request
@@ -165,11 +165,12 @@ def first_part(responses: Sequence[np.ndarray], share: float) -> list[np.ndarray
 
 
 def responses(tokenizer, rollout: Rollout) -> list[str]:
-    """Decoded responses, special tokens left out. Host side."""
+    """What responses add to their prompts, special tokens left out. Host side."""
     tokens_BT = np.asarray(rollout.tokens_BT)
     starts, ends = np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B)
-    rows = [row[s:e] for row, s, e in zip(tokens_BT, starts, ends)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    spans = list(zip(tokens_BT, starts, ends))
+    prompts, rows = [row[:s] for row, s, _ in spans], [row[s:e] for row, s, e in spans]
+    return decoding.texts_of(tokenizer, prompts, rows)
 
 
 def rewarded(batch: Batch, texts, rows: RowSet) -> Batch:

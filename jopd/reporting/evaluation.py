@@ -9,6 +9,7 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.batches.collect import RowSet, Writer
+from jopd.data import decoding
 from jopd.reporting import leaks, statistics
 from jopd.types import Batch
 
@@ -147,7 +148,7 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
     """One rollout for ``samples.jsonl``: text, tokens, log-probs, reward."""
     rollout = group.batch.rollout
     start, end = int(rollout.prompt_length_B[row]), int(rollout.length_B[row])
-    index = int(rollout.group_B[row])
+    index, tokens = int(rollout.group_B[row]), rollout.tokens_BT[row]
     answer, text = rows.dataset.answers[index], group.texts[row]
     finished = bool(rollout.finished_B[row])
     judge = rows.verifier
@@ -160,10 +161,7 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
     return {
         "prompt": rows.dataset.texts[index],
         "response": text,
-        "tokens": [
-            rows.tokenizer.decode([int(token)])
-            for token in rollout.tokens_BT[row, start:end]
-        ],
+        "tokens": decoding.pieces(rows.tokenizer, tokens[:start], tokens[start:end]),
         "student_logp": rounded("student"),
         "teacher_logp": rounded("teacher"),
         "finished": finished,

@@ -19,6 +19,7 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.data.dataset import Dataset, pad_prompts
+from jopd.data.decoding import text_of
 from jopd.methods import omniopd
 from jopd.rollouts.generate import Request
 from jopd.teachers import remote
@@ -27,9 +28,6 @@ from jopd.teachers.similarity import Similarity
 from jopd.types import STUDENT, Batch
 
 FACTS = ("chunk", "similarity")
-# Tokens before a text that are decoded with it: a token alone may be half a character,
-# and some tokenizers drop the space before the first one.
-CONTEXT = 8
 
 
 class Plan(NamedTuple):
@@ -118,17 +116,6 @@ def prefix_of(tokenizer, response, prompt, text: str) -> Prefix:
     # Half a character at the end is left to the teacher, who would see a wrong one.
     written = text_of(tokenizer, prompt, response).rstrip("\ufffd")
     return Prefix(text, written, np.concatenate([prompt, response]).astype(np.int32))
-
-
-def text_of(tokenizer, before, ids) -> str:
-    """What ``ids`` add to the text of the tokens ``before`` them, no special tokens."""
-    context = list(before[-CONTEXT:])
-    whole, start = tokenizer.batch_decode(
-        [[*context, *ids], context], skip_special_tokens=True
-    )
-    if whole.startswith(start):
-        return whole[len(start) :]
-    return tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 def cut_to(tokenizer, text: str, tokens: int) -> str:

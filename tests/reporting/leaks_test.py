@@ -9,8 +9,8 @@ from jopd.types import STUDENT
 
 
 class Tokenizer:
-    def batch_decode(self, rows, skip_special_tokens):
-        assert skip_special_tokens
+    def batch_decode(self, rows, **options):
+        assert options["skip_special_tokens"]
         return [" ".join(map(str, row)) for row in rows]
 
 

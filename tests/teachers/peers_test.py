@@ -68,9 +68,9 @@ def batch():
 
 
 class Tokenizer:
-    def batch_decode(self, rows, skip_special_tokens):
-        assert skip_special_tokens
-        return [" ".join(map(str, row)) for row in rows]
+    def batch_decode(self, rows, **options):
+        assert options["skip_special_tokens"]
+        return ["".join(f"{token} " for token in row) for row in rows]
 
 
 def encode(examples):
