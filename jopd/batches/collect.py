@@ -31,12 +31,14 @@ Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
 class RowSet(NamedTuple):
     """What rows are made of, and who judges the responses to them.
 
-    Without a ``verifier``, ``(text, answer) -> reward``, rewards stay 0.
+    Without a ``verifier``, ``(text, answer) -> reward``, rewards stay 0; so does that
+    of a response without an end, unless ``reward_truncated``.
     """
 
     dataset: Dataset
     tokenizer: Any
     verifier: rewards.Verifier | None = None
+    reward_truncated: bool = False
 
 
 class Writer(NamedTuple):
@@ -176,7 +178,9 @@ def responses(tokenizer, rollout: Rollout) -> list[str]:
 def rewarded(batch: Batch, texts, rows: RowSet) -> Batch:
     """``batch`` with the rewards of its responses; its groups are data set ids."""
     answers = [rows.dataset.answers[i] for i in np.asarray(batch.rollout.group_B)]
-    return batch._replace(reward_B=rewards.reward_rows(rows.verifier, texts, answers))
+    reward_B = rewards.reward_rows(rows.verifier, texts, answers)
+    counts_B = np.asarray(batch.rollout.finished_B) | rows.reward_truncated
+    return batch._replace(reward_B=np.where(counts_B, reward_B, np.float32(0)))
 
 
 def fit(batch: Batch, width: int) -> Batch:

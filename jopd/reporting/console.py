@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jopd.reporting.metrics import NONE, compare, show
+from jopd.reporting.metrics import NONE, compare, cut_short, show
 
 # Metric, label, how it is written; in the order of the progress line.
 _SHOWN = (
@@ -43,7 +43,7 @@ def evaluation(found: Mapping[str, Any], *, console: Console | None = None) -> N
     table.title_justify = "left"
     for row in compare(found, found):
         table.add_row(row.label, _with_interval(row.after, row.after_interval))
-    (console or rich.get_console()).print(table)
+    (console or rich.get_console()).print(Group(table, *_explained([("", found)])))
 
 
 def say(text: str, *, console: Console | None = None) -> None:
@@ -90,8 +90,15 @@ def before_after_table(before, after, paths: Sequence[Any] = ()) -> RenderableTy
             _with_interval(row.after, row.after_interval),
             Text(row.change, style=style),
         )
+    why = _explained([("before: ", before), ("after: ", after)])
     lines = [Text(str(p), style="cyan", overflow="fold") for p in paths]
-    return Group(table, *lines)
+    return Group(table, *why, *lines)
+
+
+def _explained(evaluations: Iterable[tuple[str, Mapping]]) -> list[Text]:
+    """A line for every evaluation whose 0 is one of truncation."""
+    why = [(when, cut_short(found)) for when, found in evaluations]
+    return [Text(when + text, style="yellow") for when, text in why if text]
 
 
 class Progress:

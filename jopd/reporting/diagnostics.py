@@ -11,7 +11,7 @@ from jopd.types import GOLD, STUDENT, TEACHER, Batch
 
 
 def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, float]:
-    """Length, truncation and repetition of fresh rollouts; reward where one was given.
+    """Length, truncation and repetition of fresh rollouts.
 
     Lengths are of responses; ``length/prefix`` is what of them a teacher had written.
 
@@ -26,7 +26,18 @@ def rollout_metrics(batch: Batch, texts: list[str], repetition) -> dict[str, flo
         "length/max": float(lengths.max()),
         "length/truncation_rate": float(1.0 - np.asarray(rollout.finished_B).mean()),
         "length/repetition_rate": float(np.mean([repetition(t) for t in texts])),
+    }
+
+
+def reward_metrics(batch: Batch) -> dict[str, float | None]:
+    """Mean reward of judged rollouts, of all and of those that have an end (or None).
+
+    Where the second is far above the first, truncation takes rewards away.
+    """
+    finished_B = np.asarray(batch.rollout.finished_B)
+    return {
         "reward/mean": float(np.asarray(batch.reward_B).mean()),
+        "reward/finished": mean(batch.reward_B, finished_B),
     }
 
 

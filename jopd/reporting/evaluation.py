@@ -66,6 +66,8 @@ def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
         per_token = {name: np.asarray(value) for name, value in facts(batch).items()}
         batch = jax.tree.map(np.asarray, batch)
         texts = collect.responses(rows.tokenizer, batch.rollout)
+        if rows.verifier is not None:
+            batch = collect.rewarded(batch, texts, rows)
         yield Rolled(batch, texts, per_token, len(part))
 
 
@@ -84,8 +86,7 @@ def evaluate(
     prompt, the KLs included, which are full-vocabulary means over response tokens in
     nats. Numbers that need a verifier, or a teacher, are None without one; so is
     ``leak_rate``, the share of rollouts that match ``leak_pattern``. Intervals
-    are 95 %. A truncated response never counts as correct, whatever its text says so
-    far.
+    are 95 %. A truncated response is judged by the rule of training (see ``RowSet``).
 
     Args:
       facts: token facts of sampled rollouts, f32[B, T] each, see ``FACTS``.
@@ -101,21 +102,17 @@ def evaluate(
     intervals = {}
     found |= {"accuracy": None, "avg_at_k": None, "pass_at_k": None}
     if rows.verifier is not None:
-        correct_N = _correct(rolled(ids, writer=greedy, facts=lambda batch: {}), rows)
-        correct_NK = _correct(groups, rows).reshape(len(ids), k)
+        correct_N = _correct(rolled(ids, writer=greedy, facts=lambda batch: {}))
+        correct_NK = _correct(groups).reshape(len(ids), k)
         found["accuracy"], intervals["accuracy"] = statistics.mean_interval(correct_N)
         found["avg_at_k"], intervals["avg_at_k"] = statistics.avg_at_k(correct_NK)
         found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(correct_NK, k)
     return found | {"k": k, "prompts": len(ids), "intervals": intervals}, samples
 
 
-def _correct(groups: Iterable[Rolled], rows: RowSet) -> np.ndarray:
-    """f32[rows] rewards; the group of a rollout is its data set id."""
-    found = []
-    for batch, texts, _, count in groups:
-        reward_B = collect.rewarded(batch, texts, rows).reward_B
-        found.append((reward_B * batch.rollout.finished_B)[:count])
-    return np.concatenate(found)
+def _correct(groups: Iterable[Rolled]) -> np.ndarray:
+    """f32[rows] rewards."""
+    return np.concatenate([group.batch.reward_B[: group.count] for group in groups])
 
 
 def _health(groups: list[Rolled], repetition) -> dict[str, float | None]:
@@ -149,10 +146,7 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
     rollout = group.batch.rollout
     start, end = int(rollout.prompt_length_B[row]), int(rollout.length_B[row])
     index, tokens = int(rollout.group_B[row]), rollout.tokens_BT[row]
-    answer, text = rows.dataset.answers[index], group.texts[row]
-    finished = bool(rollout.finished_B[row])
-    judge = rows.verifier
-    right = None if judge is None else float(judge(text, answer)) * finished
+    judged = rows.verifier is not None
 
     def rounded(name: str) -> list[float]:
         known = group.per_token.get(f"logp/{name}", rollout.tokens_BT[:, :0])
@@ -160,11 +154,11 @@ def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:
 
     return {
         "prompt": rows.dataset.texts[index],
-        "response": text,
+        "response": group.texts[row],
         "tokens": decoding.pieces(rows.tokenizer, tokens[:start], tokens[start:end]),
         "student_logp": rounded("student"),
         "teacher_logp": rounded("teacher"),
-        "finished": finished,
-        "reward": right,
-        "answer": answer,
+        "finished": bool(rollout.finished_B[row]),
+        "reward": float(group.batch.reward_B[row]) if judged else None,
+        "answer": rows.dataset.answers[index],
     }

@@ -163,6 +163,18 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Compari
     return rows
 
 
+def cut_short(found: Mapping[str, Any]) -> str | None:
+    """Why nothing was right, where truncation explains it: most responses were cut."""
+    rates = [_number(found.get(key)) for key in ("accuracy", "avg_at_k")]
+    cut = _number(found.get("truncation_rate"))
+    if 0.0 not in rates or cut is None or cut <= 0.5:
+        return None
+    return (
+        f"{show(cut, 'rate')} of the responses were cut at rollout.max_new_tokens "
+        "before they ended, which explains the 0: raise it, or see what ends a response"
+    )
+
+
 def show(value: float | None, kind: str, *, signed: bool = False) -> str:
     """A number as people read it: ``kind`` is ``rate``, ``tokens`` or ``nats``."""
     value = _number(value)

@@ -196,6 +196,9 @@ def base_config() -> ConfigDict:
         "batch_rows": 256,  # rows generated at one time
         # exact | numeric | math | arithmetic | none | auto, or your own
         "verifier": either("auto"),
+        # Whether a response without an end, cut at its limit or by early_stop, earns
+        # what the verifier says of it; else 0. In training and evaluation alike.
+        "reward_truncated": False,
         "save_samples": 8,  # rollouts written to samples.jsonl before and after
     }
     c.repetition = {

@@ -195,6 +195,7 @@ def build(config, *, train: bool = True) -> Experiment:
         if rows.verifier is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
             validation.check_no_rewards(config, terms, why)
+    stop_ids = tuple(sorted({*ends, *config.rollout.stop_ids}))
     widths = row_sets.pick_widths(config, rows)
     row_sets.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
@@ -212,10 +213,25 @@ def build(config, *, train: bool = True) -> Experiment:
         widths=widths,
         mix=mix,
         rewards_first=needs.waits_for_rewards(config, terms),
-        stop_ids=tuple(sorted({*ends, *config.rollout.stop_ids})),
+        stop_ids=stop_ids,
         generator=generator,
-        notes=notes + heads + (validation.short_warmup(config) if train else []),
+        notes=[
+            *notes,
+            *heads,
+            *endless(rows, stop_ids),
+            *(validation.short_warmup(config) if train else []),
+        ],
     )
+
+
+def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:
+    """A warning where no response can end, so that none earns its reward."""
+    if stop_ids or rows.verifier is None or rows.reward_truncated:
+        return []
+    return [
+        "no token ends a response (rollout.ignore_eos), and one that is cut earns 0: "
+        "name ends in rollout.stop_ids, or set eval.reward_truncated=True"
+    ]
 
 
 def choose_cast(config, terms) -> Cast:

@@ -19,7 +19,8 @@ class Rows(NamedTuple):
 
     ``own_prompts`` has both again for each teacher that reads other prompts, ``peers``
     is for those whose context has ``{peer}``, ``served`` says of teachers and panels
-    with a route which training rows are theirs. ``verifier`` is None if nobody judges.
+    with a route which training rows are theirs. ``verifier`` is None if nobody judges;
+    ``reward_truncated`` is as in ``RowSet``.
     """
 
     tokenizer: Any
@@ -29,10 +30,11 @@ class Rows(NamedTuple):
     peers: peers.PeerPrompts | None
     served: dict[str, np.ndarray]
     verifier: rewards.Verifier | None
+    reward_truncated: bool
 
     @property
     def training(self) -> RowSet:
-        return RowSet(self.train, self.tokenizer, self.verifier)
+        return self._rows(self.train)
 
     def read_by(self, name: str) -> Dataset:
         """The training rows as a teacher reads them."""
@@ -40,7 +42,10 @@ class Rows(NamedTuple):
 
     @property
     def held_out(self) -> RowSet:
-        return RowSet(self.held, self.tokenizer, self.verifier)
+        return self._rows(self.held)
+
+    def _rows(self, dataset: Dataset) -> RowSet:
+        return RowSet(dataset, self.tokenizer, self.verifier, self.reward_truncated)
 
 
 class Widths(NamedTuple):
@@ -81,6 +86,7 @@ def read_rows(
         peers=peer_prompts(config, tokenizer, known, kept[0], train, positions),
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=pick_verifier(config, train, held),
+        reward_truncated=config.eval.reward_truncated,
     )
 
 

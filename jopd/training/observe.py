@@ -14,7 +14,7 @@ from jopd.training import workdir
 from jopd.training.placing import place_rows
 from jopd.training.stages import Stages, repetition_test
 from jopd.training.state import Run
-from jopd.types import STUDENT
+from jopd.types import STUDENT, Batch
 
 
 def sampler_tolerance(e: Experiment) -> float:
@@ -64,15 +64,22 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     """Health of the fresh rollouts; waits for nothing that an update computes."""
     if got.fresh is None:
         return {}
-    fresh = got.fresh
-    texts = collect.responses(e.rows.tokenizer, fresh.rollout)
-    if e.rows.verifier is not None and not e.rewards_first:
-        fresh = collect.rewarded(fresh, texts, e.rows.training)
+    fresh, texts = judged(e, got.fresh)
     found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
+    if e.rows.verifier is not None:
+        found |= diagnostics.reward_metrics(fresh)
     if e.config.rollout.early_stop.function:
         limit = e.config.rollout.max_new_tokens
         found["length/stopped_rate"] = diagnostics.stopped_rate(fresh, limit)
     return found
+
+
+def judged(e: Experiment, fresh: Batch) -> tuple[Batch, list[str]]:
+    """Fresh rollouts with their rewards, also where no update read them, and texts."""
+    texts = collect.responses(e.rows.tokenizer, fresh.rollout)
+    if e.rows.verifier is not None and not e.rewards_first:
+        fresh = collect.rewarded(fresh, texts, e.rows.training)
+    return fresh, texts
 
 
 def tokens_in(batch, source: int | None = None) -> int:
@@ -110,10 +117,10 @@ def measure(e, run: Run, at: int, phase: str) -> dict:
 
 def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> None:
     """Adds a few of an update's rollouts to ``samples.jsonl``."""
-    fresh, place_B = got.fresh, np.argsort(got.order_B)
+    (fresh, texts), place_B = judged(e, got.fresh), np.argsort(got.order_B)
     group = evaluation.Rolled(
         jax.tree.map(np.asarray, fresh),
-        collect.responses(e.rows.tokenizer, fresh.rollout),
+        texts,
         # Fresh rows are collected first, so their numbers come first in that order.
         {
             key: np.asarray(parts[key])[place_B]

@@ -90,6 +90,27 @@ def test_before_after_table_has_values_intervals_and_paths():
     assert "forward KL" not in text
 
 
+@pytest.mark.parametrize(
+    "found, said",
+    [
+        (dict(accuracy=0.0, truncation_rate=0.97), True),
+        (dict(accuracy=0.1, avg_at_k=0.0, truncation_rate=0.6), True),
+        (dict(accuracy=0.1, avg_at_k=0.2, truncation_rate=0.97), False),
+        (dict(accuracy=0.0, avg_at_k=0.0, truncation_rate=0.5), False),
+        (dict(accuracy=None, avg_at_k=None, truncation_rate=1.0), False),
+        (dict(accuracy=0.0), False),
+    ],
+)
+def test_a_zero_is_explained_where_most_responses_were_cut(found, said):
+    why = "before: " + f"{100 * found.get('truncation_rate', 0):.1f}% of the responses"
+    text = render(c.before_after_table(found, AFTER))
+    assert (why in text) == said and "after:" not in text
+    assert ("after: " in render(c.before_after_table(BEFORE, found))) == said
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    c.evaluation(found, console=console)
+    assert ("explains the 0" in console.file.getvalue()) == said
+
+
 def test_startup_table_fits_narrow_and_takes_markup_as_text():
     rows = {
         "student": "Qwen/Qwen3-0.6B [bf16]",

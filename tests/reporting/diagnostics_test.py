@@ -102,7 +102,13 @@ def test_rollout_metrics(batch):
     assert got["length/max"] == lengths.max()
     assert got["length/truncation_rate"] == pytest.approx((~finished).mean())
     assert got["length/repetition_rate"] == pytest.approx(1 / 6)
-    assert got["reward/mean"] == pytest.approx(np.asarray(batch.reward_B).mean())
+    assert "reward/mean" not in got  # nobody judged
+    reward = np.asarray(batch.reward_B)
+    got = diagnostics.reward_metrics(batch)
+    assert got["reward/mean"] == pytest.approx(reward.mean())
+    assert got["reward/finished"] == pytest.approx(reward[finished].mean())
+    cut = batch._replace(rollout=rollout._replace(finished_B=finished & False))
+    assert diagnostics.reward_metrics(cut)["reward/finished"] is None
 
 
 def test_unfinite_names_the_first_bad_number():

@@ -10,10 +10,15 @@ import pytest
 from scipy.special import log_softmax
 
 import runs
+from jopd.batches import collect
+from jopd.data import rewards
+from jopd.data.dataset import Dataset
 from jopd.models import decoder, hf
+from jopd.reporting import diagnostics
 from jopd.reporting import evaluation as evaluate
 from jopd.setup import experiment
 from jopd.training import stages
+from jopd.types import Rollout
 
 CHANGES = {
     "eval__prompts": 5,
@@ -164,6 +169,27 @@ def test_truncated_never_counts_as_right(models):
     assert found["accuracy"] == found["avg_at_k"] == found["pass_at_k"] == 0
     assert any(re.match(r"[0-9]", sample["response"]) for sample in samples)
     assert all(sample["reward"] == 0 and not sample["finished"] for sample in samples)
+
+
+def test_one_rule_for_truncated_responses_in_training_and_evaluation():
+    """Two rows of one text, one finished, one cut; greedy is the finished one."""
+    texts, answers = ["7", "7"], ["7"]
+    finished_B = np.array([True, False])
+    shape = np.zeros((2, 2), np.int32)
+    rollout = Rollout(*(shape, shape[0], shape[0] + 1, finished_B), *(shape,) * 4)
+    batch = collect.batch_of(rollout._replace(group_B=shape[0]))
+    data = Dataset([shape[0]], [None], [True], answers, [""], [""], {})
+    for paid, want in ((False, [1, 0]), (True, [1, 1])):
+        rows = collect.RowSet(data, None, rewards.exact, paid)
+        reward_B = collect.rewarded(batch, texts, rows).reward_B
+        assert reward_B.tolist() == want and reward_B.dtype == np.float32
+        rolled = evaluate.Rolled(batch._replace(reward_B=reward_B), texts, {}, 2)
+        assert evaluate._correct([rolled]).tolist() == want
+        assert metrics_of(batch._replace(reward_B=reward_B)) == np.mean(want)
+
+
+def metrics_of(batch) -> float:
+    return diagnostics.reward_metrics(batch)["reward/mean"]
 
 
 def test_samples_are_first_rollouts_with_their_log_probs(evaluation):

@@ -41,6 +41,9 @@ def test_nothing_ends_what_ignores_ends(models, instruct):
     assert built(models, **changes).stop_ids == ()
     assert dict(summary_rows(built(models, **changes)))["ends at"] == "nothing"
     assert built(models, **changes, rollout__stop_ids=(3,)).stop_ids == (3,)
+    said = lambda **more: "earns 0" in str(built(models, **changes, **more).notes)
+    assert said() and not said(rollout__stop_ids=(3,))
+    assert not said(eval__reward_truncated=True) and not said(eval__verifier="none")
 
 
 def test_a_model_alone_ends_there_too(models, instruct):

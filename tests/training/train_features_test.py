@@ -165,7 +165,11 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
     rows = runs.rows(tmp_path / "run" / "samples.jsonl")
     for at, (reward_B, logged) in enumerate(seen, start=1):
         kept = [r for r in rows if r["phase"] == "rollout" and r["step"] == at]
-        right = [runs.begins_with_digit(r["response"], r["answer"]) for r in kept]
+        right = [
+            runs.begins_with_digit(r["response"], r["answer"]) * r["finished"]
+            for r in kept
+        ]
+        assert [r["reward"] for r in kept] == right
         assert logged == pytest.approx(np.mean(right))
         read = sorted(right) if name == "grpo" else [0] * len(right)
         assert sorted(reward_B.tolist()) == read
