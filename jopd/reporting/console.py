@@ -1,5 +1,8 @@
 """What a run says on the terminal, in a notebook, or in the log of a batch job."""
 
+import contextlib
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +26,49 @@ _SHOWN = (
     ("length/repetition_rate", "repeated", "rate"),
     ("speed/tokens_per_second", "tokens/s", "tokens"),
 )
+
+
+class _Lasting:
+    """A stream whose end is not that of the run: from a failed write on it is silent.
+
+    A reader that leaves, a full disk and a closed terminal all fail with an OSError.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._silenced():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silenced():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _silenced(self):
+        try:
+            yield
+        except OSError:
+            # At the file itself, so that what is still buffered meets no error either.
+            with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def lasting_streams():
+    """What is printed inside may be lost, but ends nothing."""
+    before = sys.stdout, sys.stderr
+    # A process without a terminal may have none at all.
+    sys.stdout, sys.stderr = (s and _Lasting(s) for s in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def startup(rows: Iterable[tuple[str, Any]], *, console: Console | None = None) -> None:

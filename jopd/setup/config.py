@@ -207,7 +207,8 @@ def base_config() -> ConfigDict:
         "ngram": 8,  # a token is "repeated" if its last n-gram occurred before
     }
     c.checkpoint = {
-        "every_steps": 100,  # 0: at the end only
+        "every_steps": 100,  # 0: at the end only, and by the clock
+        "every_minutes": 15.0,  # since the last one; 0: by steps only
         "keep_last": 2,  # newest ones
         "keep_best": 1,  # by avg@k, or by KL to the teacher without a verifier
     }

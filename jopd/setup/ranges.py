@@ -211,6 +211,7 @@ RANGES = {
     "repetition.threshold": AMOUNT,
     "repetition.ngram": COUNT,
     "checkpoint.every_steps": FROM_0,
+    "checkpoint.every_minutes": AMOUNT,
     "checkpoint.keep_last": COUNT,
     "checkpoint.keep_best": FROM_0,
     "log.every_steps": COUNT,

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self._keep = dict(keep_last=keep_last, keep_best=keep_best, best_mode=best_mode)
         self._metrics: dict[int, float | None] = {}
-        self._pending = None
+        self._pending, self._saved = None, time.monotonic()
         context = ocp.Context()
         # Made in the background, a folder that cannot be created leaves a thread that
         # waits 20 minutes for it and holds up the exit of the process.
@@ -118,7 +119,7 @@ class Checkpointer:
         metric = None if metric is None or math.isnan(metric) else float(metric)
         record = dict(meta=dict(meta), metric=metric, leaves=_describe(state))
         items = dict(state=jax.tree.map(_to_saved, state), meta=record)
-        self._metrics[step] = metric
+        self._metrics[step], self._saved = metric, time.monotonic()
         try:
             response = self._orbax.save_checkpointables_async(step, items, force=True)
         except Exception as error:
@@ -177,6 +178,10 @@ class Checkpointer:
         known = {s: self._metrics.get(s) for s in self.steps()}
         ranked = _ranked(known, self._keep["best_mode"])
         return ranked[0] if ranked else None
+
+    def seconds_since(self) -> float:
+        """Since the last save of this process, or since it opened the folder."""
+        return time.monotonic() - self._saved
 
     def wait(self) -> None:
         """Blocks until the last save is on disk; raises OSError if it failed."""

@@ -1,29 +1,65 @@
 """Around the loop: signals that ask it to stop, and a count of what it compiles."""
 
+import contextlib
+import os
 import signal
 import threading
 
 import jax
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = b"\nstopping: what the last whole update left is saved\n"
+
+
+class Stop(KeyboardInterrupt):
+    """A signal asked the run to end."""
+
 
 class Interrupt:
-    """SIGTERM and SIGINT ask the loop to stop after the update in hand."""
+    """SIGTERM, SIGINT and SIGHUP end whatever can be had again, by raising ``Stop``.
+
+    That is loading, rollouts and evaluations. An update and a save are ``held``: they
+    are finished first. A SIGHUP that is ignored (nohup) stays ignored.
+    """
 
     def __init__(self):
         self.asked = False
-        self._before = {}
+        self._held, self._before = 0, {}
 
     def __enter__(self):
         # Handlers can only be set in the main thread; a notebook cell runs in it too.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number, frame):
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if not self.asked:
+            # Not the console: its buffer may be the very place that was interrupted.
+            with contextlib.suppress(OSError):
+                os.write(2, STOPPING)
         self.asked = True
+        if not self._held:
+            raise Stop
+
+    @contextlib.contextmanager
+    def held(self):
+        """Nothing inside is cut short; ``check`` tells what was asked meanwhile."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def check(self) -> None:
+        """Raises ``Stop`` where a signal has asked for it, maybe in vain.
+
+        An exception raised in a destructor or a callback goes nowhere.
+        """
+        if self.asked:
+            raise Stop
 
     def __exit__(self, *_):
         for number, handler in self._before.items():

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,7 +13,7 @@ from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
 from jopd.training import control, ending, observe, workdir
-from jopd.training.state import Run, open_run, save
+from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
 
 
@@ -24,7 +24,8 @@ def run(config, directory) -> dict:
     for bit as if it had not stopped (on the same devices).
 
     Returns:
-      The summary, also in ``summary.json``; after SIGTERM ``{"interrupted": step}``.
+      The summary, also in ``summary.json``; after SIGTERM, SIGINT or SIGHUP
+      ``{"interrupted": step}``, None where nothing was trained yet.
 
     Raises:
       ValueError: bad config or input, before anything is compiled.
@@ -38,28 +39,48 @@ def run(config, directory) -> dict:
     if config.compilation_cache:
         workdir.use_compilation_cache()
     with (
-        control.Interrupt() as interrupt,
+        console.lasting_streams(),
         control.CompileCounter() as compiled,
         jax.debug_nans(config.jax_debug_nans),
+        control.Interrupt() as interrupt,
     ):
-        e = build(config)
-        workdir.write_config(directory, written)
-        console.startup(summary_rows(e))
-        for note in e.notes:
-            console.warn(note)
-        run = open_run(e, directory, compiled)
+        run = None
         try:
-            reached = loop(e, run, began, interrupt)
-        finally:
+            e = build(config)
+            workdir.write_config(directory, written)
+            console.startup(summary_rows(e))
+            for note in e.notes:
+                console.warn(note)
+            run = open_run(e, directory, compiled)
+            train(e, run, began, interrupt)
+            return ending.finish(e, run)
+        except control.Stop:
+            return stopped(run)
+
+
+def train(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) -> None:
+    """All updates that are left; whatever ends them, those that were made are kept."""
+    try:
+        loop(e, run, began, interrupt)
+    except control.Stop:
+        with interrupt.held():
+            save_reached(run)
+        raise
+    finally:
+        with interrupt.held():
             run.saver.wait()  # what is being written may be the last good checkpoint
-        if reached < config.steps:
-            console.say(f"stopped at step {reached}; the same command continues")
-            return {"interrupted": reached}
-        return ending.finish(e, run)
 
 
-def loop(e: Experiment, run: Run, began: float, interrupt) -> int:
-    """Updates until ``config.steps`` or an interrupt; returns the step reached."""
+def stopped(run: Run | None) -> dict:
+    """Says where a run was stopped, which saved itself if there was one."""
+    step = None if run is None else int(run.state["train"].step)
+    where = "before its first update" if step is None else f"at step {step}"
+    console.say(f"stopped {where}; the same command continues")
+    return {"interrupted": step}
+
+
+def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) -> None:
+    """Updates until ``config.steps``, of which the last is saved."""
     c, record = e.config, run.record
     spent = record["wall_seconds"]
     start = int(run.state["train"].step)
@@ -67,20 +88,29 @@ def loop(e: Experiment, run: Run, began: float, interrupt) -> int:
         record["before"] = observe.measure(e, run, start, "before")
     with console.Progress(c.steps, start_step=start) as progress:
         for done in range(start, c.steps):
-            if interrupt.asked:
-                break
+            interrupt.check()
             clock = time.perf_counter()
-            update = advance(e, run, done)
-            record.setdefault("seconds_to_first_step", time.perf_counter() - began)
-            if _due(c.log.every_steps, done + 1, c.steps):
-                log_step(e, run, done, update, clock)
-            progress.update(done + 1, update.logged)
-            record["wall_seconds"] = spent + time.perf_counter() - began
-            keep(e, run, done + 1, update)
-    reached = int(run.state["train"].step)
-    if reached not in run.saver.steps():
-        save(run, reached)
-    return reached
+            with saved_if_it_fails(run):
+                drawn = gather(e, run, done)
+            with interrupt.held():
+                update = advance(e, run, done, drawn)
+                record.setdefault("seconds_to_first_step", time.perf_counter() - began)
+                if _due(c.log.every_steps, done + 1, c.steps):
+                    log_step(e, run, done, update, clock)
+                progress.update(done + 1, update.logged)
+                record["wall_seconds"] = spent + time.perf_counter() - began
+            with saved_if_it_fails(run):
+                keep(e, run, done + 1, update, interrupt)
+    with interrupt.held():
+        save_reached(run)
+
+
+class Drawn(NamedTuple):
+    """What an update is made of; ``buffer`` is as it will be after it."""
+
+    buffer: Any
+    got: collect.Collected
+    logged: dict
 
 
 class Update(NamedTuple):
@@ -92,19 +122,29 @@ class Update(NamedTuple):
     logged: dict
 
 
-def advance(e: Experiment, run: Run, done: int) -> Update:
-    """The update after ``done`` others: collect, prepare, update, move teachers.
+def gather(e: Experiment, run: Run, done: int) -> Drawn:
+    """Rows of the update after ``done`` others. Changes nothing: may be repeated.
+
+    Raises:
+      FloatingPointError: sampler and trainer disagree.
+    """
+    c, state, clock = e.config, run.state, time.perf_counter()
+    student = state["train"]
+    buffer, got = run.stages.collect(student.params, state["buffer"], done)
+    logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
+    if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
+        logged |= observe.check_sampler(e, run.stages, student, got, done)
+    return Drawn(buffer, got, logged)
+
+
+def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
+    """The update after ``done`` others: prepare, update, move teachers.
 
     Raises:
       FloatingPointError: a loss or the gradient is NaN or infinite.
     """
     c, stages, state, record = e.config, run.stages, run.state, run.record
-    clock = time.perf_counter()
-    student = state["train"]
-    state["buffer"], got = stages.collect(student.params, state["buffer"], done)
-    logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
-    if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
-        logged |= observe.check_sampler(e, stages, student, got, done)
+    student, (_, got, logged) = state["train"], drawn
     coefs = builders.coefficients(c, done)
     frozen = e.frozen | state["teachers"]
     prepared = stages.prepare(student.params, frozen, got.batch)
@@ -112,6 +152,7 @@ def advance(e: Experiment, run: Run, done: int) -> Update:
     if _due(c.log.gradient_every_steps, done + 1):
         logged |= stages.term_norms(student.params, *seen)
     state["train"], numbers, parts = stages.update(student, *seen)
+    state["buffer"] = drawn.buffer
     # The devices are at work from here until the first of their numbers is read.
     if _due(c.log.every_steps, done + 1, c.steps):
         logged |= observe.describe_rollouts(e, got)
@@ -151,19 +192,32 @@ def log_step(e: Experiment, run: Run, done: int, update: Update, clock: float) -
     logged["speed/compilations"] = run.compiled.count
 
 
-def keep(e: Experiment, run: Run, at: int, update: Update) -> None:
+def keep(
+    e: Experiment, run: Run, at: int, update: Update, interrupt: control.Interrupt
+) -> None:
     """Evaluates, writes and saves what is due at step ``at``."""
     c, evaluated = e.config, None
-    if _due(c.eval.every_steps, at) and at < c.steps:
-        evaluated = observe.measure(e, run, at, "train")
-        update.logged.update(observe.evaluation_metrics(evaluated))
     logs = _due(c.log.every_steps, at, c.steps) or _due(c.log.gradient_every_steps, at)
-    if logs or evaluated is not None:
-        run.writer.write(at, update.logged)
-    if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
-        observe.keep_rollouts(e, run, at, update.got, update.parts)
-    if _due(c.checkpoint.every_steps, at):
-        save(run, at, observe.goodness(evaluated))
+    try:
+        if _due(c.eval.every_steps, at) and at < c.steps:
+            evaluated = observe.measure(e, run, at, "train")
+            update.logged.update(observe.evaluation_metrics(evaluated))
+    finally:  # an evaluation that was cut short takes no line with it
+        with interrupt.held():
+            if logs or evaluated is not None:
+                run.writer.write(at, update.logged)
+            if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
+                observe.keep_rollouts(e, run, at, update.got, update.parts)
+    if save_is_due(c, run, at):
+        with interrupt.held():
+            save(run, at, observe.goodness(evaluated))
+
+
+def save_is_due(c, run: Run, at: int) -> bool:
+    """By steps, or by the clock since the last one."""
+    minutes = c.checkpoint.every_minutes
+    late = bool(minutes) and run.saver.seconds_since() >= 60 * minutes
+    return late or _due(c.checkpoint.every_steps, at)
 
 
 def _due(every: int, at: int, last: int | None = None) -> bool:

@@ -1,5 +1,6 @@
 """What a run holds from step to step: opened, restored and saved."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,3 +113,27 @@ def save(run: Run, at: int, metric: float | None = None) -> None:
             f"optimizer.learning_rate"
         )
     run.saver.save(at, run.state, run.record, metric=metric)
+
+
+def save_reached(run: Run) -> None:
+    """Saves the last update, unless it is saved already."""
+    reached = int(run.state["train"].step)
+    if reached not in run.saver.steps():
+        save(run, reached)
+
+
+@contextlib.contextmanager
+def saved_if_it_fails(run: Run):
+    """What fails between two updates, a server or a writer, costs none of them.
+
+    Wrong numbers (``FloatingPointError``) are not saved. That the save fails, too, on a
+    full disk perhaps, is not what there is to say.
+    """
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception:
+        with contextlib.suppress(Exception):
+            save_reached(run)
+        raise

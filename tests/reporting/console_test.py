@@ -1,6 +1,10 @@
 """The terminal: what is shown, and that a pipe gets plain lines."""
 
 import io
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from rich.console import Console
@@ -220,3 +224,38 @@ def test_printing_entry_points(capsys):
         and "accuracy" in out
         and "warning: w" in out
     )
+
+
+LASTING = """
+    import sys
+    from jopd.reporting import console
+    with console.lasting_streams():
+        for step in range(3):
+            console.say("x" * 100_000)
+            print("y", flush=True)
+            print("z", file=sys.stderr)
+    open(sys.argv[1], "w").write("done")
+"""
+
+
+@pytest.mark.parametrize("where", ["a reader that left", "a full disk", "nothing"])
+def test_the_end_of_a_stream_is_not_that_of_the_run(where, tmp_path):
+    """Nor does the process end with another status when Python flushes at its exit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    stdout = {"a reader that left": writer, "a full disk": full}.get(where)
+    words = [sys.executable, "-c", textwrap.dedent(LASTING), tmp_path / "file"]
+    close = (lambda: (os.close(1), os.close(2))) if stdout is None else None
+    ended = subprocess.run(words, stdout=stdout, stderr=stdout, preexec_fn=close)
+    os.close(writer)
+    os.close(full)
+    assert (ended.returncode, (tmp_path / "file").read_text()) == (0, "done")
+
+
+def test_a_stream_that_works_gets_everything(capsys):
+    with c.lasting_streams():
+        print("one")
+        print("two", file=sys.stderr)
+        assert not sys.stdout.isatty()
+    assert capsys.readouterr() == ("one\n", "two\n")

@@ -305,20 +305,73 @@ def test_programs_and_their_seconds_are_counted():
 
 
 def test_an_interrupt_gives_the_handlers_back():
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in control.SIGNALS]
     with control.Interrupt() as interrupt:
+        interrupt.check()
+    assert [signal.getsignal(number) for number in control.SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", control.SIGNALS)
+def test_a_signal_ends_what_can_be_had_again_and_waits_for_what_cannot(number):
+    with control.Interrupt() as interrupt, interrupt.held():
+        for _ in range(3):  # impatience changes nothing
+            signal.raise_signal(number)
+        assert interrupt.asked
+    with pytest.raises(control.Stop):
+        interrupt.check()
+    with control.Interrupt(), pytest.raises(control.Stop):
+        signal.raise_signal(number)
+
+
+def test_an_ignored_hangup_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with control.Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
         assert not interrupt.asked
-        signal.raise_signal(signal.SIGTERM)
-        assert interrupt.asked
-    assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_ctrl_c_is_not_swallowed():
-    with control.Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+def test_what_stops_a_run_between_updates_costs_none(models, tmp_path, monkeypatch):
+    config = runs.config(models, checkpoint__every_steps=0, steps=3)
+    gather = train.gather
+
+    def hung_up(e, run, done):
+        found = gather(e, run, done)
+        if done == 1:
+            signal.raise_signal(signal.SIGHUP)
+        return found
+
+    def server_gone(e, run, done):
+        if done == 2:
+            raise ConnectionError("no teacher")
+        return gather(e, run, done)
+
+    monkeypatch.setattr(train, "gather", hung_up)
+    assert train.run(config, tmp_path / "run") == {"interrupted": 1}
+    monkeypatch.setattr(train, "gather", server_gone)
+    with pytest.raises(ConnectionError):
+        train.run(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert train.run(config, tmp_path / "run")["steps"] == 3
+    saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(saved) == [2, 3]
+    train.run(runs.config(models, checkpoint__every_steps=0, steps=3), tmp_path / "one")
+    one, two = (runs.rows(tmp_path / n / "metrics.jsonl") for n in ("one", "run"))
+    assert [runs.plain(row) for row in one] == [runs.plain(row) for row in two]
+    assert runs.same_weights(tmp_path / "one", tmp_path / "run")
+
+
+@pytest.mark.parametrize("minutes, saved", [(0.0, False), (15.0, True)])
+def test_checkpoints_by_the_clock(models, minutes, saved):
+    """901 seconds after the last one, whatever the step."""
+    config = runs.config(models, checkpoint__every_minutes=minutes)
+    config.checkpoint.every_steps = 0
+    saver = types.SimpleNamespace(seconds_since=lambda: 901.0)
+    run = types.SimpleNamespace(saver=saver)
+    assert train.save_is_due(config, run, at=1) == saved
 
 
 def test_best_is_judged_by_avg_at_k_then_by_the_divergence():

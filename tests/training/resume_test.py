@@ -86,7 +86,7 @@ def interrupted(models, cache, tmp_path_factory):
 def test_sigterm_saves_the_step_in_hand_and_ends_well(interrupted):
     _, ends, log = interrupted
     (code, step, saved) = next(end for end in ends if len(end) == 3)
-    assert code == 0
+    assert code == 75
     assert saved == step
     assert f"stopped at step {step}; the same command continues" in log
     assert f"resumed from step {step}" in log
@@ -121,3 +121,31 @@ def test_evaluations_share_the_line_of_their_step(uninterrupted):
     at = [row["step"] for row in rows if "eval/reverse_kl" in row]
     assert at == list(range(4, STEPS, 4))
     assert all("loss" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGHUP], [signal.SIGINT, signal.SIGINT]], ids=["hup", "int"]
+)
+def test_hangups_and_impatience_lose_no_update(signals, models, cache, tmp_path):
+    child = start(models, cache, tmp_path / "run")
+    wait_until(child, lambda: reached(tmp_path / "run") >= 5)
+    for number in signals:
+        child.send_signal(number)
+        time.sleep(0.05)
+    assert child.wait(PATIENCE) == 75
+    saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("[0-9]*")]
+    assert max(saved) == reached(tmp_path / "run")
+
+
+def test_a_reader_that_leaves_ends_nothing(models, cache, tmp_path):
+    words = runs.flags(models, steps=2)
+    config = f"--config={runs.ROOT / 'configs' / 'opd.py'}"
+    child = subprocess.Popen(
+        runs.command("main", config, f"--workdir={tmp_path / 'run'}", *words),
+        env=runs.environment(cache),
+        stdout=subprocess.PIPE,
+    )
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.wait(PATIENCE) == 0
+    assert (tmp_path / "run" / "report.html").exists()
