@@ -240,8 +240,10 @@ def test_rewards_are_of_each_rows_own_response():
 
     run = collector(collect.Mix(4, 0, 2, 2), verifier)
     _, got = run(None, 0)
-    assert np.asarray(got.batch.reward_B).tolist() == [1, 2, 3, 4, 0, 0]
     rows = got.fresh.rollout
+    paid_B = np.arange(1, 5) * rows.finished_B  # one that is cut earns nothing
+    assert np.asarray(got.batch.reward_B).tolist() == [*paid_B, 0, 0]
+    assert 0 < sum(rows.finished_B) < 4
     for b, (text, answer) in enumerate(seen):
         response = rows.tokens_BT[b, rows.prompt_length_B[b] : rows.length_B[b]]
         assert text == "".join(f"{token} " for token in response)
