@@ -9,18 +9,19 @@ position to checkpoint is the step itself.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jopd.data import chat
 from jopd.data.sources import Example
 from jopd.types import GOLD, Rollout
 
 # Tokenizers of these families never add BOS by themselves once converted, while the
 # models were trained with it.
 BOS_FAMILIES = ("llama", "gemma")
+CHAT_TEMPLATE = ("auto", "always", "never", "plain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Dataset:
       dropped: how many rows lost what: ``prompt`` (whole row left out because the
         prompt was too long), ``solution`` (too long; the row stays as a prompt).
       fields: further columns of each row as text, see `sources.read`.
+      unread: columns of the source that nothing is made of.
+      notes: what was left out of some rows, each said once.
+      dated: the chat template printed a day.
     """
 
     prompts: list[np.ndarray]
@@ -47,6 +51,9 @@ class Dataset:
     ids: list[str]
     dropped: dict[str, int]
     fields: list[dict[str, str | None]] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    dated: bool = False
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -66,6 +73,8 @@ def encode(
     on_long_prompt: str = "error",
     on_long_solution: str = "drop",
     prefix_tokens: int = 0,
+    date: str = "",
+    ignored_keys: Sequence[str] = (),
 ) -> Dataset:
     """Tokenises prompts and gold solutions.
 
@@ -73,42 +82,56 @@ def encode(
       examples: what `read` returned.
       tokenizer: of transformers.
       max_prompt_tokens, max_response_tokens: limits, EOS counts.
-      chat_template: ``auto`` (if the tokenizer has one), ``always`` (an error if it
-        has none), ``never`` (the contents of the turns, a blank line between them).
+      chat_template: ``auto`` (if the tokenizer has one; without, several turns are an
+        error), ``always`` (an error if it has none), ``never`` (the contents of the
+        turns, a blank line between them), ``plain`` (each under its role's name).
       template_kwargs: for the template, such as ``{"enable_thinking": False}``.
-      system: system turn put first.
+      system: system turn put first, before rows that have none.
       add_bos: ``always``, ``never`` or ``auto``; never twice. With a chat template
         auto leaves BOS to the template. Without one it keeps what the tokenizer adds
         by itself, and adds BOS where the tokenizer's configuration has
         ``add_bos_token`` true, or leaves it open for a Llama or Gemma tokenizer:
         those models were trained with BOS.
       add_eos: end solutions with the tokenizer's EOS.
-      on_long_prompt: ``error``, ``drop`` (the row) or ``truncate_left`` (BOS stays).
+      on_long_prompt: ``error``, ``drop`` (the row) or ``truncate_left``: BOS stays, and
+        of what a template lays out the turns that `chat.shorten` keeps.
       on_long_solution: ``drop`` (the row stays as a prompt) or ``truncate`` (then
         without EOS and not `finished`).
       prefix_tokens: if positive, each text is a document: its first tokens, BOS not
         counted, are the prompt and the rest is the solution. No chat template.
+      date: the day that a template prints, ``YYYY-MM-DD``; empty: today.
+      ignored_keys: of turns, which the template may leave out.
 
     A solution is tokenised apart from its prompt, as a sampled response would stand.
 
     Raises:
       ValueError: unknown options; no rows left; a prompt too long or empty.
     """
-    _check_option("chat_template", chat_template, ("auto", "always", "never"))
+    _check_option("chat_template", chat_template, CHAT_TEMPLATE)
     _check_option("add_bos", add_bos, ("auto", "always", "never"))
     _check_option("on_long_prompt", on_long_prompt, ("error", "drop", "truncate_left"))
     _check_option("on_long_solution", on_long_solution, ("drop", "truncate"))
-    templated = _use_template(tokenizer, chat_template, prefix_tokens)
-    _check_template_kwargs(tokenizer, template_kwargs or {}, templated)
-    render = functools.partial(
-        _render,
+    layout = chat.Layout(
         tokenizer=tokenizer,
-        templated=templated,
-        template_kwargs=template_kwargs or {},
+        form=_form(tokenizer, chat_template, prefix_tokens),
+        kwargs=dict(template_kwargs or {}),
         system=system,
+        date=date,
+        ignored=tuple(ignored_keys),
     )
-    texts = [render(example) for example in examples]
+    templated = layout.form == "template"
+    template = str(tokenizer.chat_template) if templated else ""
+    chat.check_kwargs(layout.kwargs, template, "template_kwargs")
+    names = [f"row {row} ({one.id!r})" for row, one in enumerate(examples)]
+    pairs = [chat.lay_out(layout, *one) for one in zip(examples, names, strict=True)]
+    texts, replies = (list(column) for column in zip(*pairs, strict=True))
     prompts = _prompt_ids(texts, tokenizer, templated, add_bos)
+    if on_long_prompt == "truncate_left" and not prefix_tokens:
+        ids_of = lambda text: _prompt_ids([text], tokenizer, templated, add_bos)[0]
+        for row, one in enumerate(examples):
+            if len(prompts[row]) > max_prompt_tokens and chat.has_turns(layout, one):
+                how = (names[row], ids_of, max_prompt_tokens)
+                texts[row], prompts[row] = _shortened(layout, one, *how)
     eos = [_eos_id(tokenizer)] if add_eos else []
     if prefix_tokens:
         cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in prompts]
@@ -116,15 +139,26 @@ def encode(
         prompts = [ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)]
         texts = tokenizer.batch_decode(prompts, skip_special_tokens=True)
     else:
-        golds = _solution_ids(examples, tokenizer)
-    # One that ends in it already, as chats written out do, needs no second.
-    whole = lambda gold: gold if eos and gold[-1:] == eos else [*gold, *eos]
-    golds = [None if gold is None else whole(gold) for gold in golds]
+        golds = _solution_ids(replies, tokenizer)
+    # One that ends in it already, as chats written out do, needs no second, and a
+    # reply laid out by the template ends as the template ends turns.
+    added = set(tokenizer.added_tokens_decoder)
+    closed = [{*eos} | (added if one.reply else set()) for one in examples]
+    whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, *eos]
+    golds = [
+        None if gold is None else whole(gold, ends)
+        for gold, ends in zip(golds, closed, strict=True)
+    ]
     columns = zip(examples, texts, prompts, golds, strict=True)
     limits = (max_prompt_tokens, max_response_tokens, on_long_prompt, on_long_solution)
     if on_long_prompt == "error":
         _check_lengths(examples, prompts, max_prompt_tokens)
-    return _collect(columns, tokenizer, *limits)
+    return dataclasses.replace(
+        _collect(columns, tokenizer, *limits),
+        unread=list(dict.fromkeys(name for one in examples for name in one.unread)),
+        notes=layout.notes(),
+        dated=layout.prints_date(),
+    )
 
 
 def _check_option(name: str, value: Any, known: tuple) -> None:
@@ -132,7 +166,8 @@ def _check_option(name: str, value: Any, known: tuple) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use one of {known}")
 
 
-def _use_template(tokenizer, chat_template: str, prefix_tokens: int) -> bool:
+def _form(tokenizer, chat_template: str, prefix_tokens: int) -> str:
+    """How prompts become text, one of those of `chat.Layout`."""
     if chat_template == "always" and prefix_tokens:
         raise ValueError(
             f"prefix_tokens={prefix_tokens} takes documents, which have no chat "
@@ -144,32 +179,22 @@ def _use_template(tokenizer, chat_template: str, prefix_tokens: int) -> bool:
             "chat_template='always', but the tokenizer has none; assign one to "
             "tokenizer.chat_template or set chat_template='never'"
         )
-    return has_one and chat_template != "never" and not prefix_tokens
+    if chat_template == "plain" and not prefix_tokens:
+        return "plain"
+    if chat_template == "never" or prefix_tokens:
+        return "joined"
+    return "template" if has_one else "text"
 
 
-def _check_template_kwargs(tokenizer, kwargs: dict, templated: bool) -> None:
-    """Templates ignore names they do not know, so a typo would pass unseen."""
-    template = str(tokenizer.chat_template) if templated else ""
-    for name in kwargs:
-        if not re.search(rf"\b{re.escape(name)}\b", template):
-            raise ValueError(
-                f"template_kwargs: {name!r} does not occur in the chat template"
-                + ("" if templated else ", as none is applied")
-                + "; correct the name or remove it"
-            )
+def _shortened(layout, example, where, ids_of, limit: int) -> tuple[str, list[int]]:
+    """Text and ids of a conversation that is too long, cut by `chat.shorten`."""
 
+    def made(one):
+        text, _ = chat.lay_out(layout, one, where)
+        return text, ids_of(text)
 
-def _render(example, *, tokenizer, templated, template_kwargs, system) -> str:
-    turns = example.prompt
-    if isinstance(turns, str):
-        turns = [{"role": "user", "content": turns}]
-    if system is not None:
-        turns = [{"role": "system", "content": system}, *turns]
-    if not templated:
-        return "\n\n".join(turn["content"] for turn in turns)
-    return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **template_kwargs
-    )
+    fits = lambda one: len(made(one)[1]) <= limit
+    return made(chat.shorten(example, fits, where))
 
 
 def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
@@ -225,12 +250,12 @@ def _eos_id(tokenizer) -> int:
     return tokenizer.eos_token_id
 
 
-def _solution_ids(examples, tokenizer) -> list[list[int] | None]:
-    texts = [example.solution or "" for example in examples]
-    rows = _tokenise(tokenizer, texts, add_special_tokens=False)
+def _solution_ids(texts, tokenizer) -> list[list[int] | None]:
+    rows = _tokenise(
+        tokenizer, [text or "" for text in texts], add_special_tokens=False
+    )
     return [
-        None if example.solution is None else row
-        for example, row in zip(examples, rows, strict=True)
+        None if text is None else row for text, row in zip(texts, rows, strict=True)
     ]
 
 

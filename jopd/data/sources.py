@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from jopd.data import tasks
+from jopd.data import tasks, turns
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "problem")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
@@ -19,18 +19,24 @@ class Example(NamedTuple):
     """One row before tokenising.
 
     Attributes:
-      prompt: text, or a chat as a list of ``{"role", "content"}``.
-      solution: gold response, or None.
+      prompt: text, or a chat as a list of ``{"role", "content", ...}``.
+      solution: gold response as text, or None.
       answer: what a verifier compares with, or None.
       id: the row's own identifier, or its number.
       fields: further columns as text, by name.
+      beside: what a chat template is given beside the turns, see `turns.BESIDE`.
+      reply: the gold turn, where it is more than its content.
+      unread: columns of the row that nothing above is made of.
     """
 
-    prompt: str | list[dict[str, str]]
+    prompt: str | list[dict[str, Any]]
     solution: str | None
     answer: str | None
     id: str
     fields: dict[str, str | None] = {}  # never changed in place
+    beside: dict[str, Any] = {}  # never changed in place
+    reply: dict[str, Any] | None = None
+    unread: tuple[str, ...] = ()
 
 
 def read(
@@ -113,7 +119,7 @@ def examples(
     found = []
     for index, row in enumerate(rows):
         where = f"{source}: row {index}"
-        turns, last = _prompt(_value(row, prompt, where), prompt, where)
+        asked, last = _prompt(_value(row, prompt, where), prompt, where)
         gold = _text(row, solution_column, "solution", where)
         reply = _text(row, answer_column, "answer", where)
         if answer_after and reply is not None:
@@ -126,8 +132,26 @@ def examples(
             gold, reply = gold or reply, after.strip()
         name = row.get("unique_id", row.get("id", index))
         kept = {column: _text(row, column, "", where) for column in fields}
-        found.append(Example(turns, gold or last, reply, str(name), kept))
+        given = turns.beside(row, where) if isinstance(asked, list) else {}
+        lost = _unread(row, (prompt, solution_column, answer_column, *fields, *given))
+        lost = () if source.startswith("task:") else lost
+        if last is not None and not gold:
+            gold, last = turns.as_text(last), turns.whole(last)
+        elif last is not None:
+            lost, last = (*lost, f"the last turn of {prompt}"), None
+        found.append(Example(asked, gold, reply, str(name), kept, given, last, lost))
     return found
+
+
+def _unread(row: dict, used: Sequence[str]) -> tuple[str, ...]:
+    """Columns that no part of an example is made of; dotted names use the first."""
+    known = {"solution", "answer", "id", "unique_id"}
+    known |= {column if column in row else column.split(".")[0] for column in used}
+    return tuple(
+        str(column)
+        for column, value in row.items()
+        if column not in known and value not in (None, "", [])
+    )
 
 
 def _listed(names) -> str:
@@ -175,22 +199,17 @@ def _text(row: dict, named: str, default: str, where: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _prompt(value: Any, column: str, where: str) -> tuple[str | list, str | None]:
+def _prompt(value: Any, column: str, where: str) -> tuple[str | list, dict | None]:
     """A prompt and, for chats that end with it, the assistant's last turn."""
     if isinstance(value, str) and value.strip():
         return value, None
-    turns = value if isinstance(value, list) else []
-    if not turns or not all(
-        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
-    ):
+    if not isinstance(value, list) or not value:
         raise ValueError(
             f"{where}: column {column!r} holds {value!r:.80}; a prompt is a text that "
             f"is not empty or a list of {{role, content}}"
         )
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-    if turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1]["content"]
-    return turns, None
+    where = f"{where}: column {column!r}"
+    return turns.split(turns.conversation(value, where), where)
 
 
 def _task(source: str, split: str, count: int, seed: int, levels) -> list[dict]:

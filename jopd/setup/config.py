@@ -69,7 +69,11 @@ def base_config() -> ConfigDict:
         # drop (the row stays as a prompt) | truncate (then without end of sequence);
         # auto: truncate plain text, drop others
         "on_long_solution": "auto",
-        "chat_template": "auto",  # auto | always | never
+        # auto | always | never (turns joined) | plain (each turn under the name of its
+        # role, for tokenizers without a template)
+        "chat_template": "auto",
+        "date": "",  # that templates print, YYYY-MM-DD; empty: the day a run began
+        "ignored_keys": (),  # of turns, which the template may leave out
         "student_template_kwargs": {},  # e.g. enable_thinking=False
         # empty: the student's; else teachers read their own rendering of each prompt
         "teacher_template_kwargs": {},

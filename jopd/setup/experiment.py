@@ -190,6 +190,7 @@ def build(config, *, train: bool = True) -> Experiment:
     panels = cast.panels if train else None
     positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
+    notes += rows.left_out
     if train:
         row_sets.check_gold(config, mix, rows.train)
         if rows.verifier is None:

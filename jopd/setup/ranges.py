@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import NamedTuple
 
+from jopd.data import dataset, templates
 from jopd.losses import objective
 from jopd.losses.binding import name_of
 from jopd.methods import omniopd
@@ -68,6 +69,7 @@ def several(one: Range, what: str) -> Range:
 FLAG = Range("True or False", lambda v: isinstance(v, bool))
 TEXT = Range("text", lambda v: isinstance(v, str))
 NAMED = Range("a name or a function", lambda v: isinstance(v, str) or callable(v))
+DAY = Range("a day, YYYY-MM-DD, or '' for today", templates.is_day)
 GROUP = Range("keys with values, as dict(...)", lambda v: isinstance(v, Mapping))
 COUNT, FROM_0 = whole(1), whole(0)
 SHARE = real(0, 1)
@@ -122,7 +124,9 @@ RANGES = {
     "data.max_prompt_tokens": FROM_0,
     "data.on_long_prompt": choice("error", "drop", "truncate_left"),
     "data.on_long_solution": choice("auto", "drop", "truncate"),
-    "data.chat_template": SWITCH,
+    "data.chat_template": choice(*dataset.CHAT_TEMPLATE),
+    "data.date": DAY,
+    "data.ignored_keys": several(TEXT, "names of keys"),
     "data.student_template_kwargs": GROUP,
     "data.teacher_template_kwargs": GROUP,
     "data.max_context_tokens": FROM_0,

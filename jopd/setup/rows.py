@@ -36,6 +36,16 @@ class Rows(NamedTuple):
     def training(self) -> RowSet:
         return self._rows(self.train)
 
+    @property
+    def left_out(self) -> list[str]:
+        """What did not reach the text of some rows, each said once."""
+        return list(dict.fromkeys((*self.train.notes, *self.held.notes)))
+
+    @property
+    def unread(self) -> list[str]:
+        """Columns that nothing is made of."""
+        return list(dict.fromkeys((*self.train.unread, *self.held.unread)))
+
     def read_by(self, name: str) -> Dataset:
         """The training rows as a teacher reads them."""
         return self.own_prompts[name][0] if name in self.own_prompts else self.train
@@ -141,6 +151,8 @@ def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Datas
         on_long_prompt=c.on_long_prompt,
         on_long_solution=long_solution,
         prefix_tokens=c.prefix_tokens if document else 0,
+        date=c.date,
+        ignored_keys=tuple(c.ignored_keys),
     )
 
 
@@ -178,7 +190,7 @@ def untemplated(config, tokenizer, like: Dataset) -> list[str]:
     """The prompts of ``like`` as plain text, for a server that has its own template."""
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
-        plain.data.chat_template = "never"
+        plain.data.chat_template = "plain"
         plain.data.student_template_kwargs = {}
     limit = plain.data.max_prompt_tokens or sys.maxsize
     raw, _ = student_data(plain, tokenizer, read_examples(plain), limit)

@@ -3,6 +3,7 @@
 import math
 
 from jopd.batches import packing
+from jopd.data import templates
 from jopd.models import decoder
 from jopd.setup.experiment import Experiment
 
@@ -24,6 +25,9 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
         )
     solutions = sum(solution is not None for solution in e.rows.train.solutions)
+    unread = [("not read", f"columns {', '.join(e.rows.unread)}")]
+    day = templates.day_of(e.config.data.date)
+    date = [("date", f"{day}, which the chat template prints (data.date)")]
     token = e.rows.tokenizer.convert_ids_to_tokens
     ends = [f"{token(index) or 'no token'} ({index})" for index in e.stop_ids]
     return [
@@ -34,6 +38,8 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             f"{len(e.rows.train.prompts):,} prompts ({solutions:,} with solutions), "
             f"{len(e.rows.held.prompts):,} held out",
         ),
+        *unread * bool(e.rows.unread),
+        *date * e.rows.train.dated,
         ("ends at", ", ".join(ends) or "nothing"),
         (
             "devices",

@@ -200,13 +200,20 @@ def in_context(
 
 
 def _question(prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return prompt if isinstance(prompt, str) else prompt[_last(prompt)]["content"]
 
 
 def _asked(prompt, text: str):
     if isinstance(prompt, str):
         return text
-    return [*prompt[:-1], {**prompt[-1], "content": text}]
+    at = _last(prompt)
+    return [*prompt[:at], {**prompt[at], "content": text}, *prompt[at + 1 :]]
+
+
+def _last(prompt: list[dict]) -> int:
+    """Where the last turn of the user is, behind which tools may have answered."""
+    users = [n for n, turn in enumerate(prompt) if turn["role"] == "user"]
+    return users[-1] if users else len(prompt) - 1
 
 
 def start(teachers: Mapping[str, Teacher], params) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def run(config, directory) -> dict:
     began = time.perf_counter()
     directory = Path(directory)
     validation.validate(config)
+    config = workdir.dated(directory, config)
     written = workdir.written(config.to_dict())
     workdir.prepare(directory, written)
     if config.compilation_cache:

@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
+from jopd.data import templates
 from jopd.losses.binding import name_of
 from jopd.reporting import metrics
 
@@ -41,6 +43,22 @@ def flatten(config: dict, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def dated(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """``config`` with a day for templates to print: its own, the run's, else today.
+
+    So a run that goes on another day reads the prompts that it began with.
+    """
+    if config.data.date:
+        return config
+    config = config.copy_and_resolve_references()
+    try:
+        before = json.loads((workdir / "config.json").read_text())["data"]["date"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = ""  # a new run; what is damaged is for ``prepare`` to say
+    config.data.date = before or str(templates.day_of(""))
+    return config
 
 
 def prepare(workdir: Path, config: dict) -> None:

@@ -162,7 +162,7 @@ def test_missing_columns_list_those_that_exist(tmp_path):
 
 @pytest.mark.parametrize("prompt", ["", "  ", None, [], 3, ["x"], [{"role": "user"}]])
 def test_prompts_that_are_none_are_refused(prompt):
-    with pytest.raises(ValueError, match="row 0: column 'prompt' holds"):
+    with pytest.raises(ValueError, match="row 0: column 'prompt'"):
         sources.examples([{"prompt": prompt}])
 
 

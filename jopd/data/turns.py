@@ -1,0 +1,145 @@
+"""Turns of a conversation as a row of data says them, in one form.
+
+{"role": "user", "content": "What is 1 + 1?"}
+{"role": "assistant", "content": "", "tool_calls": [...], "reasoning_content": "..."}
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# Columns that a template is given beside the turns.
+BESIDE = ("tools", "documents", "chat_template_kwargs")
+ALIASES = {"human": "user", "gpt": "assistant"}
+REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def conversation(turns: list, where: str) -> list[dict]:
+    """Turns as ``{"role", "content", ...}``, content as text, empty keys left out.
+
+    ``from`` and ``value`` are role and content, ``human`` and ``gpt`` are user and
+    assistant; parts of text are joined; arguments of tool calls are objects.
+
+    Raises:
+      ValueError: names the turn and what it lacks, or the part that is no text.
+    """
+    return [_turn(turn, f"{where}, turn {n}") for n, turn in enumerate(turns)]
+
+
+def _turn(turn: Any, where: str) -> dict:
+    if not isinstance(turn, dict):
+        raise ValueError(f"{where} holds {turn!r:.80}, no object with role and content")
+    # Tables give every turn the keys of all, and null where it has none.
+    kept = {key: value for key, value in turn.items() if value not in (None, [])}
+    if "role" not in kept and "from" in kept:
+        names = {"from": "role", "value": "content"}
+        kept = {names.get(key, key): value for key, value in kept.items()}
+    role = kept.pop("role", None)
+    if not isinstance(role, str) or not role:
+        raise ValueError(f"{where} holds {turn!r:.80}, whose role is {role!r}")
+    where = f"{where} ({role})"
+    if not kept:
+        raise ValueError(f"{where} has no content; write it or drop the row")
+    content = _content(kept.pop("content", ""), role, where)
+    found = {"role": ALIASES.get(role, role), "content": content}
+    for name in REASONING:
+        if name in kept:
+            found.setdefault("reasoning_content", kept.pop(name))
+    if "tool_calls" in kept:
+        found["tool_calls"] = _calls(kept.pop("tool_calls"), where)
+    return found | kept
+
+
+def _content(content: Any, role: str, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict) and role == "tool":
+        return json.dumps(content, ensure_ascii=False)
+    if not isinstance(content, list):
+        raise ValueError(f"{where}: content holds {content!r:.80}, no text")
+    return "".join(
+        _part(part, f"{where}: part {n} of content") for n, part in enumerate(content)
+    )
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kept = part if isinstance(part, dict) else {}
+    kept = {key: value for key, value in kept.items() if value is not None}
+    text = kept.pop("text", None)
+    if kept not in ({}, {"type": "text"}) or not isinstance(text, str):
+        raise ValueError(
+            f"{where} is {part!r:.80}; only parts that are text alone, "
+            "{'type': 'text', 'text': ...}, can be read: drop the row"
+        )
+    return text
+
+
+def _calls(calls: Any, where: str) -> list[dict]:
+    """Tool calls whose arguments are objects, as templates expect them."""
+    calls = _parsed(calls, list, f"{where}: tool_calls")
+    return [_call(call, f"{where}: tool_calls[{n}]") for n, call in enumerate(calls)]
+
+
+def _call(call: Any, where: str) -> dict:
+    if not isinstance(call, dict):
+        raise ValueError(f"{where} holds {call!r:.80}, no object")
+    if "function" in call:
+        return call | {"function": _call(call["function"], where)}
+    if "arguments" not in call:
+        return call
+    arguments = _parsed(call["arguments"], dict, f"{where}: arguments")
+    return call | {"arguments": arguments}
+
+
+def _parsed(value: Any, kind: type, where: str) -> Any:
+    """``value``, read where it is JSON text, which must be of a ``kind``."""
+    read = value
+    if isinstance(value, str):
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            read = None
+    if not isinstance(read, kind):
+        raise ValueError(
+            f"{where} holds {value!r:.80}, neither a {kind.__name__} nor JSON of one"
+        )
+    return read
+
+
+def beside(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a row gives its template beside the turns: ``BESIDE``, JSON text read."""
+    found = {}
+    for name in BESIDE:
+        kind = dict if name == "chat_template_kwargs" else list
+        if row.get(name) not in (None, [], {}, "", "[]", "{}"):
+            found[name] = _parsed(row[name], kind, f"{where}: column {name!r}")
+    return found
+
+
+def split(turns: list[dict], where: str) -> tuple[list[dict], dict | None]:
+    """The prompt, and the last turn where it is the assistant's.
+
+    Raises:
+      ValueError: nothing stands before that turn, or it says nothing.
+    """
+    if turns[-1]["role"] != "assistant":
+        return turns, None
+    if len(turns) == 1:
+        raise ValueError(f"{where} has no turn before the assistant's; drop the row")
+    if turns[-1] == {"role": "assistant", "content": ""}:
+        raise ValueError(f"{where}: the assistant's last turn is empty; drop the row")
+    return turns[:-1], turns[-1]
+
+
+def whole(reply: dict) -> dict | None:
+    """A turn that is more than its content; None where that says it all."""
+    return reply if reply.keys() > {"role", "content"} else None
+
+
+def as_text(reply: dict) -> str:
+    """An assistant's turn without a template: reasoning, content, calls as JSON."""
+    calls = [json.dumps(c, ensure_ascii=False) for c in reply.get("tool_calls", ())]
+    parts = [reply.get("reasoning_content", ""), reply["content"], *calls]
+    return "\n".join(part for part in parts if part)
