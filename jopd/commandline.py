@@ -5,12 +5,11 @@ import os
 import re
 import shutil
 import sys
-import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jopd.setup import config, keys, shipped
+from jopd.setup import config, keys, overrides, shipped
 
 flags.disclaim_key_flags()  # those defined here belong to the command that asks
 
@@ -35,7 +34,11 @@ def one_error():
 def define_config() -> None:
     """The flags of a command that reads a config."""
     config_flags.DEFINE_config_file(
-        "config", None, "Shipped config, or Python file with get_config()."
+        "config",
+        None,
+        "Shipped config, or Python file with get_config().",
+        lock_config=False,
+        sys_argv=[],  # its keys are ``overrides``'
     )
     flags.DEFINE_bool("print_config", False, "Print all keys as flags, and end.")
     flags.mark_flag_as_required("config")
@@ -47,41 +50,53 @@ def parse(argv: list[str]) -> list[str]:
     ``--help`` and ``--print_config`` end here, too. A mistake inside the config file
     keeps its traceback, which shows the line.
     """
-    if {"--help", "-h", "-help"} & set(argv):
-        explain(argv)
-        sys.exit(0)
     try:
-        rest = app.parse_flags_with_usage(with_paths(argv))
-        # A file that could not be loaded is only reported when it is asked for.
-        flags.FLAGS["config"].value.keys()
-        if flags.FLAGS["print_config"].value:
-            print(keys.as_flags(flags.FLAGS["config"].value))
+        words, given = overrides.split(flags.FLAGS.read_flags_from_files(argv, False))
+        asks = {"--help", "-h", "-help"} & set(words)
+        words = with_paths(words)
+        check_flags(words)
+        if asks:
+            explain(words, given)
             sys.exit(0)
-        return rest
-    except (AttributeError, KeyError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if any(frame.name == "get_config" for frame in frames):
-            raise
-        reason = unknown_key(str(error.args[0]), argv)
+        rest = app.parse_flags_with_usage(words)
+        found = flags.FLAGS["config"].value
+        found.keys()  # a file that could not be loaded is only reported when asked for
+        overrides.apply(found, given)
     except ValueError as error:
-        reason = f"--config: {error}"
+        reason = str(error)
     except OSError as error:
         reason = f"--config cannot be read: {str(error).split('config_config')[-1]}"
+    else:
+        found.lock()
+        if flags.FLAGS["print_config"].value:
+            print(keys.as_flags(found))
+            sys.exit(0)
+        return rest
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(1)
 
 
-def explain(argv: list[str]) -> None:
+def explain(words: list[str], given: list[tuple[str, str]]) -> None:
     """Flags, shipped configs and all keys: those of ``--config`` where it is given."""
-    given = [word for word in with_paths(argv) if word.startswith("--config=")]
+    asked = [word for word in words if word.startswith("--config=")]
     flags.FLAGS.mark_as_parsed()
-    if given:
-        flags.FLAGS["config"].parse(given[-1].partition("=")[2])
+    if asked:
+        flags.FLAGS["config"].parse(asked[-1].partition("=")[2])
     found = flags.FLAGS["config"].value or config.base_config()
+    overrides.apply(found, given)
     print(sys.modules["__main__"].__doc__.strip(), end="\n\n")
     print(flags.FLAGS.main_module_help().partition("\n")[2])  # without its file
     print(f"\nconfigs: {', '.join(shipped.names())}; or a file of yours\n\nkeys:\n")
     print(keys.explained(found, shutil.get_terminal_size((100, 24)).columns))
+
+
+def check_flags(words: list[str]) -> None:
+    """Raises ValueError where a key was given as a flag, ``--steps=3``."""
+    known = keys.flatten(config.base_config())
+    for word in words[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in known and name not in flags.FLAGS:
+            raise ValueError(f"unknown flag {word}; did you mean --config.{name}=...?")
 
 
 def with_paths(argv: list[str]) -> list[str]:
@@ -99,18 +114,3 @@ def with_paths(argv: list[str]) -> list[str]:
             word = f"--config={shipped.find(value) if bare else value}"
         found.append(word)
     return found
-
-
-def unknown_key(said: str, argv: list[str]) -> str:
-    """What is wrong with an override, from the words of ``ConfigDict``."""
-    first = re.search(r"[A-Za-z_]\w*", said)
-    key = first[0] if first else "?"
-    near = re.search(r'Did you mean "(\w+)"', said)
-    given = [word.partition("=")[0] for word in argv]
-    where = " or ".join(flag for flag in given if key in flag.split("."))
-    return (
-        f"unknown key {key!r}{f' in {where}' if where else ''}; "
-        + (f"did you mean {near[1]!r}? " if near else "")
-        + "All keys are explained in jopd/setup/config.py; a term's arguments can be "
-        "overridden where its config file gives them"
-    )

@@ -94,7 +94,7 @@ def test_evaluate_says_what_is_wrong_in_one_line(models, start):
     said = one_error(start("evaluate", "--model=nope", *words))
     assert "nope is not a directory" in said
     said = one_error(start("evaluate", "--model=nope", OPD, "--config.eval.kk=3"))
-    assert "unknown key 'kk' in --config.eval.kk" in said
+    assert "unknown key --config.eval.kk; did you mean eval.k" in said
 
 
 # main
@@ -128,15 +128,18 @@ def test_main_with_words_it_does_not_know(start):
 
 def test_main_with_a_key_that_does_not_exist(start):
     said = one_error(start("main", OPD, "--config.rollout.temprature=0.8"))
-    assert "unknown key 'temprature' in --config.rollout.temprature" in said
-    assert "did you mean 'temperature'?" in said
+    assert "unknown key --config.rollout.temprature" in said
+    assert "did you mean rollout.temperature" in said
 
 
 def test_main_with_a_value_of_another_type(start):
-    child = start("main", OPD, "--config.steps=many")
-    assert child.returncode == 1
-    assert "--config.steps=many: invalid literal for int()" in child.stderr
-    assert "Traceback" not in child.stderr
+    said = one_error(start("main", OPD, "--config.steps=many"))
+    assert "steps='many' must be a whole number, at least 1" in said
+
+
+def test_main_with_a_key_as_a_flag(start):
+    said = one_error(start("main", OPD, "--steps=3"))
+    assert "unknown flag --steps=3; did you mean --config.steps=...?" in said
 
 
 def test_main_with_a_config_that_does_not_exist(start):

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("jopd", "tests", "configs", "docs", "pyproject.toml")
+PAGES = ("README.md", "CONTRIBUTING.md")
+COPIED = ("jopd", "tests", "configs", "docs", "pyproject.toml", *PAGES)
 TABLE = "planted.toml"
 KEYS = {"file", "kernel", "what", "old", "new"}
 

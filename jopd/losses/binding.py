@@ -1,5 +1,6 @@
 """From a name and arguments in a config to a function."""
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -87,13 +88,23 @@ def arguments_of(function) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in named]
 
 
-def bind(function, arguments: dict, where: str):
-    """``function`` with keyword arguments; a wrong one names those that it takes."""
+def nearest(name: str, known) -> str:
+    """What to add to "unknown ...": the likest known name, if one is alike."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def bind(function, arguments: dict, where: str, beside=()):
+    """``function`` with keyword arguments; a wrong one names those that it takes.
+
+    ``beside`` are keys that may stand there without being arguments.
+    """
     taken = arguments_of(function)
     unknown = sorted(set(arguments) - set(taken))
     if unknown:
         raise ValueError(
             f"{where}: {name_of(function)} takes no {unknown[0]!r}; "
+            f"{nearest(unknown[0], (*taken, *beside))}"
             f"it takes {', '.join(taken) or 'no arguments'}"
         )
     return functools.partial(function, **arguments) if arguments else function

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd.losses import objective, reports, signals, weights
-from jopd.losses.binding import arguments_of, bind, names, resolve
+from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer, ranges
 from jopd.setup.needs import models_named
@@ -22,11 +22,9 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     where = f"loss.{name}"
     spec = spec.to_dict()
     ranges.check(f"{where}.weights", spec.get("weights", {}), ranges.GROUP)
-    if "signal" not in spec:
-        raise ValueError(f"{where} has no signal; known: {', '.join(names(signals))}")
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     signal = resolve(spec["signal"], signals, f"signal of {where}")
-    signal = _checked(signal, arguments, where)
+    signal = _checked(signal, arguments, where, TERM_KEYS)
     factors = []
     for key, value in spec.get("weights", {}).items():
         ranges.check(f"{where}.weights.{key}", value, ranges.GROUP)
@@ -90,15 +88,26 @@ def build_scored(given, where: str, namespace=weights):
     return _checked(function, arguments, where)
 
 
-def _checked(function, arguments: dict, where: str):
+def _checked(function, arguments: dict, where: str, beside=()):
     """``bind``, with every value inside of its range."""
-    bound = bind(function, arguments, where)
+    bound = bind(function, arguments, where, beside)
     ranges.check_arguments(function, arguments, where)
     return bound
 
 
 def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
-    """The terms with a coefficient that is not identically zero."""
+    """The terms with a coefficient that is not identically zero.
+
+    Raises:
+      ValueError: a term cannot be built; one without a signal may be a slip.
+    """
+    for name, spec in config.loss.items():
+        if "signal" not in spec:
+            others = [other for other in config.loss if other != name]
+            raise ValueError(
+                f"loss.{name} has no signal; {nearest(name, others)}"
+                f"known: {', '.join(names(signals))}"
+            )
     return tuple(
         build_term(name, spec, config.objective.normalizer)
         for name, spec in config.loss.items()

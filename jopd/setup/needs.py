@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd.losses import panel
+from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
 from jopd.teachers import audit, peers, roles
@@ -23,7 +24,10 @@ def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
             raise ValueError(f"teachers.{name} cannot be: the name is taken")
         if wrong:
             keys = ", ".join(roles.Teacher._fields)
-            raise ValueError(f"teachers.{name} has no key {wrong[0]!r}; known: {keys}")
+            raise ValueError(
+                f"teachers.{name} has no key {wrong[0]!r}; "
+                f"{nearest(wrong[0], roles.Teacher._fields)}known: {keys}"
+            )
         found[name] = roles.Teacher(**spec.to_dict())
     path = config.reference.path
     found["reference"] = roles.Teacher(weights="path" if path else "initial", path=path)
@@ -60,7 +64,8 @@ def panels_of(config: ConfigDict) -> tuple[Panel, ...]:
             raise ValueError(f"panels.{name} has no key {unknown[0]!r}; known: {keys}")
         if "members" not in spec:
             raise ValueError(f"panels.{name} has no members; name some of {models}")
-        spec["members"] = tuple(spec["members"])
+        members = spec["members"]
+        spec["members"] = (members,) if isinstance(members, str) else tuple(members)
         spec["weights"] = tuple(spec.get("weights", ()))
         found.append(Panel(name=name, **spec))
         panel.check(found[-1], known, config.panels)

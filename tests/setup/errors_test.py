@@ -15,7 +15,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import runs
-from jopd import commandline
 from jopd.data import tasks
 from jopd.losses import binding
 from jopd.setup import config
@@ -561,13 +560,6 @@ def test_a_misspelt_key_in_a_config_file_is_an_error_there():
         c.optimizer.learning_rat = 1.0
     c.loss.mine = {"signal": "nll"}
     c.data.student_template_kwargs.enable_thinking = False
-
-
-def test_an_unknown_key_on_the_command_line():
-    flag = "--config.rollout.temprature"
-    said = '\'temprature\'\nDid you mean "temperature" instead of "temprature"?'
-    message = commandline.unknown_key(said, ["main", "--config=a.py", f"{flag}=1"])
-    assert f"unknown key 'temprature' in {flag}; did you mean 'temperature'?" in message
 
 
 def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):

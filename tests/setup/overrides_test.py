@@ -1,0 +1,205 @@
+"""Every key can be set by a word of the command line, a new one where terms are."""
+
+import math
+import re
+import shlex
+
+import pytest
+
+import runs
+from jopd.setup import builders, keys, overrides, ranges, shipped, validation
+from jopd.setup.config import base_config
+
+DEFAULTS = keys.flatten(base_config())
+
+
+def loaded(name: str, *words: str):
+    """A shipped config with words of a command line, ``key=value``."""
+    c = shipped.load(name)
+    rest, given = overrides.split([f"--config.{word}" for word in words])
+    assert not rest
+    overrides.apply(c, given)
+    return c
+
+
+def test_words_are_split():
+    words = "main --config=opd --config.steps=3 --config.log.tensorboard --seed=1"
+    words += " --noconfig.resume -config.seed 4 --config.data.system=a=b"
+    rest, given = overrides.split(words.split())
+    assert rest == ["main", "--config=opd", "--seed=1"]
+    assert given == [
+        ("steps", "3"),
+        ("log.tensorboard", "true"),
+        ("resume", "false"),
+        ("seed", "4"),
+        ("data.system", "a=b"),
+    ]
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_printed_flags_give_the_config_again(name):
+    c = shipped.load(name)
+    _, given = overrides.split(shlex.split(keys.as_flags(c)))
+    again = base_config()
+    overrides.apply(again, given)
+    assert keys.flatten(again) == keys.flatten(c)
+
+
+# Text of a value, and what it is: by the type of the key, in a free place as Python.
+VALUES = {
+    "steps": [("7", 7), ("1_000", 1000)],
+    "optimizer.learning_rate": [("1e-6", 1e-6), ("1", 1.0)],
+    "resume": [("False", False), ("true", True), ("0", False)],
+    "name": [("3", "3"), ("None", "None")],
+    "data.levels": [("(2, 3)", (2, 3)), ("[2,3]", (2, 3)), ("5", (5,)), ("()", ())],
+    "data.fields": [("domain", ("domain",)), ("('a', 'b')", ("a", "b")), ("", ())],
+    "eval.verifier": [("mine.f", "mine.f")],
+    "rollout.early_stop.function": [("repetition", "repetition")],
+    "rollout.early_stop.ngram": [("4", 4)],
+    "data.student_template_kwargs.enable_thinking": [
+        ("False", False),
+        ("false", False),
+    ],
+    "loss.new.coef": [("-0.5", -0.5), ("inf", math.inf), ("None", None)],
+    "loss.new.other": [("teacher", "teacher"), ("None", None)],
+    "teachers.big.path": [("7", "7"), ("a/b", "a/b")],
+    "teachers.big.rate": [("1", 1.0)],
+    "teachers.big.context": [("{question}", "{question}")],
+    "panels.both.members": [("('teacher', 'reference')", ("teacher", "reference"))],
+}
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_a_value_has_its_type(key):
+    for text, want in VALUES[key]:
+        found = keys.flatten(loaded("opd", f"{key}={text}"))[key]
+        assert found == want and type(found) is type(want), (key, text, found)
+
+
+@pytest.mark.parametrize("text", ["dict(a=1, b=-inf)", "{'a': 1, 'b': -inf}"])
+def test_a_group_may_be_one_value(text):
+    c = loaded("opd", f"loss.opd.weights.mine={text}")
+    assert c.loss.opd.weights.mine.to_dict() == {"a": 1, "b": -math.inf}
+
+
+# What pages and configs name; whatever they name as --config.KEY=VALUE is found below.
+SWITCHES = {
+    "omniopd": [
+        "loss.chunks.weights.rate.baseline=leave_one_out",
+        "loss.anchor.coef=0",
+        "audit.anchors=random",
+    ],
+    "opsd": ["loss.opsd.clip=None", "teachers.self.weights=ema"],
+    "grpo": ["loss.grpo.advantage.std=False", "loss.grpo.normalizer=sequences"],
+    "tropd": ["loss.outlier.coef=0", "rollout.prefix.source=gold"],
+    "sdpo": ["loss.sdpo.alpha=1.0"],
+    "sdft": ["loss.sdft.signal=reverse_kl"],
+    "distillm": ["loss.skew.signal=skew_reverse_kl"],
+    "stableopd": [
+        "loss.reference.signal=k3",
+        "loss.gold.coef.schedule=linear",
+        "objective.normalizer=sequences",
+    ],
+    "opd": [
+        "loss.opd.coef=0.5",
+        "loss.near.signal=forward_kl",
+        "loss.opd.weights.staleness.decay=0.5",
+        "loss.opd.dual_clip=3",
+        "teachers.big.path=demo:teacher",
+        "data.student_template_kwargs.enable_thinking=False",
+    ],
+}
+PAGES = [
+    *(runs.ROOT / "docs" / "methods").glob("*.md"),
+    *(runs.ROOT / "configs").glob("*.py"),
+    *(runs.ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+]
+WORD = re.compile(r"""--config\.([\w.]+=(?:'[^']*'|"[^"]*"|[^\s`)]*))""")
+
+
+def named(page) -> list[str]:
+    words = WORD.findall(page.read_text())
+    return [word.replace("'", "").replace('"', "") for word in words]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches_are_set_and_built(name):
+    for word in SWITCHES[name]:
+        key, _, text = word.partition("=")
+        c = loaded(name, word)
+        assert keys.flatten(c)[key] == overrides.value_of(text)
+        assert builders.build_terms(c)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_words_of_a_page_are_understood(page):
+    name = page.stem if page.stem in shipped.names() else "opd"
+    for word in named(page):
+        if page.suffix == ".md" and f"loss.{name}" not in word and "loss." in word:
+            shown = [other for other in shipped.names() if other in page.read_text()]
+            name = page.stem if page.stem in shown else shown[0]
+        c = loaded(name, word)
+        assert word.partition("=")[0] in keys.flatten(c)
+        builders.build_terms(c)
+
+
+def test_pages_name_switches():
+    assert sum(len(named(page)) for page in PAGES) > 20
+
+
+# What cannot be.
+
+UNKNOWN = {
+    "rollout.temprature=0.8": "did you mean rollout.temperature",
+    "max_new_tokens=3": "did you mean rollout.max_new_tokens",
+    "optimizer.warmup=3": "did you mean optimizer.warmup",
+    "nonsense.x=1": "unknown key --config.nonsense.x; jopd train --help",
+    "steps.x=1": "unknown key --config.steps.x",
+    "mesh=3": "mesh is a group; set its keys, such as --config.mesh.",
+    "loss=3": "loss is a group; set its keys",
+    "steps=many": "steps='many' must be a whole number, at least 1",
+    "steps=2.5": "steps='2.5' must be a whole number, at least 1",
+    "resume=perhaps": "resume='perhaps' must be True or False",
+    "data.max_prompt_tokens=None": "data.max_prompt_tokens='None' must be a whole",
+}
+
+
+@pytest.mark.parametrize("word", UNKNOWN)
+def test_what_cannot_be_is_said_in_one_line(word):
+    with pytest.raises(ValueError) as caught:
+        loaded("opd", word)
+    assert UNKNOWN[word] in str(caught.value) and "\n" not in str(caught.value)
+
+
+SLIPS = {
+    "loss.opdd.clip_low=0.3": "loss.opdd has no signal; did you mean 'opd'?",
+    "loss.opd.cliplow=0.3": "takes no 'cliplow'; did you mean 'clip_low'?",
+    "loss.opd.coeff=0.3": "takes no 'coeff'; did you mean 'coef'?",
+    "teachers.big.contxt=x": "no key 'contxt'; did you mean 'context'?",
+    "loss.opd.clip_low=abc": "loss.opd: clip_low='abc' must be a number",
+    "rollout.stop_ids=abc": "rollout.stop_ids=('abc',) must be a tuple of ids",
+    "rollout.prompt_buckets=None": "rollout.prompt_buckets=(None,) must be",
+    "panels.both.members=teacher,big": "names the model 'teacher,big'",
+}
+
+
+@pytest.mark.parametrize("word", SLIPS)
+def test_a_slip_in_a_free_place_is_said_in_one_line(word):
+    with pytest.raises(ValueError) as caught:
+        validation.validate(loaded("opd", word))
+    assert SLIPS[word] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_wrong_texts_are_refused_in_one_line(key):
+    says = ranges.RANGES[key].says
+    if says in ("text", "a name or a function") or says.endswith("each text"):
+        return  # any text is one
+    for text in ("nan", "inf", "None", "abc", "(", "-7"):
+        if key in ("teacher.reward_margin", "peer.success") and text == "-7":
+            continue
+        with pytest.raises(ValueError) as caught:
+            ranges.check_all(keys.flatten(loaded("sft", f"{key}={text}")))
+        message = str(caught.value)
+        assert key in message and "\n" not in message and len(message) < 300
+        assert text in message or isinstance(DEFAULTS[key], dict)
