@@ -16,7 +16,7 @@ PACKAGE = ROOT / "jopd"
 # What pure rooms may import besides the package.
 CORE = {"jax", "numpy", "optax", "chex", "functools", "typing", "collections", "math"}
 # Looks functions up by the names in a config.
-CORE_OF = {"losses.binding": {"importlib", "inspect"}}
+CORE_OF = {"losses.binding": {"difflib", "importlib", "inspect"}}
 
 
 class Room(NamedTuple):
