@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "steps": 2,
     "data.size": 40,
-    "data.eval_rows": 8,
     "data.levels": (2,),
     "rollout.prompts_per_step": 2,
     "rollout.group_size": 2,

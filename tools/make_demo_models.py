@@ -8,6 +8,7 @@ it solves the task, the student only until it begins to. A student far from the 
     python tools/make_demo_models.py --only=student --steps=100 --out=runs/far_models
 """
 
+import json
 import runpy
 import tempfile
 from pathlib import Path
@@ -60,6 +61,14 @@ def config_of(name: str, path: Path, steps: int = 0):
     c.log.every_steps = 20
     c.checkpoint.every_steps = 0
     return c
+
+
+def give_rows(c, rows: list[dict], folder: Path) -> None:
+    """Trains ``c`` on rows of one's own, all but the last 256, which it holds out."""
+    for key, part in (("path", rows[:-256]), ("eval_path", rows[-256:])):
+        file = folder / f"{key}.jsonl"
+        file.write_text("\n".join(map(json.dumps, part)))
+        c.data[key] = str(file)
 
 
 def main(argv):

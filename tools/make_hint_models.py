@@ -14,7 +14,6 @@ leak that can be counted exactly.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -45,7 +44,6 @@ def config_of(data: Path) -> ConfigDict:
     c = demo.config_of("student", STUDENT)
     c.name, c.steps = "hint_student", 300
     c.optimizer.learning_rate, c.optimizer.warmup_steps = 1e-3, 10
-    c.data.path = str(data)
     c.eval.verifier = "numeric"
     return c
 
@@ -56,9 +54,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
-        data, run = Path(scratch, "train.jsonl"), Path(scratch, "run")
-        data.write_text("\n".join(map(json.dumps, documents(20_000))))
-        train.run(config_of(data), run)
+        run, c = Path(scratch, "run"), config_of()
+        demo.give_rows(c, documents(20_000), Path(scratch))
+        train.run(c, run)
         args.out.mkdir(parents=True, exist_ok=True)
         (run / "export").rename(args.out / "student")
 

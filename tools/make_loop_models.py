@@ -8,7 +8,6 @@ itself the teacher stays healthy, but once in a loop it is content to go on with
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -40,11 +39,11 @@ def documents(count: int, loops: float, length: int) -> list[dict]:
     return rows
 
 
-def config_of(name: str, data: Path) -> ConfigDict:
+def config_of(name: str) -> ConfigDict:
     c = demo.config_of(name, ASSETS / name)
     c.name, c.steps = f"loop_{name}", STEPS[name]
     c.optimizer.learning_rate, c.optimizer.warmup_steps = 1e-3, 10
-    c.data.path, c.data.on_long_solution = str(data), "truncate"
+    c.data.on_long_solution = "truncate"
     c.eval.verifier = "arithmetic"
     c.rollout.max_new_tokens = LENGTH
     return c
@@ -52,10 +51,9 @@ def config_of(name: str, data: Path) -> ConfigDict:
 
 def make(name: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        data, run = Path(scratch, "train.jsonl"), Path(scratch, "run")
-        rows = documents(20_000, LOOPS, LENGTH)
-        data.write_text("\n".join(map(json.dumps, rows)))
-        train.run(config_of(name, data), run)
+        run, c = Path(scratch, "run"), config_of(name)
+        demo.give_rows(c, documents(20_000, LOOPS, LENGTH), Path(scratch))
+        train.run(c, run)
         target.parent.mkdir(parents=True, exist_ok=True)
         (run / "export").rename(target)
 

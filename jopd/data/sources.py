@@ -104,6 +104,11 @@ def read(
     )
 
 
+def is_file(source: str) -> bool:
+    """Whether the name is that of a file, and not of a task or a data set."""
+    return bool(_suffix(source))
+
+
 def examples(
     rows: Sequence[dict[str, Any]],
     *,

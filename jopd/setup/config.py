@@ -54,9 +54,13 @@ def base_config() -> ConfigDict:
     c.data = {
         "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
         "split": "train",  # of a hub data set or task
-        "size": 20_000,  # drawn of a task, or first rows of a file; 0: all
-        "eval_path": "",  # empty: the task's validation split, or held-out rows
-        "eval_rows": 256,  # rows held out (or read from eval_path) for evaluation
+        "size": 0,  # first rows of a file, 0: all; drawn of a task, 0: 20,000
+        # empty: another split, or rows that the seed holds out
+        "eval_path": "",
+        "eval_split": "",  # of a hub data set or task; empty: a task's validation
+        # for evaluation; 0: eval.prompts, of one's own file one in ten at most, of
+        # eval_path all
+        "eval_rows": 0,
         "prompt_column": "",  # empty: prompt, messages, question or problem
         "answer_column": "",  # empty: "answer" if there is one
         "solution_column": "",  # gold responses; empty: "solution" if there is one

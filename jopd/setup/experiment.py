@@ -219,6 +219,7 @@ def build(config, *, train: bool = True) -> Experiment:
         notes=[
             *notes,
             *heads,
+            *rows.notes,
             *endless(rows, stop_ids),
             *(validation.short_warmup(config) if train else []),
         ],

@@ -1,6 +1,5 @@
 """From a config to rows that everyone reads in their own way, and how wide they are."""
 
-import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -8,9 +7,10 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.batches.collect import RowSet
-from jopd.data import dataset, rewards, sources
+from jopd.data import dataset, rewards
 from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel
+from jopd.setup.reading import read_examples
 from jopd.teachers import peers, roles
 
 
@@ -21,6 +21,7 @@ class Rows(NamedTuple):
     is for those whose context has ``{peer}``, ``served`` says of teachers and panels
     with a route which training rows are theirs. ``verifier`` is None if nobody judges;
     ``reward_truncated`` is as in ``RowSet``.
+    ``said``: what was taken of the sources, and what was left out; ``notes``: warnings.
     """
 
     tokenizer: Any
@@ -31,6 +32,8 @@ class Rows(NamedTuple):
     served: dict[str, np.ndarray]
     verifier: rewards.Verifier | None
     reward_truncated: bool
+    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def training(self) -> RowSet:
@@ -79,7 +82,8 @@ def read_rows(
     panels (None) nothing is trained, and routes are not followed. ``positions`` are
     those that each model has, which limit prompts where the config does not.
     """
-    examples = read_examples(config)
+    picked = read_examples(config)
+    examples = (picked.train, picked.held)
     limit = prompt_limit(config, positions)
     train, held = student_data(config, tokenizer, examples, limit)
     kept = tuple(
@@ -97,39 +101,23 @@ def read_rows(
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=pick_verifier(config, train, held),
         reward_truncated=config.eval.reward_truncated,
+        said=picked.said + _left_out(config, train, held),
+        notes=picked.notes,
     )
 
 
-def read_examples(config) -> tuple[list[sources.Example], list[sources.Example]]:
-    """Training rows and held-out rows."""
-    c = config.data
-    read = functools.partial(
-        sources.read,
-        prompt_column=c.prompt_column,
-        answer_column=c.answer_column,
-        solution_column=c.solution_column,
-        answer_after=c.answer_after,
-        fields=tuple(c.fields),
-        separator=c.separator,
-        seed=config.seed,
-        levels=tuple(c.levels),
-    )
-    if c.path.startswith("task:"):
-        train = read(c.path, split="train", count=c.size or 20_000)
-        held = read(c.eval_path or c.path, split="validation", count=c.eval_rows)
-    elif c.eval_path:
-        train = read(c.path, split=c.split, limit=c.size or None)
-        held = read(c.eval_path, split=c.split, limit=c.eval_rows)
-    else:
-        rows = read(c.path, split=c.split, limit=c.size or None)
-        keep = max(len(rows) - c.eval_rows, len(rows) // 2)
-        train, held = rows[:keep], rows[keep:]
-        if not train or not held:
-            raise ValueError(
-                f"{c.path} has {len(rows)} rows: too few to hold any out for "
-                "evaluation; give data.eval_path"
-            )
-    return train, held
+def _left_out(config, *datasets: Dataset) -> tuple[str, ...]:
+    """What was too long, in words."""
+    counts = {
+        what: sum(data.dropped[what] for data in datasets)
+        for what in ("prompt", "solution")
+    }
+    limit = config.rollout.max_new_tokens
+    said = {
+        "prompt": "prompts left out that were too long",
+        "solution": f"solutions left out of more than {limit} tokens",
+    }
+    return tuple(f"{n:,} {said[what]}" for what, n in counts.items() if n)
 
 
 def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Dataset:
@@ -193,7 +181,7 @@ def untemplated(config, tokenizer, like: Dataset) -> list[str]:
         plain.data.chat_template = "plain"
         plain.data.student_template_kwargs = {}
     limit = plain.data.max_prompt_tokens or sys.maxsize
-    raw, _ = student_data(plain, tokenizer, read_examples(plain), limit)
+    raw, _ = student_data(plain, tokenizer, read_examples(plain)[:2], limit)
     texts = dict(zip(raw.ids, raw.texts))
     return [texts[name] for name in like.ids]
 

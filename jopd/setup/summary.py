@@ -40,6 +40,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
         ),
         *unread * bool(e.rows.unread),
         *date * e.rows.train.dated,
+        *[("rows", "; ".join(e.rows.said))] * bool(e.rows.said),
         ("ends at", ", ".join(ends) or "nothing"),
         (
             "devices",

@@ -337,6 +337,14 @@ CASES = {
     "unknown task": ({"data__path": "task:chess"}, ("'task:chess'", "task:arithmetic")),
     "empty data": (lines(), ("data.jsonl: no rows", "add some")),
     "one row": (lines(TASK), ("data.jsonl has 1 rows", "give data.eval_path")),
+    "more held out than there is": (
+        lambda models, tmp: lines(*[TASK] * 6)(models, tmp) | {"data__eval_rows": 6},
+        ("has 6 rows: too few to hold 6 out", "a lower data.eval_rows"),
+    ),
+    "a split of a file": (
+        lambda models, tmp: lines(TASK)(models, tmp) | {"data__eval_split": "test"},
+        ("data.eval_split='test'", "data.jsonl is a file", "in data.eval_path"),
+    ),
     "broken row": (
         lines(TASK, raw='{"prompt": "1+\n'),
         ("data.jsonl, line 2: not JSON", "correct or remove the line"),
@@ -350,7 +358,10 @@ CASES = {
         ("cannot be tokenised",),
     ),
     "answers in some rows": (
-        lines(*[TASK] * 6, *[{"prompt": "1+1="}] * 2),
+        lines(
+            *[TASK | {"prompt": f"{n}+2="} for n in range(6)],
+            *[{"prompt": f"{n}+1="} for n in range(2)],
+        ),
         ("needs answers", "column 'answer'", "in 2 of 8 rows", "data.answer_column"),
     ),
     "no answers for a verifier": (

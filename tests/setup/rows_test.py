@@ -1,13 +1,18 @@
 """Which rows a run reads, and how wide they are."""
 
 import json
+import sys
+import types
 
 import pytest
 
 import runs
-from jopd.setup import rows
+from jopd.data import tasks
+from jopd.data.sources import Example
+from jopd.setup import reading, rows
 from jopd.teachers import roles
 
+FIRST = ["13-3+1+1+7-9-6*4=", "11-9+8*2-1+1="]
 POSITIONS = {"student": 128, "teacher": 128, "self": 128}
 
 
@@ -75,3 +80,111 @@ def test_the_bundled_widths_stay(models, digits):
     known = {"self": roles.Teacher(context=made.teachers.self.context)}
     found = rows.read_rows(made, digits, known, None, POSITIONS)
     assert found.peers.widths == (64, 128)
+
+
+# Which rows are held out.
+
+
+def picked(models, **changes) -> reading.Picked:
+    return reading.read_examples(runs.config(models, data__size=0, **changes))
+
+
+def ids(found: list[Example]) -> list[str]:
+    return [row.id for row in found]
+
+
+def test_a_tenth_is_held_out_by_the_seed(models, tmp_path):
+    path = written(tmp_path / "a.jsonl", sums(2, 400))
+    big = dict(data__path=path, eval__prompts=256)
+    found = picked(models, **big)
+    assert (len(found.train), len(found.held)) == (360, 40)
+    assert sorted(map(int, ids(found.train + found.held))) == list(range(400))
+    assert ids(found.held) != [str(n) for n in range(360, 400)]
+    assert ids(found.train) == sorted(ids(found.train), key=int)
+    assert found.said == (f"400 rows of {path}", "40 of them held out by seed 0")
+    assert found.notes == () and picked(models, **big) == found
+    assert ids(picked(models, **big, seed=1).held) != ids(found.held)
+    # Nobody takes more than it evaluates, and who asks gets what was asked for.
+    assert len(picked(models, data__path=path, eval__prompts=8).held) == 8
+    assert len(picked(models, data__path=path, data__eval_rows=300).train) == 100
+
+
+def test_rows_of_a_held_out_prompt_are_not_trained_on(models, tmp_path):
+    path = written(tmp_path / "a.jsonl", sums(2, 30) * 3)
+    found = picked(models, data__path=path, data__eval_rows=5)
+    asked = {row.prompt for row in found.held}
+    assert len(found.held) == len(asked) == 5 and len(found.train) == 75
+    assert not asked & {row.prompt for row in found.train}
+    assert found.said[-1] == "10 with a held-out prompt left out of training"
+    path = written(tmp_path / "b.jsonl", sums(2, 1) * 6)
+    one = picked(models, data__path=path, data__eval_rows=2)
+    assert (len(one.train), len(one.held)) == (4, 2)
+    assert "have one prompt" in one.notes[0]
+
+
+def test_a_file_is_not_cut_unless_asked(models, tmp_path):
+    path = written(tmp_path / "a.jsonl", sums(2, 21_000))
+    found = picked(models, data__path=path)
+    assert len(found.train) + len(found.held) == 21_000
+    made = runs.config(models, data__path=path, data__size=50)
+    found = reading.read_examples(made)
+    assert len(found.train) + len(found.held) == 50
+    assert found.said[0] == f"the first 50 of 21,000 rows of {path}"
+
+
+def test_an_evaluation_file_that_repeats_training_is_said(models, tmp_path):
+    path = written(tmp_path / "a.jsonl", sums(2, 9))
+    other = written(tmp_path / "b.jsonl", sums(2, 2) + sums(3, 400))
+    found = picked(models, data__path=path, data__eval_path=path)
+    assert "9 of 9 held-out prompts are also trained on" in found.notes[0]
+    found = picked(models, data__path=path, data__eval_path=other)
+    assert "2 of 402 held-out prompts" in found.notes[0]
+    assert len(found.train) == 9 and len(found.held) == 402
+    apart = written(tmp_path / "c.jsonl", sums(3, 4))
+    assert picked(models, data__path=path, data__eval_path=apart).notes == ()
+
+
+def test_splits_of_a_hub_data_set(models, monkeypatch):
+    """GSM8K by its name: training on one split, evaluation on the other."""
+    asked = []
+
+    def load_dataset(name, configuration, split):
+        asked.append((name, configuration, split))
+        shown = {"train": range(9), "test": range(20, 24)}[split]
+        return [{"question": f"{n}+{n}=", "answer": f"#### {2 * n}"} for n in shown]
+
+    package = types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    gsm8k = dict(data__path="openai/gsm8k:main", data__answer_after="####")
+    found = picked(models, **gsm8k, data__eval_split="test")
+    assert asked == [("openai/gsm8k", "main", name) for name in ("train", "test")]
+    assert [len(found.train), len(found.held)] == [9, 4]
+    assert found.held[0].prompt == "20+20=" and found.held[0].answer == "40"
+    assert found.said[-1] == "held out: 4 rows of openai/gsm8k:main"
+    assert found.notes == ()
+
+
+def test_rows_of_the_task_are_those_that_they_were(models, monkeypatch):
+    """20,000 of its training split, and the first of validation, by the seed."""
+    assert reading.TASK_ROWS == 20_000
+    monkeypatch.setattr(reading, "TASK_ROWS", 30)
+    found = picked(models, data__levels=(2, 3, 4, 5, 6, 7))
+    assert len(found.train) == 30 and len(found.held) == 4
+    assert [row.prompt for row in found.train[:2]] == FIRST
+    assert found.said == found.notes == ()
+    test = picked(models, data__eval_split="test", data__eval_rows=3)
+    assert {tasks.split_of(row.prompt) for row in test.held} == {"test"}
+
+
+def test_what_was_too_long_is_said(models, digits, tmp_path):
+    long = {"prompt": "1+1=", "solution": "1+1=2;" * 9 + "#2", "answer": "2"}
+    path = written(tmp_path / "a.jsonl", sums(2, 18) + sums(9, 1) + [long])
+    keys = {"max_prompt_tokens": 9, "on_long_prompt": "drop"}
+    keys = {f"data__{key}": value for key, value in keys.items()}
+    found = read(models, digits, data__path=path, **keys)
+    assert found.said == (
+        f"20 rows of {path}",
+        "2 of them held out by seed 0",
+        "1 prompts left out that were too long",
+        "1 solutions left out of more than 20 tokens",
+    )

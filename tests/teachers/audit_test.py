@@ -11,7 +11,7 @@ import runs
 from jopd.batches import collect
 from jopd.data import dataset as datasets
 from jopd.rollouts.generate import PLAIN
-from jopd.setup import builders, experiment, inputs
+from jopd.setup import builders, experiment, inputs, reading
 from jopd.setup import rows as row_sets
 from jopd.teachers import audit, similarity
 from jopd.teachers.remote import Client, Prefix
@@ -357,7 +357,7 @@ def test_a_chat_server_gets_plain_prompts(models):
     config = runs.config(models, "omniopd")
     tokenizer = inputs.load_tokenizer(str(models / "student"))
     tokenizer.chat_template = "{% for m in messages %}+{{ m.content }}={% endfor %}"
-    examples = row_sets.read_examples(config)
+    examples = reading.read_examples(config)[:2]
     train_data, _ = row_sets.student_data(config, tokenizer, examples, 64)
     assert all(text.startswith("+") for text in train_data.texts)
     plain = row_sets.untemplated(config, tokenizer, train_data)
