@@ -82,7 +82,7 @@ class DecoderConfig:
             )
         if self.activation != "silu":
             raise ValueError(
-                f"activation={self.activation!r}; only 'silu' is supported"
+                f"activation={self.activation!r:.80}; only 'silu' is supported"
             )
 
 

@@ -55,7 +55,7 @@ def load(path: str | Path) -> Encoder:
             )
     config = _config(folder)
     opened = files.open_weights(folder)
-    files.dtypes(opened)
+    files.dtypes(opened, folder)
     params = {
         name.removeprefix("bert."): jnp.asarray(file.get_tensor(name), jnp.float32)
         for name, file in opened.items()

@@ -175,6 +175,7 @@ def tokenizer(path: str | Path) -> Any:
         loaded = transformers.AutoTokenizer.from_pretrained(
             path, trust_remote_code=False
         )
+        loaded("")  # some settings are read only here
     except Exception as error:  # of any class: it depends on which key is damaged
         reason = (str(error).splitlines() or [""])[0].rstrip(" :")
         raise ValueError(
@@ -182,6 +183,12 @@ def tokenizer(path: str | Path) -> Any:
             f"{reason:.200}; put whole files tokenizer.json and tokenizer_config.json "
             "beside the weights"
         ) from error
+    if not loaded.get_vocab().keys() - loaded.get_added_vocab().keys():
+        # What some classes make of a folder that lacks the file.
+        raise ValueError(
+            f"the tokenizer of {str(path)!r} has no tokens of its own; put "
+            "tokenizer.json beside the weights"
+        )
     templates = loaded.chat_template
     for one in templates.values() if isinstance(templates, dict) else [templates]:
         if one is not None and not isinstance(one, str):
@@ -207,13 +214,13 @@ def shapes(opened: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def dtypes(opened: Mapping[str, Any]) -> dict[str, str]:
-    """Dtype of each tensor on file, read from the headers."""
+def dtypes(opened: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Dtype of each tensor on file, read from the headers; ValueError: of no float."""
     names = {name: file.get_slice(name).get_dtype() for name, file in opened.items()}
-    other = sorted(set(names.values()) - set(_DTYPES))
-    if other:
-        raise ValueError(
-            f"weights of type {', '.join(other)} are not supported; "
-            f"convert them to one of {', '.join(_DTYPES)}"
-        )
+    for name, kind in names.items():
+        if kind not in _DTYPES:
+            raise ValueError(
+                f"{folder}: {name} is of type {kind}, which is not supported; convert weights "
+                f"to one of {', '.join(_DTYPES)}"
+            )
     return {name: _DTYPES[kind] for name, kind in names.items()}

@@ -4,6 +4,7 @@ Weights are linear maps ``[out, in]`` per layer there and stacked ``[N, in, out]
 No torch, and no model class of transformers, is involved.
 """
 
+import functools
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def end_ids(path: str | Path) -> tuple[int, ...]:
         ids = given if isinstance(given, list) else [] if given is None else [given]
         if not all(type(one) is int and one >= 0 for one in ids):
             raise ValueError(
-                f"{file}: eos_token_id={given!r} is no id nor a list of ids"
+                f"{file}: eos_token_id={given!r:.80} is no id nor a list of ids"
             )
         found.update(ids)
     return tuple(sorted(found))
@@ -158,7 +159,7 @@ def save(
         else:
             source = files.whole(source)
             _check_source(config, source)
-            dtypes = files.dtypes(files.open_weights(source))
+            dtypes = files.dtypes(files.open_weights(source), source)
             files.copy(source, new, (files.CONFIG, files.GENERATION))
         if ends:
             file = new / files.GENERATION
@@ -212,6 +213,7 @@ def _save_tokenizer(tokenizer: Any, target: Path) -> None:
 # Tensors.
 
 
+@functools.lru_cache(maxsize=8)
 def _template(config: DecoderConfig) -> dict[str, Any]:
     """Shapes of all parameters, without making them."""
     return jax.eval_shape(lambda: decoder.init(config, jax.random.key(0)))
@@ -229,7 +231,7 @@ def _layer_name(layer: int, key: str) -> str:
 
 def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor such a model has on file."""
-    tree = _template(config)
+    tree = dict(_template(config))
     layers = tree.pop("layers")
     shapes = {_TOP[key]: leaf.shape for key, leaf in tree.items()}
     for key, leaf in layers.items():
@@ -239,7 +241,7 @@ def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _check(config: DecoderConfig, opened: Mapping, folder: Path) -> None:
-    files.dtypes(opened)  # refuses quantised weights
+    files.dtypes(opened, folder)  # refuses quantised weights
     expected = _shapes(config)
     found = files.shapes(opened)
     # Llama checkpoints of old carry this buffer, which is computed from the config.

@@ -216,6 +216,8 @@ def _rope(raw: dict) -> tuple[float, tuple[tuple[str, Any], ...]]:
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise _wrong("rope_scaling", rope, "an object of keys")
+    if rope.get("rope_theta", 1) is None:  # transformers would put nothing there
+        raise _wrong("rope_theta", None, "a number above 0")
     rope = {key: value for key, value in rope.items() if value is not None}
     _check_rope_keys(rope)
     theta = rope.pop("rope_theta", raw.get("rope_theta", 10000.0))

@@ -192,6 +192,14 @@ def test_a_template_that_is_no_text_is_refused(pair, template):
         files.tokenizer(pair)
 
 
+def test_a_tokenizer_without_tokens_is_refused(pair):
+    """transformers makes one for Qwen2 where tokenizer.json is lacking."""
+    (pair / "tokenizer.json").unlink()
+    (pair / files.CONFIG).write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ValueError, match="has no tokens of its own"):
+        files.tokenizer(pair)
+
+
 def test_code_beside_a_tokenizer_is_not_asked_for(pair):
     """A question on the terminal would hold up a run that nobody looks at."""
     file = pair / "tokenizer_config.json"
