@@ -39,17 +39,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a mangled path may look like a hub id
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-import jopd
+import jopd  # noqa: E402
 
 # Shares of --inputs.
-KINDS = {
-    "configs": 0.2,
-    "rows": 0.3,
-    "models": 0.2,
-    "templates": 0.12,
-    "replies": 0.13,
-    "checkpoints": 0.05,
-}
+KINDS = {"models": 0.6, "replies": 0.3, "checkpoints": 0.1}
 CLASSES = ("right", "error", "traceback", "hang", "wrong")
 FAULTS = CLASSES[2:]
 PACKAGE = str(Path(jopd.__file__).parent)
