@@ -220,7 +220,7 @@ def dtypes(opened: Mapping[str, Any], folder: Path) -> dict[str, str]:
     for name, kind in names.items():
         if kind not in _DTYPES:
             raise ValueError(
-                f"{folder}: {name} is of type {kind}, which is not supported; convert weights "
-                f"to one of {', '.join(_DTYPES)}"
+                f"{folder}: {name} is of type {kind}, which is not supported; convert "
+                f"weights to one of {', '.join(_DTYPES)}"
             )
     return {name: _DTYPES[kind] for name, kind in names.items()}
