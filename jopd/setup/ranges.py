@@ -211,6 +211,7 @@ RANGES = {
     "eval.top_p": MASS,
     "eval.batch_rows": FROM_0,
     "eval.verifier": NAMED,
+    "eval.reward_truncated": FLAG,
     "eval.save_samples": FROM_0,
     "repetition.tail_chars": FROM_0,
     "repetition.threshold": AMOUNT,

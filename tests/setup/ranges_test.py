@@ -69,7 +69,7 @@ def test_every_key_has_a_range():
     assert set(ranges.TEACHER) == set(base_config().teacher)
 
 
-@pytest.mark.parametrize("key", DEFAULTS)
+@pytest.mark.parametrize("key", sorted(set(DEFAULTS) & set(ranges.RANGES)))
 def test_what_is_outside_is_refused_in_one_line(key):
     for value in wrong_values(key, DEFAULTS[key]):
         c = planted(key, value)
