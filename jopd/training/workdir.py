@@ -54,10 +54,10 @@ def dated(workdir: Path, config: ConfigDict) -> ConfigDict:
         return config
     config = config.copy_and_resolve_references()
     try:
-        before = json.loads((workdir / "config.json").read_text())["data"]["date"]
+        day = json.loads((workdir / "config.json").read_text())["data"]["date"]
     except (OSError, ValueError, KeyError, TypeError):
-        before = ""  # a new run; what is damaged is for ``prepare`` to say
-    config.data.date = before or str(templates.day_of(""))
+        day = str(templates.day_of(""))  # what is damaged is for ``prepare`` to say
+    config.data.date = str(day)
     return config
 
 
