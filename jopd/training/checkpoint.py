@@ -1,14 +1,14 @@
 """Checkpoints: all that a run needs to go on bit for bit, written by orbax.
 
 A checkpoint is one folder ``<directory>/<step>``. Orbax writes it under a temporary
-name and renames it when complete, so that a folder with a plain number is whole unless
-somebody damaged it later.
+name and renames it when complete. Right after that a list of checksums is put beside
+its files (``sums``); a folder that does not agree with it is damaged, never restored.
 """
 
 import contextlib
-import json
 import math
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from jopd.training import sums
 
 PyTree = Any
 _SCALARS = (bool, int, float, str)
@@ -91,7 +93,7 @@ class Checkpointer:
                 "working directory that can be written"
             ) from error
         for step in self.steps():
-            self._metrics[step] = _metric_of(self._load(step, "meta", None))
+            self._metrics[step] = sums.metric_of(self.directory / str(step))
 
     def save(
         self, step: int, state: PyTree, meta: Mapping, metric: float | None = None
@@ -117,14 +119,25 @@ class Checkpointer:
                 "or see steps()"
             )
         metric = None if metric is None or math.isnan(metric) else float(metric)
-        record = dict(meta=dict(meta), metric=metric, leaves=_describe(state))
+        record = dict(meta=dict(meta), leaves=_describe(state))
         items = dict(state=jax.tree.map(_to_saved, state), meta=record)
         self._metrics[step], self._saved = metric, time.monotonic()
         try:
             response = self._orbax.save_checkpointables_async(step, items, force=True)
         except Exception as error:
             raise self._failure(step, error) from error
-        self._pending = (step, response)
+        self._pending = _Pending(self.directory / str(step), response, metric)
+
+    def judge(self, step: int, metric: float | None) -> None:
+        """Gives a saved checkpoint the metric that was not known when it was saved.
+
+        Raises:
+          OSError: the save failed, or its sums cannot be written.
+        """
+        self.wait()
+        self._metrics[step] = metric
+        folder = self.directory / str(step)
+        sums.write(folder, metric, sums.read(folder)["files"])
 
     def restore(self, template: PyTree, step: int | None = None) -> Restored | None:
         """Reads a checkpoint back; None if there is none.
@@ -160,6 +173,12 @@ class Checkpointer:
             if candidate in damaged:
                 continue
             self._set_aside(damaged, candidate)
+            if not sums.listed(self.directory / str(candidate)):
+                warnings.warn(
+                    f"the checkpoint of step {candidate} has no checksums (its process "
+                    "was killed as it was saved); it is used as it is",
+                    stacklevel=2,
+                )
             state = jax.tree.map(_from_saved, template, state)
             return Restored(candidate, state, record["meta"])
         if damaged:
@@ -188,13 +207,10 @@ class Checkpointer:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        step, response = pending
-        try:
-            response.result()
-            if jax.process_index() == 0:
-                _write_sizes(self.directory / str(step))
-        except Exception as error:
-            raise self._failure(step, error) from error
+        pending.join()
+        if pending.error is not None:
+            step = int(pending.folder.name)
+            raise self._failure(step, pending.error) from pending.error
 
     def close(self) -> None:
         """``wait``, then gives up threads and handles."""
@@ -209,14 +225,16 @@ class Checkpointer:
     def _kept(self, steps: list[int]) -> set[int]:
         return kept_steps({s: self._metrics.get(s) for s in steps}, **self._keep)
 
-    def _load(self, step, name, target, damaged=None):
+    def _load(self, step, name, target, damaged):
         """One part of a checkpoint; on failure None, and the cause in ``damaged``."""
         try:
-            _check_sizes(self.directory / str(step))
-            return self._orbax.load_checkpointables(step, {name: target})[name]
+            sums.check(self.directory / str(step), name)
+            found = self._orbax.load_checkpointables(step, {name: target})[name]
+            if name == "meta" and not {"leaves", "meta"} <= set(found):
+                raise OSError("meta has lost its keys")
+            return found
         except Exception as error:
-            if damaged is not None:
-                damaged[step] = error
+            damaged[step] = error
             return None
 
     def _set_aside(self, damaged: Mapping[int, Exception], restored: int) -> None:
@@ -283,35 +301,22 @@ class _Preserve:
         return [info.step in kept for info in checkpoints]
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): p.stat().st_size for p in files}
+class _Pending(threading.Thread):
+    """Waits for a save that is under way, and writes its sums as soon as it is done."""
 
+    def __init__(self, folder: Path, response, metric: float | None):
+        super().__init__(name="jopd checkpoint sums")
+        self.folder, self.error = folder, None
+        self._response, self._metric = response, metric
+        self.start()
 
-def _write_sizes(folder: Path) -> None:
-    temporary = folder / "sizes.json.tmp"
-    temporary.write_text(json.dumps(_sizes(folder)))
-    temporary.rename(folder / "sizes.json")
-
-
-def _check_sizes(folder: Path) -> None:
-    """Finds lost and cut files before orbax does, which takes pages to say so.
-
-    A process killed right after a save leaves no list of sizes; then orbax judges.
-    """
-    listed = folder / "sizes.json"
-    if not listed.exists():
-        return
-    found = _sizes(folder)
-    for name, size in json.loads(listed.read_text()).items():
-        if name not in found:
-            raise OSError(f"{name} is missing")
-        if found[name] != size:
-            raise OSError(f"{name} has {found[name]} bytes instead of {size}")
-
-
-def _metric_of(record: dict | None) -> float | None:
-    return None if record is None else record.get("metric")
+    def run(self):
+        try:
+            self._response.result()
+            if jax.process_index() == 0:
+                sums.write(self.folder, self._metric)
+        except Exception as error:
+            self.error = error
 
 
 def _to_saved(leaf):

@@ -36,16 +36,17 @@ def run(config, directory) -> dict:
     validation.validate(config)
     config = workdir.dated(directory, config)
     written = workdir.written(config.to_dict())
-    workdir.prepare(directory, written)
     if config.compilation_cache:
         workdir.use_compilation_cache()
     with (
         console.lasting_streams(),
+        workdir.locked(directory),
         control.CompileCounter() as compiled,
         jax.debug_nans(config.jax_debug_nans),
         control.Interrupt() as interrupt,
     ):
         run = None
+        workdir.prepare(directory, written)
         try:
             e = build(config)
             workdir.write_config(directory, written)

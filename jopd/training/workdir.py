@@ -1,8 +1,12 @@
 """What a run leaves on disk, apart from checkpoints: config, summary, samples."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
+import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -13,14 +17,38 @@ from jopd.data import templates
 from jopd.losses.binding import name_of
 from jopd.reporting import metrics
 
-# Keys that may differ when a run is continued: they change how long it goes on or what
-# it writes, not what an update does.
-FREE_TO_CHANGE = ("steps", "resume", "log", "checkpoint", "export", "compilation_cache")
-# Of the way to a teacher, not of the teacher.
-FREE_KEYS = tuple(
-    f"remote.{key}"
-    for key in ("url", "key_env", "concurrency", "timeout_seconds", "retries")
+LOCK = ".lock"
+# What a run writes in its directory, besides a lock that goes with it.
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "summary.json",
+    "report.html",
 )
+FOLDERS = ("checkpoints", "export", "tensorboard", "wandb")
+# Keys that may differ when a run is continued: they change how long it goes on, what it
+# writes, or how an update is cut up, not what an update does.
+FREE_TO_CHANGE = (
+    "steps",
+    "resume",
+    "log",
+    "checkpoint",
+    "export",
+    "eval",
+    "mesh",
+    "compilation_cache",
+)
+FREE_KEYS = (
+    "optimizer.accumulate",
+    "rollout.at_once",
+    # Of the way to a teacher, not of the teacher.
+    *(
+        f"remote.{key}"
+        for key in ("url", "key_env", "concurrency", "timeout_seconds", "retries")
+    ),
+)
+FIXED_KEYS = ("eval.verifier",)  # what updates are rewarded by
 PACKAGES = ("jopd", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -61,16 +89,50 @@ def dated(workdir: Path, config: ConfigDict) -> ConfigDict:
     return config
 
 
-def prepare(workdir: Path, config: dict) -> None:
-    """Checks that ``workdir`` can take a run of ``config``, or go on with it.
+@contextlib.contextmanager
+def locked(workdir: Path):
+    """Inside, ``workdir`` exists and only this process writes to it.
 
-    Leaves no file: what fails before training must not stand in the way of the next
-    try. ``write_config`` comes once everything is loaded.
+    The lock is the kernel's, so the death of its holder releases it; its file names the
+    holder and goes with it. On a file system without locks nothing is held.
 
     Raises:
-      ValueError: the directory cannot be written, holds files that are not a run's, a
-        run of another config, or a run while ``resume`` is False.
+      ValueError: it cannot be written, or another process has it; names which.
     """
+    _try_directory(workdir)
+    file = _open_lock(workdir / LOCK, workdir)
+    try:
+        yield
+    finally:
+        (workdir / LOCK).unlink(missing_ok=True)  # before the lock goes, not behind it
+        file.close()
+
+
+def _open_lock(path: Path, workdir: Path):
+    """``path`` opened and locked; again, if its last holder has just removed it."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise ValueError(
+            f"workdir {workdir} is in use by {holder}; wait for its end, or choose "
+            "another with --workdir=DIR"
+        ) from None
+    except OSError:
+        pass
+    if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+        file.close()
+        return _open_lock(path, workdir)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _try_directory(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -81,15 +143,80 @@ def prepare(workdir: Path, config: dict) -> None:
             f"workdir {workdir} cannot be written ({error.strerror}); choose another "
             "with --workdir=DIR"
         ) from error
+
+
+def prepare(workdir: Path, config: dict) -> None:
+    """Checks that ``workdir`` can take a run of ``config``, or go on with it.
+
+    Leaves no file: what fails before training must not stand in the way of the next
+    try. ``write_config`` comes once everything is loaded. What a killed process left
+    half written is removed; files that are not a run's are let be.
+
+    Raises:
+      ValueError: something is where the run will write, is damaged or not its own; a
+        run of another config, or a run while ``resume`` is False.
+    """
+    for half in (*(workdir / f"{name}.tmp" for name in FILES), workdir / ".writable"):
+        half.unlink(missing_ok=True)
+    for half in workdir.glob(".export.*"):
+        shutil.rmtree(half, ignore_errors=True)
+    _try_targets(workdir, config)
     path = workdir / "config.json"
     if path.exists():
-        _check_same(workdir, json.loads(path.read_text()), config)
-    elif any(workdir.iterdir()):
+        _check_same(workdir, read_config(workdir), config)
+        return
+    kept = (*FILES, "checkpoints", "export")
+    own = [name for name in kept if _holds_something(workdir / name)]
+    if own:
         raise ValueError(
-            f"workdir {workdir} is not empty and holds no run of jopd (no "
-            "config.json); "
-            f"choose another with --workdir=DIR"
+            f"workdir {workdir} is not empty and holds no run of jopd: {own[0]} is "
+            "there, but no config.json; choose another with --workdir=DIR"
         )
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def _try_targets(workdir: Path, config: dict) -> None:
+    """What the run will write can be written; found now, not at its end."""
+    for name in FILES:
+        path = workdir / name
+        if path.exists() and (not path.is_file() or not os.access(path, os.W_OK)):
+            kind = "cannot be written" if path.is_file() else "is no file"
+            raise ValueError(f"{path} {kind}; remove it: the run writes it")
+    for name in FOLDERS:
+        path = workdir / name
+        if path.exists() and (not path.is_dir() or not os.access(path, os.W_OK)):
+            kind = "cannot be written" if path.is_dir() else "is no folder"
+            raise ValueError(f"{path} {kind}; remove it: the run writes it")
+    export = workdir / "export"
+    kept = _holds_something(export) and not (export / "config.json").is_file()
+    if config["export"]["enabled"] and kept:
+        raise ValueError(
+            f"{export} is not empty and holds no model (no config.json); remove it, or "
+            "set --config.export.enabled=False"
+        )
+
+
+def read_config(workdir: Path) -> dict:
+    """The config that a run was started with, as ``written`` made it.
+
+    Raises:
+      ValueError: there is none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+        reason = "it holds no keys"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(
+        f"{path} cannot be read: {reason}. Restore it from a copy, or move {workdir} "
+        "away to start anew"
+    )
 
 
 def write_config(workdir: Path, config: dict) -> None:
@@ -106,15 +233,23 @@ def _check_same(workdir: Path, before: dict, now: dict) -> None:
     old, new = (
         flatten(json.loads(json.dumps(config, default=str))) for config in (before, now)
     )
-    for key in sorted(old.keys() | new.keys()):
-        if key in FREE_KEYS or key.split(".")[0] in FREE_TO_CHANGE:
-            continue
-        if old.get(key) != new.get(key):
-            raise ValueError(
-                f"workdir {workdir} holds a run of another config: {key} was "
-                f"{old.get(key)!r} and is now {new.get(key)!r}; choose another with "
-                f"--workdir=DIR or give the same value"
-            )
+    differ = [
+        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not may_change(key)
+    ]
+    if differ:
+        raise ValueError(
+            f"workdir {workdir} holds a run of another config: {'; '.join(differ)}; "
+            "choose another with --workdir=DIR or give the same values"
+        )
+
+
+def may_change(key: str) -> bool:
+    """Whether a run may be continued with another value of a dotted key."""
+    if key in FIXED_KEYS:
+        return False
+    return key in FREE_KEYS or key.split(".")[0] in FREE_TO_CHANGE
 
 
 def versions() -> dict[str, str]:

@@ -538,16 +538,16 @@ def test_workdir_of_another_config(models, tmp_path):
     workdir.write_config(tmp_path, runs.config(models).to_dict())
     before = (tmp_path / "config.json").read_text()
     message = refused(models, tmp_path, rollout__temperature=0.5, seed=3)
-    assert "rollout.temperature was 1.0 and is now 0.5" in message
+    assert "rollout.temperature was 1.0 and is now 0.5; seed was 0" in message
     assert "--workdir=DIR" in message and str(tmp_path) in message
     assert (tmp_path / "config.json").read_text() == before
 
 
 def test_workdir_that_is_not_a_run(models, tmp_path):
-    (tmp_path / "thesis.tex").write_text("dear")
+    (tmp_path / "metrics.jsonl").write_text("dear")
     message = refused(models, tmp_path)
     assert "is not empty and holds no run" in message and "--workdir=DIR" in message
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_resume_false_on_a_run(models, tmp_path):

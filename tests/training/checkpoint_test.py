@@ -17,7 +17,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jopd.training import checkpoint
+from jopd.training import checkpoint, sums
 from jopd.training.checkpoint import Checkpointer, kept_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,11 +226,61 @@ def test_damage_is_found_without_a_list_of_sizes_too(tmp_path):
     ckpt.save(1, {"w": np.ones(5000)}, {})
     ckpt.save(2, {"w": rng.normal(size=5000)}, {})
     ckpt.close()
-    (tmp_path / "2" / "sizes.json").unlink()
+    (tmp_path / "2" / "sums.json").unlink()
     DAMAGES["arrays truncated"](tmp_path / "2")
     code, out, err = run_python(UNLISTED, tmp_path)
     assert code == 0, err
     assert out.count("step 2 (") == 1 and "Restored step 1 instead" in out
+
+
+def _flipped(folder, rng):
+    """One bit of one file of a checkpoint, each file as likely; returns its name."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+    file = files[rng.integers(len(files))]
+    held = bytearray(file.read_bytes())
+    held[rng.integers(len(held))] ^= 1 << rng.integers(8)
+    file.write_bytes(held)
+    return str(file.relative_to(folder))
+
+
+def test_no_flipped_bit_passes_the_sums(saved):
+    """300 places in all files, the list itself among them, one at a time."""
+    rng, folder = np.random.default_rng(0), saved / "3"
+    kept = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert sums.metric_of(folder) == -3.0
+    for _ in range(300):
+        name = _flipped(folder, rng)
+        with pytest.raises(OSError, match=sums.NAME if name == sums.NAME else name):
+            sums.check(folder, name.split("/")[0])
+        (folder / name).write_bytes(kept[folder / name])
+    for part in ("state", "meta"):
+        sums.check(folder, part)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 60))],
+)
+def test_a_flipped_bit_means_the_checkpoint_before_with_the_reason(seed, saved):
+    name = _flipped(saved / "3", np.random.default_rng([7, seed]))
+    ckpt = Checkpointer(saved, keep_last=3)
+    what = "sums.json is damaged" if name == sums.NAME else f"{name} has changed"
+    with pytest.warns(UserWarning, match=rf"step 3 \(OSError: {what}.*Restored step 2"):
+        step, state, _ = ckpt.restore(make_state())
+    assert step == 2
+    assert_identical(state, make_state(2))
+    ckpt.close()
+
+
+def test_a_metric_may_come_after_the_save(saved):
+    ckpt = Checkpointer(saved, keep_last=3)
+    ckpt.judge(3, 0.5)
+    assert ckpt.best_step() == 3
+    ckpt.close()
+    again = Checkpointer(saved, keep_last=3)
+    assert again.best_step() == 3
+    assert_identical(again.restore(make_state()).state, make_state(3))
+    again.close()
 
 
 def test_the_newest_removed_wholly_means_the_one_before(saved):
