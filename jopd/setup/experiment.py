@@ -47,12 +47,14 @@ class Cast(NamedTuple):
     """Who plays in a run, by name: the student, and whom its terms or rollouts name.
 
     ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
+    ``pairs`` are those of ``inputs.check_tokenizers``, by path.
     """
 
     paths: dict[str, str]
     shapes: dict[str, decoder.DecoderConfig]
     teachers: dict[str, roles.Teacher]
     panels: tuple[panel.Panel, ...]
+    pairs: dict[str, dict[int, int]] = {}  # never changed in place
 
 
 def pick_generator(config, mesh) -> str:
@@ -183,9 +185,11 @@ def build(config, *, train: bool = True) -> Experiment:
     terms = builders.build_terms(config)
     cast = choose_cast(config, terms)
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
-    ends = inputs.ends(tokenizer, cast.paths.values())
+    heads = min(shape.vocab_size for shape in cast.shapes.values())
+    notes, pairs = inputs.check_tokenizers(tokenizer, cast.paths, heads)
+    cast = cast._replace(pairs=pairs)
+    ends = inputs.ends(tokenizer, cast.paths.values(), pairs)
     ends = () if config.rollout.ignore_eos else ends
-    notes = inputs.check_tokenizers(tokenizer, cast.paths)
     columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
     panels = cast.panels if train else None
     positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
@@ -262,6 +266,7 @@ def load_models(config, cast: Cast, mesh):
         models[name] = decoder.Decoder(shape)
         if itself or role.weights in ("path", "initial"):
             _, params = hf.load(path, dtype="float32")
+            params = _in_student_ids(params, cast.pairs.get(path, {}))
             if not itself and role.quantize:
                 models[name], params = _in_int8(models[name], params)
             params = _in_dtype(params, "float32" if itself else role.dtype)
@@ -297,6 +302,18 @@ def used_teachers(config, terms) -> dict[str, roles.Teacher]:
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}
     return {name: known[name] for name in known if name in names}
+
+
+def _in_student_ids(params, pairs: dict[int, int]):
+    """Rows of embedding and head where the student has their tokens.
+
+    A permutation, so the model's distribution is what it was, under other ids.
+    """
+    ours, theirs = list(pairs), list(pairs.values())
+    for name in ("embed", "head"):
+        if pairs and name in params:
+            params[name][ours] = params[name][theirs]
+    return params
 
 
 def _in_int8(model: decoder.Decoder, params):

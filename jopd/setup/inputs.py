@@ -1,7 +1,7 @@
 """From a config to model directories, tokenizers and servers, each checked."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jopd.data import vocabulary
@@ -26,13 +26,24 @@ def has_tokenizer(path: str) -> bool:
     return not os.path.isdir(path) or any(Path(path, n).exists() for n in names)
 
 
-def check_tokenizers(tokenizer, paths: dict[str, str]) -> list[str]:
-    """Every other model's tokenizer against the student's; returns warnings."""
-    notes = []
+def check_tokenizers(
+    tokenizer, paths: dict[str, str], rows: int
+) -> tuple[list[str], dict[str, dict[int, int]]]:
+    """Every other model's tokenizer against the student's.
+
+    Returns:
+      Warnings, and by path the ids that a model has elsewhere (`vocabulary.pairing`,
+      below ``rows``), where there are any.
+    """
+    notes, pairs = [], {}
     for name, path in paths.items():
-        if name != "student" and path != paths["student"] and has_tokenizer(path):
-            notes += vocabulary.compare_tokenizers(tokenizer, load_tokenizer(path))
-    return notes
+        if name == "student" or path == paths["student"] or not has_tokenizer(path):
+            continue
+        other = load_tokenizer(path)
+        notes += vocabulary.compare_tokenizers(tokenizer, other, rows)
+        if found := vocabulary.pairing(tokenizer, other, rows):
+            pairs[path] = found
+    return notes, pairs
 
 
 def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
@@ -45,9 +56,17 @@ def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
     return shared, [f"heads cut to the {shared:,} shared columns ({', '.join(cut)})"]
 
 
-def ends(tokenizer, paths: Iterable[str]) -> tuple[int, ...]:
-    """Ids that end a response, for the tokenizer or a model (see ``hf.end_ids``)."""
-    found = {tokenizer.eos_token_id}.union(*(hf.end_ids(path) for path in paths))
+def ends(
+    tokenizer, paths: Iterable[str], pairs: Mapping[str, dict[int, int]] | None = None
+) -> tuple[int, ...]:
+    """Ids that end a response, for the tokenizer or a model (see ``hf.end_ids``).
+
+    ``pairs`` are those of ``check_tokenizers``: a model's ends are said in student ids.
+    """
+    found = {tokenizer.eos_token_id}
+    for path in paths:
+        ours = {there: here for here, there in (pairs or {}).get(path, {}).items()}
+        found |= {ours.get(index, index) for index in hf.end_ids(path)}
     return tuple(sorted(found - {None}))
 
 
