@@ -95,7 +95,8 @@ def test_the_added_tokens_of_r1_against_those_of_qwen(shared, tmp_path):
         added[str(index)]["content"] = name
     for index in range(151_665, 151_669):
         del added[str(index)]
-    settings |= {"eos_token": R1[151_643], "additional_special_tokens": []}
+    settings |= {"eos_token": R1[151_643], "pad_token": R1[151_643]}
+    settings |= {"additional_special_tokens": []}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     qwen, r1 = (
         AutoTokenizer.from_pretrained(path, local_files_only=True)
