@@ -107,6 +107,9 @@ def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
     assert "transformers" not in child.stderr
     written = json.loads((tmp_path / "runs" / "opd" / "config.json").read_text())
     assert written["rollout"]["temperature"] == 0.8
+    assert written["objective"]["temperature"] == 0.8  # follows
+    metrics = (tmp_path / "runs" / "opd" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metrics[0])["ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert written["loss"]["opd"]["clip_low"] == 0.5
     assert written["data"]["levels"] == [2]
     assert (tmp_path / "runs" / "opd" / "report.html").exists()

@@ -170,7 +170,9 @@ def base_config() -> ConfigDict:
     c.loss = ConfigDict(type_safe=False)
     c.objective = {
         "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
-        "temperature": 1.0,  # of the distributions in the loss, all models alike
+        # Of the distributions in the loss, all models alike. That of the rollouts
+        # unless set: at another one importance ratios are not 1 on fresh rollouts.
+        "temperature": c.rollout.get_ref("temperature") * 1.0,
         "packing": True,  # rows side by side, padding unread
         "chunk_tokens": 0,  # whose [*, V] logits exist at one time; 0: by chunk_mib
         # What one model's logits of a chunk take; 0: 4 on a CPU (but 256 tokens at

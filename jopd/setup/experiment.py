@@ -11,7 +11,7 @@ from jopd.batches import collect
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
-from jopd.setup import builders, inputs, needs, validation
+from jopd.setup import builders, doubts, inputs, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.teachers import roles
 
@@ -225,7 +225,7 @@ def build(config, *, train: bool = True) -> Experiment:
             *heads,
             *rows.notes,
             *endless(rows, stop_ids),
-            *(validation.short_warmup(config) if train else []),
+            *(doubts.doubts(config) if train else []),
         ],
     )
 

@@ -185,7 +185,7 @@ RANGES = {
     "peer.remove": TEXT,
     "loss": GROUP,
     "objective.normalizer": choice(*objective.NORMALIZERS),
-    "objective.temperature": real(0, 100, above=True),
+    "objective.temperature": HEAT,
     "objective.packing": FLAG,
     "objective.chunk_tokens": FROM_0,
     "objective.chunk_mib": FROM_0,

@@ -66,18 +66,6 @@ def _check_terms(config: ConfigDict) -> None:
             )
 
 
-def short_warmup(config: ConfigDict) -> list[str]:
-    """What to say of a warm-up that the run does not outlast, as tries often do not."""
-    warmup, last = config.optimizer.warmup_steps, config.steps - 1
-    if last >= warmup:
-        return []
-    peak = config.optimizer.learning_rate
-    return [
-        f"optimizer.warmup_steps={warmup} does not end within steps={config.steps}: "
-        f"the learning rate gets to {peak * last / warmup:.2g} of {peak:g}"
-    ]
-
-
 COEF = {"value": ranges.FACTOR, "end": ranges.FACTOR, "steps": ranges.COUNT}
 
 

@@ -13,9 +13,24 @@ def check_rollout(config: ConfigDict) -> None:
     Raises:
       ValueError: names the key, its value and what to use instead.
     """
+    _check_temperatures(config)
     _check_at_once(config.rollout)
     _check_prefix(config)
     _check_stop(config)
+
+
+def _check_temperatures(config: ConfigDict) -> None:
+    mix = config.mix
+    if config.rollout.temperature == 0 and mix.student * mix.on_policy_probability:
+        raise ValueError(
+            "rollout.temperature=0.0: nothing here learns from greedy rollouts, which "
+            "have no importance ratio; set it above 0 (evaluation is greedy as it is)"
+        )
+    if config.objective.temperature == 0:
+        raise ValueError(
+            "objective.temperature=0.0 must be above 0; unless set it follows "
+            "rollout.temperature"
+        )
 
 
 def _check_at_once(c: ConfigDict) -> None:

@@ -155,6 +155,9 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
         logged |= stages.term_norms(student.params, *seen)
     state["train"], numbers, parts = stages.update(student, *seen)
     state["buffer"] = drawn.buffer
+    if done == 0:
+        for line in observe.check_ratio(e, got, parts):
+            console.warn(line)
     # The devices are at work from here until the first of their numbers is read.
     if _due(c.log.every_steps, done + 1, c.steps):
         logged |= observe.describe_rollouts(e, got)

@@ -60,6 +60,39 @@ def check_sampler(e, stages: Stages, state, got: collect.Collected, at: int) -> 
     return {"check/sampler_gap_mean": average, "check/sampler_gap_max": largest}
 
 
+def check_ratio(e: Experiment, got: collect.Collected, parts: dict) -> list[str]:
+    """What to say of the mean importance ratio of rollouts that no update has used.
+
+    It is 1 within rounding: the loss must take the student for what it was drawn from.
+    A filter (top-k, top-p, min-p) or another temperature of the loss explains that it
+    is not.
+
+    Raises:
+      FloatingPointError: it is not 1 in float32, and nothing explains it.
+    """
+    drawn_BT = np.asarray(got.batch.mask_BT)
+    drawn_BT = drawn_BT & (np.asarray(got.batch.rollout.source_BT) == STUDENT)
+    if got.fresh is None or "logp/student" not in parts or not drawn_BT.any():
+        return []
+    gap_BT = np.asarray(parts["logp/student"]) - got.batch.rollout.behavior_logp_BT
+    ratio = float(np.exp(gap_BT[drawn_BT], dtype=np.float64).mean())
+    exact = e.config.student.dtype == "float32"
+    if abs(ratio - 1) <= (100 * sampler_tolerance(e) if exact else 0.05):
+        return []
+    c = e.config.rollout
+    filters = [f"rollout.{key}={c[key]}" for key in ("top_k", "top_p", "min_p")]
+    off = (c.top_k == 0, c.top_p == 1, c.min_p == 0)
+    why = [name for name, is_off in zip(filters, off) if not is_off]
+    if c.temperature != e.config.objective.temperature:
+        why.append(f"objective.temperature={e.config.objective.temperature}")
+    said = f"fresh rollouts have a mean importance ratio of {ratio:.4g}, not 1"
+    if exact and not why:
+        raise FloatingPointError(
+            f"{said}: the loss does not take the student for what drew them"
+        )
+    return [f"{said}, so clips may act: {', '.join(why) or 'rounding of bfloat16'}"]
+
+
 def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     """Health of the fresh rollouts; waits for nothing that an update computes."""
     if got.fresh is None:

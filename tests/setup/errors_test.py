@@ -479,7 +479,7 @@ CASES = {
     ),
     "temperature": (
         {"objective__temperature": 0.0},
-        ("objective.temperature=0.0 must be a number in (0, 100]",),
+        ("objective.temperature=0.0 must be above 0",),
     ),
     "negative strip": (
         {"objective__strip_tokens": -1},

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jopd.setup import optimizer, validation
+from jopd.setup import doubts, optimizer
 from jopd.setup.builders import build_optimizer
 from jopd.setup.config import base_config
 
@@ -39,7 +39,7 @@ def test_a_warmup_that_the_run_does_not_outlast_is_said(steps, warmup, short):
     config.optimizer.learning_rate, config.optimizer.schedule = 0.8, "constant"
     rate, _ = build_optimizer(config)
     reached = max(float(rate(at)) for at in range(steps))
-    said = validation.short_warmup(config)
+    said = doubts.short_warmup(config)
     assert len(said) == short == (reached < 0.8)
     for note in said:
         assert f"warmup_steps={warmup} does not end within steps={steps}" in note

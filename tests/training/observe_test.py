@@ -2,9 +2,12 @@
 
 from types import SimpleNamespace as Fake
 
+import numpy as np
 import pytest
 
+from jopd.setup.config import base_config
 from jopd.training import observe
+from jopd.types import GOLD, STUDENT
 
 
 def tolerance(layers: int, vocabulary: int, asked: float = 0.0) -> float:
@@ -26,3 +29,48 @@ def test_it_grows_with_depth_and_vocabulary(layers, vocabulary, want):
 
 def test_a_number_of_ones_own_stays():
     assert tolerance(30, 49_152, asked=2e-6) == 2e-6
+
+
+# The ratio of rollouts that no update has used.
+
+
+def said_of_ratio(ratio: float, source=STUDENT, **changes) -> list[str]:
+    """Of a student that gives every token ``ratio`` times what it was drawn with."""
+    config = base_config()
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    student = Fake(config=Fake(layers=2))
+    e = Fake(config=config, models={"student": student}, shape=Fake(vocabulary=18))
+    drawn_BT = np.log(np.full((2, 3), 0.25))
+    rollout = Fake(source_BT=np.full((2, 3), source), behavior_logp_BT=drawn_BT)
+    batch = Fake(mask_BT=np.ones((2, 3), bool), rollout=rollout)
+    parts = {"logp/student": drawn_BT + np.log(ratio)}
+    return observe.check_ratio(e, Fake(fresh=batch, batch=batch), parts)
+
+
+def test_a_ratio_of_one_is_not_news():
+    assert said_of_ratio(1.0) == said_of_ratio(1 + 5e-4) == []
+    assert said_of_ratio(0.5, source=GOLD) == []
+    assert said_of_ratio(1.02, student__dtype="bfloat16") == []
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.1, 1.002])
+def test_a_ratio_that_nothing_explains_stops_the_run(ratio):
+    with pytest.raises(FloatingPointError, match=f"importance ratio of {ratio}, not 1"):
+        said_of_ratio(ratio)
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"rollout__top_p": 0.9}, "rollout.top_p=0.9"),
+        ({"rollout__top_k": 5}, "rollout.top_k=5"),
+        ({"rollout__min_p": 0.1}, "rollout.min_p=0.1"),
+        ({"objective__temperature": 0.5}, "objective.temperature=0.5"),
+        ({"student__dtype": "bfloat16"}, "rounding of bfloat16"),
+    ],
+)
+def test_a_ratio_that_something_explains_is_said(changes, why):
+    (line,) = said_of_ratio(0.9, **changes)
+    assert line.endswith(f"so clips may act: {why}")
