@@ -42,7 +42,14 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import jopd  # noqa: E402
 
 # Shares of --inputs.
-KINDS = {"models": 0.6, "replies": 0.3, "checkpoints": 0.1}
+KINDS = {
+    "configs": 0.15,
+    "rows": 0.35,
+    "models": 0.15,
+    "templates": 0.15,
+    "replies": 0.17,
+    "checkpoints": 0.03,
+}
 CLASSES = ("right", "error", "traceback", "hang", "wrong")
 FAULTS = CLASSES[2:]
 PACKAGE = str(Path(jopd.__file__).parent)
