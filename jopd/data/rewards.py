@@ -181,7 +181,7 @@ def resolve(name: str | Verifier) -> Verifier:
     if "." in name:
         return imported(name, "verifier")
     raise ValueError(
-        f"verifier {name!r} is unknown; use one of {', '.join(VERIFIERS)}, or "
+        f"verifier {name!r:.80} is unknown; use one of {', '.join(VERIFIERS)}, or "
         f"package.module.function"
     )
 

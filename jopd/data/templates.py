@@ -54,7 +54,7 @@ def compile_template(source: str, date: str = "") -> Template:
     environment.globals |= {"raise_exception": _refuse, "strftime_now": strftime_now}
     try:
         template = environment.from_string(_counted(environment.parse(source)))
-    except (jinja2.TemplateError, RecursionError) as error:
+    except Exception as error:  # Python's own, too, of what it is compiled to
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line else ""
         raise ValueError(f"the chat template{where}: {_words(error)}") from error
@@ -94,6 +94,8 @@ def _refuse(message) -> None:
 
 
 def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    width = len(indent) if isinstance(indent, str) else indent
+    _check_widths(width, times=100_000)  # of lines, each as deep as its object
     return json.dumps(
         x,
         ensure_ascii=ensure_ascii,
@@ -194,16 +196,20 @@ def _narrow(function: Callable, reads_first: bool) -> Callable:
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        _check_widths(*args[not reads_first :], *kwargs.values())
+        lines = str(args[0]).count("\n") + 1 if function is _INDENT else 1
+        _check_widths(*args[not reads_first :], *kwargs.values(), times=lines)
         return function(*args, **kwargs)
 
     return call
 
 
-def _check_widths(*values: Any) -> None:
+_INDENT = jinja2.filters.FILTERS["indent"]
+
+
+def _check_widths(*values: Any, times: int = 1) -> None:
     """No number, nor one within a format, of a text wider than may be held."""
     for value in values:
-        wide = isinstance(value, int) and value > CHARACTERS
+        wide = isinstance(value, int) and value * times > CHARACTERS
         if wide or (isinstance(value, str) and re.search(r"[%:<>^]-?\d{8,}", value)):
             raise jinja2.TemplateError(f"{value!r:.40} asks for too wide a text")
 

@@ -35,6 +35,11 @@ def imported(name: str, kind: str, *within: str):
       ValueError: no such module, or no such function in it.
     """
     module_name, _, function_name = name.rpartition(".")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(
+            f"unknown {kind} {name!r:.80}: no dotted name of a function; write "
+            "package.module.function"
+        )
     for prefix in (*within, ""):
         module = _module(prefix + module_name)
         if module is None:

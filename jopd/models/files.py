@@ -180,7 +180,7 @@ def tokenizer(path: str | Path) -> Any:
         reason = (str(error).splitlines() or [""])[0].rstrip(" :")
         raise ValueError(
             f"no tokenizer can be loaded from {str(path)!r}: {type(error).__name__}: "
-            f"{reason:.200}; put whole files tokenizer.json and tokenizer_config.json "
+            f"{reason:.200}; put tokenizer.json and tokenizer_config.json "
             "beside the weights"
         ) from error
     if not loaded.get_vocab().keys() - loaded.get_added_vocab().keys():

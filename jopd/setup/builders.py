@@ -161,4 +161,6 @@ def build_optimizer(config: ConfigDict):
 def one_of(what: str, value, known) -> None:
     """Raises ValueError with the known values if ``value`` is none of them."""
     if value not in known:
-        raise ValueError(f"{what}={value!r} is unknown; use one of {', '.join(known)}")
+        raise ValueError(
+            f"{what}={value!r:.80} is unknown; use one of {', '.join(known)}"
+        )

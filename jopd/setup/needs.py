@@ -65,8 +65,17 @@ def panels_of(config: ConfigDict) -> tuple[Panel, ...]:
         if "members" not in spec:
             raise ValueError(f"panels.{name} has no members; name some of {models}")
         members = spec["members"]
-        spec["members"] = (members,) if isinstance(members, str) else tuple(members)
-        spec["weights"] = tuple(spec.get("weights", ()))
+        spec["members"] = (members,) if isinstance(members, str) else members
+        spec.setdefault("weights", ())
+        for key, kinds in (("members", str), ("weights", int | float)):
+            value = spec[key]
+            several = isinstance(value, tuple | list)
+            if not several or not all(isinstance(one, kinds) for one in value):
+                raise ValueError(
+                    f"panels.{name}.{key}={value!r:.80} must be a tuple of "
+                    f"{'names of models' if key == 'members' else 'numbers'}"
+                )
+            spec[key] = tuple(value)
         found.append(Panel(name=name, **spec))
         panel.check(found[-1], known, config.panels)
     return tuple(found)

@@ -95,7 +95,7 @@ def _typed(text: str, place: ConfigDict, key: str):
         from jopd.setup.ranges import RANGES  # loads JAX, which --help does without
 
         says = RANGES[key].says
-        raise ValueError(f"{key}={text!r} must be {says}") from None
+        raise ValueError(f"{key}={text!r:.200} must be {says}") from None
     if kind is tuple:
         found = value_of(text)
         return found if isinstance(found, tuple) else (found,) * (text != "")
@@ -127,7 +127,10 @@ def _value(node: ast.expr):
         case ast.Call(func=ast.Name(id="dict"), args=[]):
             return {word.arg: _value(word.value) for word in node.keywords}
         case ast.Dict():
-            return {_value(k): _value(v) for k, v in zip(node.keys, node.values)}
+            found = {_value(k): _value(v) for k, v in zip(node.keys, node.values)}
+            if not all(isinstance(key, str) for key in found):
+                raise ValueError("a config's keys are names")
+            return found
         case ast.Tuple() | ast.List():
             return tuple(_value(one) for one in node.elts)
         case ast.Name(id="inf" | "nan"):

@@ -266,7 +266,7 @@ TYPES = {
 def check(key: str, value, known: Range) -> None:
     """Raises ValueError with key, value and range unless the range holds the value."""
     if not known.holds(value):
-        raise ValueError(f"{key}={value!r} must be {known.says}")
+        raise ValueError(f"{key}={value!r:.200} must be {known.says}")
 
 
 def check_all(flat: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from jopd.setup.builders import build_stop, one_of
+from jopd.setup.config import base_config
 from jopd.setup.needs import teachers_of
 from jopd.teachers import roles
 
@@ -57,6 +58,14 @@ def _check_stop(config: ConfigDict) -> None:
     c = config.rollout
     rule = build_stop(config)
     if rule is None:
+        known = base_config().rollout.early_stop
+        more = sorted(set(c.early_stop) - set(known))
+        if more:
+            raise ValueError(
+                f"rollout.early_stop.{more[0]}={c.early_stop[more[0]]!r:.80} is given "
+                "to no rule; name one in rollout.early_stop.function, or set one of "
+                f"{', '.join(known)}"
+            )
         return
     if getattr(rule, "keywords", {}).get("limit", 1) <= 0:
         raise ValueError(

@@ -69,6 +69,9 @@ HOSTILE = [
     "{{ '%9999999999d' | format(1) }}",
     "{{ '{:9999999999}'.format(1) }}",
     "{{ lipsum(n=10 ** 8) }}",
+    "{{ [1, 2] | tojson(indent=10 ** 6) }}",
+    "{{ [1, 2] | tojson(indent='x' * 10 ** 6) }}",
+    "{{ ('a\n' * 10 ** 5) | indent(10 ** 5) }}",
 ]
 
 
@@ -84,6 +87,7 @@ def test_no_template_hangs_or_fills_the_memory(source):
     ("source", "words"),
     [
         ("{% if %}", "the chat template, line 1: Expected an expression"),
+        ("{% for m in messages %}\n{% endfor %}{% break %}", "'break' outside loop"),
         ("a\n{{ x | nothing }}", "line 2: No filter named 'nothing'"),
         ("{{ raise_exception('Roles must\nalternate') }}", "^Roles must alternate$"),
         ("{{ messages[0].a.b }}", "'dict object' has no attribute 'a'"),

@@ -467,6 +467,22 @@ CASES = {
         stopping(function="repetition", window=9, grams=2),
         ("takes no 'grams'", "limit, ngram"),
     ),
+    "an argument without a rule": (
+        stopping(grams=2),
+        ("rollout.early_stop.grams=2 is given to no rule", "early_stop.function"),
+    ),
+    "a panel of nothing": (
+        {"panels": {"p": {"members": None}}},
+        ("panels.p.members=None must be a tuple of names",),
+    ),
+    "a panel with one weight": (
+        {"panels": {"p": {"members": ("teacher",), "weights": 1.0}}},
+        ("panels.p.weights=1.0 must be a tuple of numbers",),
+    ),
+    "a verifier that is no name": (
+        {"eval__verifier": ".."},
+        ("unknown verifier '..': no dotted name",),
+    ),
     "early stop under jit": (
         stopping(function="repetition", window=9) | {"rollout__parallel": "jit"},
         ("rollout.early_stop.function='repetition'", "under pmap only"),
