@@ -118,14 +118,16 @@ class Handler(BaseHTTPRequestHandler):
             file.write(line + "\n")
 
     def do_GET(self):
-        if self.options.key and not self.known():
+        if not self.known():
             return self.send(401, '{"error": "no such key"}')
         if self.path == "/v1/models":
             return self.send(self.options.list_status, self.options.list)
         return self.send(404, "nothing here")
 
     def known(self) -> bool:
-        return self.headers["Authorization"] == f"Bearer {self.options.key}"
+        asked = self.options.basic or f"Bearer {self.options.key}"
+        free = not (self.options.key or self.options.basic)
+        return free or self.headers["Authorization"] == asked
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -149,7 +151,8 @@ class Handler(BaseHTTPRequestHandler):
         prompt = body.get("prompt")
         if prompt is None:
             prompt = "".join(turn["content"] for turn in body["messages"])
-        n = min(body["n"], options.most) if options.most else body["n"]
+        n = body.get("n", 1)
+        n = min(n, options.most) if options.most else n
         if options.canned is not None:
             texts, read = [options.canned] * n, len(prompt)
         else:
@@ -174,6 +177,7 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--canned", default=None)
     parser.add_argument("--key", default="")
+    parser.add_argument("--basic", default="")
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--refuse", type=int, default=0)
     parser.add_argument("--retry-after", default="0.3")

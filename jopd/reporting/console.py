@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jopd.reporting.metrics import NONE, compare, cut_short, show
+from jopd.teachers.secrecy import hidden
 
 # Metric, label, how it is written; in the order of the progress line.
 _SHOWN = (
@@ -105,7 +106,7 @@ def warn(text: str, *, console: Console | None = None) -> None:
 
 def error(reason: BaseException, *, console: Console | None = None) -> None:
     """Prints why a run cannot go on, to standard error unless told otherwise."""
-    line = Text.assemble(("error: ", "bold red"), str(reason))
+    line = Text.assemble(("error: ", "bold red"), hidden(str(reason)))
     (console or Console(stderr=True)).print(line, soft_wrap=True)
 
 

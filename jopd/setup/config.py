@@ -148,6 +148,9 @@ def base_config() -> ConfigDict:
         "encoder": "",  # BERT directory for similarity="embedding"
         "teacher": "local",  # local: the model of teacher.path | http: remote
         "batch_rows": 512,  # rows that a local teacher writes at one time
+        # Stop where the first texts of a server are mostly empty, refused or repeated,
+        # or no more like the student's than those of other chunks.
+        "judge_first": True,
     }
     # Any OpenAI-compatible server. Changing the way to it does not change the run.
     c.remote = {
@@ -156,10 +159,16 @@ def base_config() -> ConfigDict:
         "api": "completions",  # completions | chat | chat_prefill, see teachers.remote
         "key_env": "",  # environment variable with the API key; empty: none is sent
         "concurrency": 8,  # requests under way at one time
-        "timeout_seconds": 60.0,  # of one reply
+        "timeout_seconds": 60.0,  # until a reply is there as a whole
         "retries": 5,  # after 429, 5xx, time-outs and broken connections
         "per_request": 0,  # samples asked at once; 0: all; 1: servers without n
         "cache_dir": "",  # replies kept on disk; empty: in the user's cache folder
+        # Fields that every request has, too, e.g. reasoning_effort="low"; None takes
+        # a field out.
+        "body": {},
+        # Tokens, read and written, that may be paid from one start of the run to its
+        # end; then it stops, and can be continued. 0: no limit
+        "token_budget": 0,
     }
     # Of the rollouts that a context shows as {peer}.
     c.peer = {
@@ -247,6 +256,7 @@ def base_config() -> ConfigDict:
         c.teacher.route,
         c.panels,
         c.rollout.early_stop,
+        c.remote.body,
         c.data.student_template_kwargs,
         c.data.teacher_template_kwargs,
     ):

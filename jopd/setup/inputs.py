@@ -88,4 +88,6 @@ def connect(config) -> remote.Client:
         retries=c.retries,
         per_request=c.per_request,
         cache_dir=c.cache_dir or os.path.join(base, "jopd", "remote"),
+        body=c.body.to_dict(),
+        token_budget=c.token_budget,
     )

@@ -10,6 +10,7 @@ import tokenize
 from ml_collections import ConfigDict
 
 from jopd.setup import config
+from jopd.teachers import secrecy
 
 
 def comments() -> dict[str, str]:
@@ -63,7 +64,7 @@ def flatten(found: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 def as_flags(found: ConfigDict) -> str:
     """Every key as a word of a command line, one a line; a shell may read it."""
-    flat = flatten(found)
+    flat = secrecy.hidden_within(flatten(found))
     return "\n".join(shlex.quote(f"--config.{key}={flat[key]}") for key in flat)
 
 
@@ -72,7 +73,8 @@ def explained(found: ConfigDict, width: int) -> str:
     said, lines, section = comments(), [], ""
     order = {key: place for place, key in enumerate(said)}
     rank = lambda item: order.get(item[0], order.get(item[0].split(".")[0]))
-    for key, value in sorted(flatten(found).items(), key=rank):
+    flat = secrecy.hidden_within(flatten(found))
+    for key, value in sorted(flat.items(), key=rank):
         if (above := key.rpartition(".")[0]) != section:
             section = above
             lines += ["", *_wrapped(said.get(section, ""), "  ", width)]

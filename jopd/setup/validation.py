@@ -19,7 +19,7 @@ from jopd.setup.needs import (
     trace_signals,
 )
 from jopd.setup.validation_rollout import check_rollout
-from jopd.teachers import audit, peers, roles, similarity
+from jopd.teachers import audit, peers, remote, roles, similarity
 
 
 def validate(config: ConfigDict, *, train: bool = True) -> None:
@@ -269,6 +269,7 @@ def _check_remote(config: ConfigDict, terms) -> None:
                 "e.g. --config.remote.url=http://localhost:8000/v1 "
                 "--config.remote.model=NAME"
             )
+    remote.check_body(c.body.to_dict(), c.per_request)
     for term in terms:
         if "teacher" in frozen_named(config, (term,)):
             raise ValueError(

@@ -22,7 +22,7 @@ from jopd.data.dataset import Dataset, pad_prompts
 from jopd.data.decoding import text_of
 from jopd.methods import omniopd
 from jopd.rollouts.generate import Request
-from jopd.teachers import remote
+from jopd.teachers import remote, verdict
 from jopd.teachers.remote import Prefix
 from jopd.teachers.similarity import Similarity
 from jopd.types import STUDENT, Batch
@@ -57,6 +57,7 @@ def make_annotate(
     similarity: Similarity,
     tokenizer,
     seed: int,
+    say: Callable[[str], None] | None = None,
 ) -> collect.Annotate:
     """``(params, batch, step) -> (batch, facts)``, the audit of one update.
 
@@ -66,7 +67,9 @@ def make_annotate(
       prompts: those of the data set as the teacher reads them, tokens and texts.
       entropy: ``(params, batch) -> f32[B, T]``, full-vocabulary entropies of the
         student in nats.
+      say: the first audit that got texts is judged, and said with it; None: none is.
     """
+    waiting = [say] if say else []
 
     def annotate(params, batch: Batch, step: int):
         started, before = time.perf_counter(), teacher.counts()
@@ -95,8 +98,12 @@ def make_annotate(
             plan.temperature,
             [seed_of(seed, step, b, t) for b, t in places],
         )
-        extra, kept = _extra(plan, places, texts, rollout, tokenizer, similarity)
         spent = {name: value - before[name] for name, value in teacher.counts().items()}
+        pairs = _pairs(plan, places, texts, rollout, tokenizer)
+        alike = _alike(similarity, pairs, plan.samples)
+        if waiting and spent["texts"]:
+            waiting.pop()(verdict.of_audit(spent, pairs, alike, similarity))
+        extra, kept = _extra(plan, places, texts, alike, rollout.tokens_BT.shape)
         facts = _facts(plan, extra, kept, own_BT, entropy_BT, len(places))
         facts["speed/seconds_audit"] = time.perf_counter() - started
         facts |= {f"teacher/{name}": value for name, value in spent.items()}
@@ -134,26 +141,33 @@ def cut_to(tokenizer, text: str, tokens: int) -> str:
     return text[: ids["offset_mapping"][tokens - 1][1]]
 
 
-def _extra(plan: Plan, places, texts, rollout, tokenizer, similarity):
+def _pairs(plan: Plan, places, texts, rollout, tokenizer) -> verdict.Pairs:
+    """The student's chunks and the continuations that came back, sample by sample."""
+    written, others = [], []
+    for (b, t), found in zip(places, texts, strict=True):
+        if found is not None:
+            row = rollout.tokens_BT[b]
+            own = text_of(tokenizer, row[:t], row[t : t + plan.chunk_tokens])
+            written += [own] * plan.samples
+            others += [cut_to(tokenizer, text, plan.chunk_tokens) for text in found]
+    return verdict.Pairs(written, others)
+
+
+def _alike(similarity: Similarity, pairs: verdict.Pairs, samples: int) -> np.ndarray:
+    """f64[chunks, samples]."""
+    alike = similarity(*pairs) if pairs.written else np.zeros(0, np.float32)
+    return np.reshape(alike, (-1, samples)).astype(np.float64)
+
+
+def _extra(plan: Plan, places, texts, alike, shape):
     """(``Batch.extra``, mean similarity of each chunk that the teacher completed)."""
-    shape = rollout.tokens_BT.shape
     chunk_BT, similarity_BT = (
         np.full(shape, -1, np.float32),
         np.zeros(shape, np.float32),
     )
-    done = [i for i, found in enumerate(texts) if found is not None]
-    written, others = [], []
-    for i in done:
-        b, t = places[i]
-        row = rollout.tokens_BT[b]
-        own = text_of(tokenizer, row[:t], row[t : t + plan.chunk_tokens])
-        written += [own] * plan.samples
-        others += [cut_to(tokenizer, text, plan.chunk_tokens) for text in texts[i]]
-    alike = similarity(written, others) if done else np.zeros(0, np.float32)
-    alike = np.reshape(alike, (len(done), plan.samples)).astype(np.float64)
+    done = [place for place, found in zip(places, texts) if found is not None]
     numbers = np.zeros(shape[0], int)
-    for i, values in zip(done, alike):
-        b, t = places[i]
+    for (b, t), values in zip(done, alike, strict=True):
         chunk_BT[b, t : t + plan.chunk_tokens] = numbers[b]
         similarity_BT[b, t : t + plan.chunk_tokens] = values.sum()
         numbers[b] += 1

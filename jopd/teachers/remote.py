@@ -8,27 +8,22 @@ Every reply is kept on disk under a hash of the whole request, so a run that is 
 or that asks the same again, pays nothing twice.
 """
 
-import email.utils
-import hashlib
-import json
+import functools
 import os
-import random
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx2
+from jopd.teachers import continuations, kept, secrecy, transport
+from jopd.teachers.transport import Unusable, Wire
 
 APIS = ("completions", "chat", "chat_prefill")
-# A continuation that begins with at least this much of the end of its prefix repeats it
-# rather than happening to agree with it.
-RESTATED_CHARACTERS = 16
-BACKOFF_SECONDS = 0.5  # before the first repetition, doubled with each further one
-LONGEST_WAIT_SECONDS = 60.0
+# What a request is about: not for ``body`` to change. A stream is another protocol.
+OWN_FIELDS = ("model", "prompt", "messages", "n", "stream")
+COSTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+COUNTS = ("requests", "cache_hits", "retries", "failures", *COSTS, "seconds")
+KINDS = ("texts", "empty", "refused", "restated")
 INSTRUCTION = (
     "{prompt}\n\nA solution was begun. Continue it from exactly where it stops, in the "
     "same style. Write only what comes next: no introduction, no comment, nothing of "
@@ -58,26 +53,26 @@ class Client(NamedTuple):
         each prefix, or None where fewer came back. Sample i of a prefix is drawn with
         its seed + i, as far as the server heeds seeds.
       counts: ``() -> dict``, totals since ``connect``: requests, cache_hits, retries,
-        failures, prompt_tokens and completion_tokens (as the server reports them),
-        seconds (spent waiting, over all threads).
+        failures, ``COSTS`` (as the server reports them), seconds (spent waiting, over
+        all requests), and of what came back ``KINDS``.
     """
 
     continue_texts: Callable[..., list[list[str] | None]]
     counts: Callable[[], dict[str, float]]
 
 
+class Unpaid(Unusable):
+    """A request that was not sent: the budget is used up."""
+
+
 class _Settings(NamedTuple):
-    url: str
+    wire: Wire
     model: str
     api: str
-    concurrency: int
-    retries: int
     per_request: int
     cache_dir: Path | None
-
-
-class _Unusable(Exception):
-    """A request that stays unanswered; its text says why."""
+    body: Mapping
+    token_budget: int
 
 
 def connect(
@@ -91,124 +86,137 @@ def connect(
     retries: int = 5,
     per_request: int = 0,
     cache_dir: str | Path | None = None,
+    body: Mapping | None = None,
+    token_budget: int = 0,
 ) -> Client:
     """Asks the server for its models, before anything expensive is done.
 
     Args:
-      url: up to and with the version, e.g. ``http://localhost:8000/v1``.
+      url: up to and with the version, e.g. ``http://localhost:8000/v1``; may have a
+        login (``https://user:password@host/v1``).
       model: as the server calls it.
       api: "completions" continues prompt + response as one text. "chat_prefill" sends
         the response as an open assistant turn (``continue_final_message``, as vLLM and
         SGLang take it). "chat" works with every chat server: it asks for the rest in
-        words (``INSTRUCTION``) and cuts off a prefix that is restated.
+        words (``INSTRUCTION``) and cuts off openers, quotes and a restated prefix.
       key_env: environment variable that holds the API key; empty: none is sent.
       concurrency: requests under way at one time.
-      timeout_seconds: for one reply.
+      timeout_seconds: from a request to the end of its reply.
       retries: repetitions after a refused connection, a time-out, 429 or 5xx, with
         exponential backoff and jitter; ``Retry-After`` is heeded.
       per_request: samples asked of one request, for servers that do not know ``n``; 0:
         all in one.
       cache_dir: None: nothing is kept.
+      body: fields that every request has, too; None takes a field out.
+      token_budget: no request is sent once so many tokens, read and written, were paid
+        since ``connect``; those under way are still answered. 0: no limit.
 
     Raises:
       ConnectionError: the server does not answer. ValueError: it has no such model,
-      the key is refused, or its variable is not set.
+      the key is refused, its variable is not set, or the cache cannot be written.
     """
     if api not in APIS:
         raise ValueError(f"remote.api={api!r} is unknown; use one of {', '.join(APIS)}")
-    headers = {}
-    if key_env:
-        if key_env not in os.environ:
-            raise ValueError(
-                f"remote.key_env={key_env!r}: no such environment variable; export it, "
-                "or set remote.key_env='' for a server without keys"
-            )
-        headers["Authorization"] = f"Bearer {os.environ[key_env]}"
-    url = url.rstrip("/")
-    settings = _Settings(
-        *(url, model, api, concurrency, retries, per_request),
-        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
-    )
-    limits = httpx2.Limits(max_connections=concurrency)
-    http = httpx2.Client(headers=headers, timeout=timeout_seconds, limits=limits)
-    _probe(http, url, model)
-    counter = _Counter()
+    body = dict(body or {})
+    check_body(body, per_request)
+    url, login = secrecy.without_login(url.rstrip("/"))
+    key = _key(key_env, login)
+    wire = Wire(url, login, key, concurrency, timeout_seconds, retries)
+    folder = Path(cache_dir).expanduser() if cache_dir else None
+    kept.check(folder)
+    ask = lambda calls: transport.run(transport.gathered(wire, calls))
+    ask([functools.partial(_probe, wire, model)])
+    settings = _Settings(wire, model, api, per_request, folder, body, token_budget)
+    totals = Counter()
 
     def continue_texts(prefixes, n, max_tokens, temperature, seeds):
         per = settings.per_request or n
-        bodies = [
-            _body(settings, prefix, min(per, n - i), max_tokens, temperature, seed + i)
-            for prefix, seed in zip(prefixes, seeds, strict=True)
-            for i in range(0, n, per)
-        ]
-        with ThreadPoolExecutor(concurrency) as pool:
-            replies = list(
-                pool.map(lambda b: _answer(http, settings, counter, b), bodies)
+        sizes = [min(per, n - i) for i in range(0, n, per)]
+        calls = [
+            functools.partial(
+                _answer,
+                settings,
+                totals,
+                size,
+                _request(settings, prefix, size, max_tokens, temperature, seed + i),
             )
+            for prefix, seed in zip(prefixes, seeds, strict=True)
+            for i, size in zip(range(0, n, per), sizes)
+        ]
+        replies = ask(calls)
+        _stop_if_unpaid(replies, settings, totals)
         _stop_if_all_failed(replies, settings)
-        parts = -(-n // per)
+        each = len(sizes)
         return [
-            _joined(replies[i * parts : (i + 1) * parts], prefix, api)
+            _joined(totals, replies[i * each : (i + 1) * each], prefix, api)
             for i, prefix in enumerate(prefixes)
         ]
 
-    return Client(continue_texts, counter.read)
+    return Client(continue_texts, lambda: {k: totals[k] for k in (*COUNTS, *KINDS)})
 
 
-class _Counter:
-    """Totals that several threads add to."""
+def check_body(body: Mapping, per_request: int) -> None:
+    """Raises ValueError for a field of ``remote.body`` that a request cannot do with.
 
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._totals = Counter()
-
-    def add(self, **amounts: float) -> None:
-        with self._lock:
-            self._totals.update(amounts)
-
-    def read(self) -> dict[str, float]:
-        names = ("requests", "cache_hits", "retries", "failures")
-        names += ("prompt_tokens", "completion_tokens", "seconds")
-        with self._lock:
-            return {name: self._totals[name] for name in names}
+    Only ``n`` may go, where a request asks for one sample anyway.
+    """
+    for name in sorted(set(body) & set(OWN_FIELDS)):
+        if (name, body[name], per_request) != ("n", None, 1):
+            raise ValueError(
+                f"remote.body.{name}={body[name]!r} cannot be: the run decides on it"
+                + ("; remote.per_request=1 lets n=None" if name == "n" else "")
+            )
 
 
-def _probe(http, url: str, model: str) -> None:
+def _key(key_env: str, login) -> str:
+    """The key in a variable, empty where none is named."""
+    if not key_env:
+        return ""
+    if key_env not in os.environ:
+        raise ValueError(
+            f"remote.key_env={key_env!r}: no such environment variable; export it, "
+            "or set remote.key_env='' for a server without keys"
+        )
+    if login:
+        raise ValueError(
+            f"remote.key_env={key_env!r} and the login in remote.url are two ways to "
+            "say who asks; leave one out"
+        )
+    return secrecy.usable_key(os.environ[key_env], key_env)
+
+
+async def _probe(wire: Wire, model: str, http) -> None:
     remedy = "start the server, or correct remote.url"
     try:
-        reply = http.get(f"{url}/models")
-    except (httpx2.RequestError, httpx2.InvalidURL) as error:
+        reply = await transport.fetch(http, wire, "GET", "models")
+    except Unusable as error:
         raise ConnectionError(
-            f"the teacher's server at {url} does not answer "
-            f"({type(error).__name__}: {error}); {remedy}"
-        ) from error
-    if reply.status_code in (401, 403):
-        raise ValueError(_refused(url, reply))
-    if reply.status_code == 404:
+            f"the teacher's server at {wire.url} does not answer ({error}); {remedy}"
+        ) from None
+    if reply.status in (401, 403):
+        raise ValueError(transport.refused(wire, reply))
+    if reply.status == 404:
         return  # no list of models is no fault; the first request will tell
     try:
-        known = [str(entry["id"]) for entry in reply.raise_for_status().json()["data"]]
-    except (httpx2.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        if reply.status != 200:
+            raise ValueError
+        known = [str(entry["id"]) for entry in reply.json()["data"]]
+    except (ValueError, LookupError, TypeError):
         raise ConnectionError(
-            f"{url}/models answers {reply.status_code} {reply.text[:80]!r}, which is "
-            f"no OpenAI-compatible list of models; {remedy}"
-        ) from error
+            f"{wire.url}/models answers {reply.status} "
+            f"{wire.hide(reply.text)[:80]!r}, which is no OpenAI-compatible list of "
+            f"models; {remedy}"
+        ) from None
     if known and model not in known:
         raise ValueError(
-            f"remote.model={model!r} is not on {url}; it serves {', '.join(known[:8])}"
+            f"remote.model={model!r} is not on {wire.url}; it serves "
+            f"{', '.join(known[:8])}"
         )
 
 
-def _refused(url: str, reply) -> str:
-    return (
-        f"{url} answers {reply.status_code} {reply.text[:200]!r}; check the key in the "
-        "variable that remote.key_env names, and remote.model"
-    )
-
-
-def _body(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> dict:
+def _request(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> dict:
     """One request, all that its answer depends on but the address."""
-    body = {
+    request = {
         "model": s.model,
         "n": n,
         "max_tokens": max_tokens,
@@ -216,121 +224,53 @@ def _body(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> dic
         "seed": seed,
     }
     if s.api == "completions":
-        return body | {"prompt": prefix.prompt + prefix.response}
-    if s.api == "chat_prefill" and prefix.response:
-        turns = [("user", prefix.prompt), ("assistant", prefix.response)]
-        body |= {"continue_final_message": True, "add_generation_prompt": False}
-    elif prefix.response:
-        turns = [("user", INSTRUCTION.format(**prefix._asdict()))]
+        request |= {"prompt": prefix.prompt + prefix.response}
     else:
         turns = [("user", prefix.prompt)]
-    return body | {"messages": [{"role": r, "content": text} for r, text in turns]}
+        if s.api == "chat_prefill" and prefix.response:
+            turns.append(("assistant", prefix.response))
+            request |= {"continue_final_message": True, "add_generation_prompt": False}
+        elif prefix.response:
+            turns = [("user", INSTRUCTION.format(**prefix._asdict()))]
+        request["messages"] = [{"role": role, "content": said} for role, said in turns]
+    merged = request | dict(s.body)
+    return {name: value for name, value in merged.items() if value is not None}
 
 
-def _answer(http, s: _Settings, counter: _Counter, body: dict) -> list[str] | _Unusable:
-    """The texts of one request, from the cache if they are there."""
-    kept = _cache_file(s, body)
-    if kept is not None and kept.exists():
-        counter.add(cache_hits=1)
-        return json.loads(kept.read_text(encoding="utf-8"))["texts"]
-    try:
-        reply = _post(http, s, counter, body)
-        texts = _texts(reply, s.api, body["n"])
-    except _Unusable as error:
-        counter.add(failures=1)
-        return error
-    spent = _spent(reply)
-    counter.add(**spent)
-    if kept is not None:
-        _write(kept, {"request": body, "texts": texts, "usage": spent})
-    return texts
-
-
-def _spent(reply: dict) -> dict[str, int]:
-    """Tokens as the server counted them; 0 where it does not say, or no number."""
-    usage = reply.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    given = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: n if isinstance(n, int) else 0 for name, n in given.items()}
-
-
-def _cache_file(s: _Settings, body: dict) -> Path | None:
-    if s.cache_dir is None:
-        return None
-    whole = json.dumps([s.url, s.api, body], sort_keys=True)
-    name = hashlib.sha256(whole.encode()).hexdigest()
-    return s.cache_dir / name[:2] / f"{name}.json"
-
-
-def _write(path: Path, value: dict) -> None:
-    """A reader sees the whole file or none, whoever else writes the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _post(http, s: _Settings, counter: _Counter, body: dict) -> dict:
-    """The decoded reply, after as many repetitions as it takes and are allowed."""
+async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
+    """The n texts of one request, from the cache if they are there; or ``Unusable``."""
+    place = kept.file_of(s.cache_dir, s.wire.url, s.api, request)
+    found = kept.texts(place, n)
+    if found is not None:
+        totals.update(cache_hits=1)
+        return found
+    if s.token_budget and _paid(totals) >= s.token_budget:
+        return Unpaid()
     path = "completions" if s.api == "completions" else "chat/completions"
-    why = ""
-    for attempt in range(s.retries + 1):
-        began = time.perf_counter()
-        reply, wait = None, _backoff(attempt)
-        try:
-            reply = http.post(f"{s.url}/{path}", json=body)
-        except httpx2.RequestError as error:
-            why = f"{type(error).__name__}: {error}"
-        finally:
-            counter.add(requests=1, seconds=time.perf_counter() - began)
-        if reply is not None:
-            if reply.status_code in (401, 403, 404):
-                raise ValueError(_refused(s.url, reply))
-            if reply.status_code == 429 or reply.status_code >= 500:
-                wait = _asked_wait(reply.headers.get("Retry-After"), wait)
-            elif reply.status_code != 200:
-                raise _Unusable(f"{reply.status_code} {reply.text[:200]!r}")
-            else:
-                return _decoded(reply)
-            why = f"{reply.status_code} {reply.text[:200]!r}"
-        if attempt < s.retries:
-            counter.add(retries=1)
-            time.sleep(wait)
-    raise _Unusable(why)
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds, doubling, spread over their upper half so that threads part."""
-    longest = min(BACKOFF_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
-    return longest * random.uniform(0.5, 1.0)
-
-
-def _asked_wait(header: str | None, otherwise: float) -> float:
-    """Seconds that a ``Retry-After`` names, as a number or as a date."""
-    if not header:
-        return otherwise
     try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            then = email.utils.parsedate_to_datetime(header)
-        except ValueError:
-            return otherwise
-        seconds = then.timestamp() - time.time()
-    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+        reply = await transport.post(http, s.wire, totals, path, request)
+        found = _texts(s.wire, reply, s.api, n)
+    except Unusable as error:
+        totals.update(failures=1)
+        return error
+    spent = transport.spent(reply)
+    totals.update(spent)
+    if s.token_budget and not _paid(spent):
+        raise ValueError(
+            f"remote.token_budget={s.token_budget:,} cannot be kept: the server at "
+            f"{s.wire.url} does not say how many tokens a reply took; set it to 0"
+        )
+    if place is not None:
+        shown = secrecy.hidden_within(request)
+        kept.write(place, {"request": shown, "texts": found, "usage": spent})
+    return found
 
 
-def _decoded(reply) -> dict:
-    try:
-        value = reply.json()
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise _Unusable(f"a reply that is no JSON object: {reply.text[:80]!r}")
-    return value
+def _paid(counts: Mapping) -> int:
+    return counts["prompt_tokens"] + counts["completion_tokens"]
 
 
-def _texts(reply: dict, api: str, n: int) -> list[str]:
+def _texts(wire: Wire, reply: dict, api: str, n: int) -> list[str]:
     """The n texts of a reply; fewer would be a smaller count, not a noisier one."""
     try:
         choices = reply["choices"]
@@ -338,46 +278,50 @@ def _texts(reply: dict, api: str, n: int) -> list[str]:
             found = [choice["text"] for choice in choices]
         else:
             found = [choice["message"]["content"] for choice in choices]
-    except (KeyError, TypeError):
-        raise _Unusable(f"a reply without texts: {str(reply)[:80]}") from None
+    except (LookupError, TypeError):
+        why = wire.hide(", ".join(map(str, reply)))
+        raise Unusable(f"a reply without texts, with the fields {why:.80}") from None
     if len(found) < n or not all(isinstance(text, str) for text in found):
-        raise _Unusable(f"{len(found)} choices, not {n} texts")
-    return found[:n]
+        raise Unusable(f"{len(found)} choices, not {n} texts")
+    # Half of a surrogate pair is no character, and nothing could write it down.
+    return [text.encode("utf-8", "replace").decode() for text in found[:n]]
 
 
-def _joined(replies: Sequence, prefix: Prefix, api: str) -> list[str] | None:
-    """All samples of a prefix, or None where a part of them is missing."""
-    if any(isinstance(reply, _Unusable) for reply in replies):
+def _joined(totals: Counter, replies, prefix: Prefix, api: str) -> list[str] | None:
+    """All samples of a prefix, or None where a part of them is missing or unusable."""
+    if any(isinstance(reply, Unusable) for reply in replies):
         return None
     texts = [text for part in replies for text in part]
+    refused = [False] * len(texts)
     if api == "chat":
         # Only there: an open turn is continued, and what it repeats it really repeats.
-        texts = [without_restated(prefix.response, text) for text in texts]
-    return None if None in texts else texts
+        refused = [continuations.is_refusal(text) for text in texts]
+        texts = [continuations.cleaned(prefix.response, text) for text in texts]
+    totals.update(
+        texts=len(texts),
+        empty=sum(text is not None and not text.strip() for text in texts),
+        refused=sum(refused),
+        restated=texts.count(None),
+    )
+    return None if None in texts or any(refused) else texts
 
 
-def without_restated(prefix: str, text: str) -> str | None:
-    """``text`` without a beginning that repeats ``prefix`` or its end.
-
-    None if the limit was reached while the prefix was still being repeated. Agreements
-    of fewer than ``RESTATED_CHARACTERS`` are left alone: they may be meant.
-    """
-    if len(prefix) < RESTATED_CHARACTERS:
-        return text
-    if len(text) >= RESTATED_CHARACTERS and prefix.startswith(text):
-        return None
-    for start in range(len(prefix) - RESTATED_CHARACTERS + 1):
-        if text.startswith(prefix[start:]):
-            return text[len(prefix) - start :]
-    return text
+def _stop_if_unpaid(replies: Sequence, s: _Settings, totals: Counter) -> None:
+    if any(isinstance(reply, Unpaid) for reply in replies):
+        raise ValueError(
+            f"remote.token_budget={s.token_budget:,} is used up: {_paid(totals):,} "
+            f"tokens were paid since the start; what was answered is in "
+            f"{s.cache_dir or 'no cache'}. Raise it and run the same command again"
+        )
 
 
 def _stop_if_all_failed(replies: Sequence, s: _Settings) -> None:
     """One lost chunk is dropped; a server that answers nothing ends the run."""
-    if replies and all(isinstance(reply, _Unusable) for reply in replies):
+    if replies and all(isinstance(reply, Unusable) for reply in replies):
         raise ConnectionError(
-            f"the teacher's server at {s.url} answered none of {len(replies)} requests "
-            f"({replies[0]}), the failed ones repeated up to {s.retries} times; what "
-            f"was answered before is in {s.cache_dir or 'no cache'}: start it, or "
-            "correct remote.api or remote.per_request, and run the same command again"
+            f"the teacher's server at {s.wire.url} answered none of {len(replies)} "
+            f"requests ({replies[0]}), the failed ones repeated up to {s.wire.retries} "
+            f"times; what was answered before is in {s.cache_dir or 'no cache'}: start "
+            "it, or correct remote.api or remote.per_request, and run the same command "
+            "again"
         )

@@ -5,7 +5,7 @@ import functools
 
 from jopd.batches import collect
 from jopd.data.dataset import Dataset
-from jopd.reporting import leaks
+from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
 from jopd.setup import inputs
 from jopd.setup import rows as row_sets
@@ -48,6 +48,7 @@ def make_audit(e: Experiment) -> collect.Annotate:
         similarity=similarity.resolve(c.similarity, encoder=c.encoder),
         tokenizer=e.rows.tokenizer,
         seed=e.config.seed,
+        say=console.say if c.judge_first and c.teacher == "http" else None,
     )
 
 

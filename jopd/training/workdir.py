@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jopd.data import templates
 from jopd.losses.binding import name_of
 from jopd.reporting import metrics
+from jopd.teachers.secrecy import hidden_within
 
 LOCK = ".lock"
 # What a run writes in its directory, besides a lock that goes with it.
@@ -45,8 +46,16 @@ FREE_KEYS = (
     # Of the way to a teacher, not of the teacher.
     *(
         f"remote.{key}"
-        for key in ("url", "key_env", "concurrency", "timeout_seconds", "retries")
+        for key in (
+            "url",
+            "key_env",
+            "concurrency",
+            "timeout_seconds",
+            "retries",
+            "token_budget",
+        )
     ),
+    "audit.judge_first",
 )
 FIXED_KEYS = ("eval.verifier",)  # what updates are rewarded by
 PACKAGES = ("jopd", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -58,8 +67,8 @@ def write_json(path: Path, value) -> None:
 
 
 def written(config: dict) -> dict:
-    """The config as it is kept: functions by the names that a config may use."""
-    return json.loads(json.dumps(config, default=name_of))
+    """The config as it is kept: functions by name, nothing that is secret."""
+    return hidden_within(json.loads(json.dumps(config, default=name_of)))
 
 
 def flatten(config: dict, prefix: str = "") -> dict:

@@ -330,6 +330,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(models, tmp_path):
         "remote__model": "tiny",
         "remote__cache_dir": str(tmp_path / "cache"),
         "teacher__path": "",
+        "audit__judge_first": False,  # canned texts are no continuations
         "eval__verifier": "none",
         "rollout__prompts_per_step": 4,
     }
