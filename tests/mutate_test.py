@@ -48,7 +48,7 @@ def test_a_bug_is_no_slip_of_the_pen(path, tmp_path):
 def defined(path: Path) -> set[str]:
     """The names of the functions and classes of a module, nested ones too."""
     nodes = ast.walk(ast.parse(path.read_text()))
-    kinds = (ast.FunctionDef, ast.ClassDef)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {node.name for node in nodes if isinstance(node, kinds)}
 
 

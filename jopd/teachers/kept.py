@@ -22,7 +22,8 @@ def texts(path: Path | None, n: int) -> list[str] | None:
         return None
     try:
         found = json.loads(path.read_bytes())["texts"]
-        if len(found) != n or not all(isinstance(text, str) for text in found):
+        whole = isinstance(found, list) and all(isinstance(x, str) for x in found)
+        if not whole or len(found) != n:
             raise ValueError(f"not {n} texts")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"

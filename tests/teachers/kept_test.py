@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from jopd.teachers import kept
+
+
+def test_a_reply_is_found_by_the_whole_request(tmp_path):
+    place = kept.file_of(tmp_path, "http://a", {"seed": 1, "n": 2})
+    assert place == kept.file_of(tmp_path, "http://a", {"n": 2, "seed": 1})
+    assert place != kept.file_of(tmp_path, "http://a", {"n": 2, "seed": 2})
+    assert kept.file_of(None, "http://a") is None and kept.texts(None, 2) is None
+    assert kept.texts(place, 2) is None, "nothing there is no damage"
+    kept.write(place, {"texts": ["a", "\N{SNOWMAN}"]})
+    assert kept.texts(place, 2) == ["a", "\N{SNOWMAN}"]
+    kept.check(tmp_path)
+    assert list(tmp_path.rglob("*.*")) == [place]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"{",
+        b"[]",
+        b"{}",
+        b"null",
+        b"[" * 100_000,
+        b'{"texts": "ab"}',
+        b'{"texts": ["a"]}',
+        b'{"texts": ["a", 3]}',
+        b'{"texts": null}',
+    ],
+)
+def test_a_damaged_one_is_a_warning(tmp_path, content):
+    path = tmp_path / "reply.json"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"reply.json is damaged \(.*asked again"):
+        assert kept.texts(path, 2) is None
+    kept.write(path, {"texts": ["a", "b"]})
+    assert json.loads(path.read_text()) == {"texts": ["a", "b"]}
