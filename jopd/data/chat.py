@@ -245,7 +245,9 @@ def _replaced(value: Any, path: tuple, leaf: Any) -> Any:
 def _changed(leaf: Any) -> Any:
     if isinstance(leaf, bool) or leaf is None:
         return not leaf
-    return leaf + _MARK if isinstance(leaf, str) else leaf + 1
+    if isinstance(leaf, str):
+        return leaf + _MARK
+    return 20_201_202 if leaf != 20_201_202 else 0
 
 
 # --- Without a template -------------------------------------------------------------

@@ -40,11 +40,14 @@ def _turn(turn: Any, where: str) -> dict:
     where = f"{where} ({role})"
     if not kept:
         raise ValueError(f"{where} has no content; write it or drop the row")
+    _check_json(kept, where)
     content = _content(kept.pop("content", ""), role, where)
     found = {"role": ALIASES.get(role, role), "content": content}
     for name in REASONING:
         if name in kept:
-            found.setdefault("reasoning_content", kept.pop(name))
+            thought = _content(kept.pop(name), name, where)
+            if found.setdefault("reasoning_content", thought) != thought:
+                raise ValueError(f"{where} has two texts of reasoning; keep one")
     if "tool_calls" in kept:
         found["tool_calls"] = _calls(kept.pop("tool_calls"), where)
     return found | kept
@@ -56,7 +59,8 @@ def _content(content: Any, role: str, where: str) -> str:
     if isinstance(content, dict) and role == "tool":
         return json.dumps(content, ensure_ascii=False)
     if not isinstance(content, list):
-        raise ValueError(f"{where}: content holds {content!r:.80}, no text")
+        what = role if role in REASONING else "content"
+        raise ValueError(f"{where}: {what} holds {content!r:.80}, no text")
     return "".join(
         _part(part, f"{where}: part {n} of content") for n, part in enumerate(content)
     )
@@ -108,6 +112,14 @@ def _parsed(value: Any, kind: type, where: str) -> Any:
     return read
 
 
+def _check_json(value: Any, where: str) -> None:
+    """Texts, numbers, lists and objects are all that templates are given."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where} holds what is no JSON: {error}") from error
+
+
 def beside(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a row gives its template beside the turns: ``BESIDE``, JSON text read."""
     found = {}
@@ -115,6 +127,7 @@ def beside(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         kind = dict if name == "chat_template_kwargs" else list
         if row.get(name) not in (None, [], {}, "", "[]", "{}"):
             found[name] = _parsed(row[name], kind, f"{where}: column {name!r}")
+            _check_json(found[name], f"{where}: column {name!r}")
     return found
 
 

@@ -349,3 +349,9 @@ def test_shorten_keeps_what_fits_whole():
     assert chat.shorten(kept, lambda one: True, "row 0") == kept
     (last,) = chat.shorten(kept, lambda one: len(one.prompt) == 1, "row 0").prompt
     assert last == turn("user", "b")
+
+
+def test_large_numbers_reach_the_text_too(speak):
+    for value in (1e308, 10**40, 20_201_202, float("inf"), 0, -1):
+        row = {"messages": [turn("user", "a", more=[value])]}
+        assert json.dumps(value) in encode(speak(EVERYTHING), row).texts[0]

@@ -76,6 +76,22 @@ def test_reasoning_under_its_names():
     for name in ("reasoning_content", "reasoning", "thinking"):
         found = one({"role": "assistant", "content": "b", name: "a"})
         assert found["reasoning_content"] == "a" and len(found) == 3
+        with pytest.raises(
+            ValueError, match=rf"\(assistant\): {name} holds 3, no text"
+        ):
+            one({"role": "assistant", "content": "b", name: 3})
+    with pytest.raises(ValueError, match="has two texts of reasoning"):
+        one({"role": "assistant", "reasoning": "a", "thinking": "b"})
+
+
+def test_what_is_no_json_is_named():
+    for value in (b"x", {"a": [{1, 2}]}):
+        with pytest.raises(
+            ValueError, match=r"row 7, turn 0 \(user\) holds what is no"
+        ):
+            one({"role": "user", "content": "a", "more": value})
+        with pytest.raises(ValueError, match="row 0: column 'tools' holds what is no"):
+            turns.beside({"tools": [value]}, "row 0")
 
 
 def test_the_last_turn_of_the_assistant():
