@@ -186,10 +186,17 @@ def resolve(name: str | Verifier) -> Verifier:
     )
 
 
+def alternatives(answer: str | tuple[str, ...] | None) -> tuple:
+    """Answers of which each is right, the first to be shown; (None,) for none."""
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
 def reward_rows(
-    verifier: Verifier, texts: Sequence[str], answers: Sequence[str | None]
+    verifier: Verifier,
+    texts: Sequence[str],
+    answers: Sequence[str | tuple[str, ...] | None],
 ) -> np.ndarray:
-    """One reward per response: f32[B].
+    """One reward per response: f32[B]. Of several right answers the best counts.
 
     Raises:
       ValueError: a row has no answer, or the lists differ in length.
@@ -203,5 +210,5 @@ def reward_rows(
                 f"row {row} has no answer to verify; name the answer column of the "
                 f"data, or set the verifier to 'none'"
             )
-        rewards[row] = verifier(text, answer)
+        rewards[row] = max(verifier(text, one) for one in alternatives(answer))
     return rewards

@@ -156,3 +156,27 @@ def as_text(reply: dict) -> str:
     calls = [json.dumps(c, ensure_ascii=False) for c in reply.get("tool_calls", ())]
     parts = [reply.get("reasoning_content", ""), reply["content"], *calls]
     return "\n".join(part for part in parts if part)
+
+
+def user(text: str) -> dict:
+    """A turn of the user."""
+    return {"role": "user", "content": text}
+
+
+def question(prompt: str | list[dict]) -> str:
+    """What is asked: the text, or of a chat the last turn of the user."""
+    return prompt if isinstance(prompt, str) else prompt[_last(prompt)]["content"]
+
+
+def asking(prompt: str | list[dict], text: str) -> str | list[dict]:
+    """The prompt with ``text`` in the place of its question."""
+    if isinstance(prompt, str):
+        return text
+    at = _last(prompt)
+    return [*prompt[:at], {**prompt[at], "content": text}, *prompt[at + 1 :]]
+
+
+def _last(prompt: list[dict]) -> int:
+    """Where the last turn of the user is, behind which tools may have answered."""
+    users = [n for n, turn in enumerate(prompt) if turn["role"] == "user"]
+    return users[-1] if users else len(prompt) - 1

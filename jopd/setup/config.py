@@ -52,22 +52,32 @@ def base_config() -> ConfigDict:
     c.reference = {"path": ""}  # empty: the initial student
 
     c.data = {
-        "path": "task:arithmetic",  # .jsonl .parquet .csv .txt (.gz), hub id, task:
+        # .jsonl .parquet .csv .txt (.gz), a folder or a glob of such, hub id, task:; or
+        # several, with commas between them
+        "path": "task:arithmetic",
+        "weights": (),  # of several: their shares of the training rows; empty: all rows
         "split": "train",  # of a hub data set or task
-        "size": 0,  # first rows of a file, 0: all; drawn of a task, 0: 20,000
+        # of a file its first rows, of several rows drawn by the seed, 0: all; of a
+        # task, 0: 20,000
+        "size": 0,
         # empty: another split, or rows that the seed holds out
         "eval_path": "",
         "eval_split": "",  # of a hub data set or task; empty: a task's validation
         # for evaluation; 0: eval.prompts, of one's own file one in ten at most, of
         # eval_path all
         "eval_rows": 0,
-        "prompt_column": "",  # empty: prompt, messages, question or problem
-        "answer_column": "",  # empty: "answer" if there is one
+        # empty: prompt, messages, question, problem, conversations, instruction (with
+        # input and output), or text, a document
+        "prompt_column": "",
+        # of the question, e.g. "{question} Put the answer in \\boxed{}."; other fields
+        # in braces are columns, {{name}} is written {name}
+        "template": "",
+        "answer_column": "",  # empty: "answer" if there is one; lists hold right ones
         "solution_column": "",  # gold responses; empty: "solution" if there is one
         "fields": (),  # further columns that rows keep, for routes
         "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
         "separator": "<|endoftext|>",  # between documents of a .txt
-        "prefix_tokens": 16,  # prompt length taken from a .txt document
+        "prefix_tokens": 16,  # prompt length taken from a document
         "max_prompt_tokens": 0,  # 0: the longest of the data that models hold
         "on_long_prompt": "error",  # error | drop | truncate_left
         # drop (the row stays as a prompt) | truncate (then without end of sequence);

@@ -110,6 +110,8 @@ RANGES = {
     "panels": GROUP,
     "reference.path": TEXT,
     "data.path": TEXT,
+    "data.weights": several(COUNT, "whole numbers"),
+    "data.template": TEXT,
     "data.split": TEXT,
     "data.size": FROM_0,
     "data.eval_path": TEXT,

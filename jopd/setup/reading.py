@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jopd.data import sources
+from jopd.data import sources, tables
 from jopd.data.sources import Example
 
 TASK_ROWS = 20_000  # drawn of a task where data.size does not say how many
@@ -32,61 +32,124 @@ def read_examples(config) -> Picked:
       ValueError, FileNotFoundError: names the source and a remedy.
     """
     c = config.data
-    count = c.size or TASK_ROWS if _is_task(c.path) else c.size
-    train, said = _read(config, c.path, c.split, count)
+    _check_weights(c)
+    _check_split("split", c.split if c.split != "train" else "", c.path)
+    parts = _read(config, c.path, c.split, c.size or TASK_ROWS)
+    rows, said = [row for part in parts for row in part.rows], _said(parts)
+    if len(parts) == 1 and c.size and c.size < len(rows):
+        said = [f"the first {c.size:,} of {said[0]}"]
+        rows = rows[: c.size]
     if not (c.eval_path or c.eval_split or _is_task(c.path)):
-        return _held_out(config, train, said)
-    held, more = _read(config, c.eval_path or c.path, *_of_evaluation(config))
-    twins = _shared(train, held)
-    notes = [
-        f"{twins:,} of {len(held):,} held-out prompts are also trained on, so what is "
-        f"measured on them is partly memory; take them out of {c.path} or of "
-        f"{c.eval_path or c.path}"
-    ]
-    said = [*said, *(f"held out: {text}" for text in more)]
-    return Picked(train, held, tuple(said), tuple(notes[: twins > 0]))
+        picked = _held_out(config, rows, said)
+    else:
+        picked = _evaluated(config, rows, said)
+    return _mixed(config, picked, parts) if len(parts) > 1 else picked
+
+
+class Part(NamedTuple):
+    """Rows of what stands between two commas of a path."""
+
+    name: str
+    files: int
+    rows: list[Example]
 
 
 def _is_task(path: str) -> bool:
     return path.startswith("task:")
 
 
-def _of_evaluation(config) -> tuple[str, int]:
-    """Split and rows of what is read for evaluation."""
+def _check_weights(c) -> None:
+    parts = len(tables.parts_of(c.path))
+    if c.weights and len(c.weights) != parts:
+        raise ValueError(
+            f"data.weights={tuple(c.weights)} has {len(c.weights)} numbers, and "
+            f"data.path={c.path!r} names {parts} sources; give one for each"
+        )
+    if parts > 1 and "task:" in c.path:
+        raise ValueError(
+            f"data.path={c.path!r} mixes the bundled task with other rows, whose "
+            "verifiers differ; name the one or the others"
+        )
+
+
+def _check_split(key: str, split: str, path: str) -> None:
+    files = [file for part in tables.parts_of(path) for file in part]
+    if split and any(map(tables.is_file, files)):
+        raise ValueError(
+            f"data.{key}={split!r} names a split, and {path} is a file, which has "
+            "none; name the file in data.path, that of held-out rows in data.eval_path"
+        )
+
+
+def _read(config, path: str, split: str, count: int) -> list[Part]:
+    """All rows of every part of a path; a task gives ``count``."""
+    c, found = config.data, []
+    names = tables.parts_of(path)
+    for files in names:
+        rows = [
+            row
+            for file in files
+            for row in sources.read(
+                file,
+                split=split,
+                prompt_column=c.prompt_column,
+                answer_column=c.answer_column,
+                solution_column=c.solution_column,
+                answer_after=c.answer_after,
+                template=c.template,
+                fields=tuple(c.fields),
+                separator=c.separator,
+                count=count,
+                seed=config.seed,
+                levels=tuple(c.levels),
+            )
+        ]
+        found.append(rows)
+    written = path.split(",") if len(names) > 1 else [path]
+    shown = zip(written, names, _unique(found), strict=True)
+    return [Part(name.strip(), len(files), rows) for name, files, rows in shown]
+
+
+def _unique(parts: list[list[Example]]) -> list[list[Example]]:
+    """The same rows, of which no two have one id."""
+    seen: set[str] = set()
+
+    def named(row: Example) -> Example:
+        name, again = row.id, 1
+        while name in seen:
+            name, again = f"{row.id}#{again}", again + 1
+        seen.add(name)
+        return row if name == row.id else row._replace(id=name)
+
+    return [[named(row) for row in part] for part in parts]
+
+
+def _said(parts: list[Part]) -> list[str]:
+    shown = lambda part: f" ({part.files} files)" if part.files > 1 else ""
+    return [
+        f"{len(part.rows):,} rows of {part.name}{shown(part)}"
+        for part in parts
+        if not _is_task(part.name)
+    ]
+
+
+def _evaluated(config, rows: list[Example], said: list[str]) -> Picked:
+    """Rows for evaluation from a source or a split of their own."""
     c = config.data
     path = c.eval_path or c.path
-    if c.eval_split and sources.is_file(path):
-        raise ValueError(
-            f"data.eval_split={c.eval_split!r} names a split, and {path} is a file, "
-            "which has none; name the file of the held-out rows in data.eval_path"
-        )
+    split, count = c.eval_split or c.split, c.eval_rows
+    _check_split("eval_split", c.eval_split, path)
     if _is_task(path):
-        return c.eval_split or "validation", c.eval_rows or config.eval.prompts
-    return c.eval_split or c.split, c.eval_rows
-
-
-def _read(config, path: str, split: str, limit: int) -> tuple[list[Example], list[str]]:
-    """Rows of one source, all if ``limit`` is 0, and what was taken of it."""
-    c = config.data
-    found = sources.read(
-        path,
-        split=split,
-        prompt_column=c.prompt_column,
-        answer_column=c.answer_column,
-        solution_column=c.solution_column,
-        answer_after=c.answer_after,
-        fields=tuple(c.fields),
-        separator=c.separator,
-        count=limit,
-        seed=config.seed,
-        levels=tuple(c.levels),
-    )
-    total = len(found)
-    if _is_task(path):
-        return found, []
-    if limit and limit < total:
-        return found[:limit], [f"the first {limit:,} of {total:,} rows of {path}"]
-    return found, [f"{total:,} rows of {path}"]
+        split, count = c.eval_split or "validation", count or config.eval.prompts
+    parts = _read(config, path, split, count)
+    held = [row for part in parts for row in part.rows][: count or None]
+    said = [*said, *(f"held out: {text}" for text in _said(parts))]
+    twins = _shared(rows, held)
+    notes = [
+        f"{twins:,} of {len(held):,} held-out prompts are also trained on, so what is "
+        f"measured on them is partly memory; take them out of {c.path} or of {path}"
+    ]
+    return Picked(rows, held, tuple(said), tuple(notes[: twins > 0]))
 
 
 def _held_out(config, rows: list[Example], said: list[str]) -> Picked:
@@ -104,8 +167,54 @@ def _held_out(config, rows: list[Example], said: list[str]) -> Picked:
     twins = total - len(train) - len(held)
     if twins:
         said += [f"{twins:,} with a held-out prompt left out of training"]
-    repeated = [f"all rows of {c.path} have one prompt: it is trained on and held out"]
-    return Picked(train, held, tuple(said), tuple(repeated[: _shared(train, held) > 0]))
+    notes = [f"all rows of {c.path} have one prompt: it is trained on and held out"]
+    shared = _shared(train, held) > 0
+    return Picked(train, held, tuple(said), tuple(notes[:shared]))
+
+
+def _mixed(config, picked: Picked, parts: list[Part]) -> Picked:
+    """Training rows of several parts in the shares of ``data.weights``.
+
+    ``data.size`` is how many there are; without it, and without weights, all.
+    """
+    c = config.data
+    if not c.weights and not c.size:
+        return picked
+    places = {row.id: n for n, part in enumerate(parts) for row in part.rows}
+    trained: list[list[Example]] = [[] for _ in parts]
+    for row in picked.train:
+        trained[places[row.id]].append(row)
+    weights = tuple(c.weights) or tuple(map(len, trained))
+    train = mixed(trained, weights, c.size or len(picked.train), config.seed)
+    counts = np.bincount([places[row.id] for row in train], minlength=len(parts))
+    shares = [f"{n:,} from {part.name}" for n, part in zip(counts, parts, strict=True)]
+    if 0 in counts:
+        raise ValueError(
+            f"data.weights={tuple(c.weights)} take {', '.join(shares)} of "
+            f"{len(train):,} training rows; raise the weight of what gives none"
+        )
+    said = (*picked.said, "trained on: " + ", ".join(shares))
+    return picked._replace(train=train, said=said)
+
+
+def mixed(
+    parts: Sequence[Sequence[Example]],
+    weights: Sequence[float],
+    total: int,
+    seed: int,
+) -> list[Example]:
+    """``total`` rows, of every part as many as its weight says.
+
+    A part gives all of its rows as often as they fit in, and of what is then lacking
+    rows that the seed draws.
+    """
+    ends = np.round(total * np.cumsum([0, *weights]) / np.sum(weights)).astype(int)
+    found: list[Example] = []
+    for number, (rows, count) in enumerate(zip(parts, np.diff(ends), strict=True)):
+        times, rest = divmod(int(count), max(len(rows), 1))
+        drawn = np.random.default_rng([seed, 0, 2, number]).permutation(len(rows))
+        found += [*rows] * times + [rows[at] for at in sorted(drawn[:rest])]
+    return found
 
 
 def hold_out(

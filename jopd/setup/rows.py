@@ -123,7 +123,7 @@ def _left_out(config, *datasets: Dataset) -> tuple[str, ...]:
 def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Dataset:
     """Rows tokenised under one role's template, prompts of at most ``limit`` tokens."""
     c = config.data
-    document = c.path.removesuffix(".gz").endswith(".txt")
+    document = _are_documents(examples)
     long_solution = c.on_long_solution
     if long_solution == "auto":
         long_solution = "truncate" if document else "drop"
@@ -142,6 +142,22 @@ def encode(config, tokenizer, examples, template_kwargs, *, limit: int) -> Datas
         date=c.date,
         ignored_keys=tuple(c.ignored_keys),
     )
+
+
+def _are_documents(examples) -> bool:
+    """Whether rows are whole texts, which become prompt and solution.
+
+    Raises:
+      ValueError: some are, and some are prompts.
+    """
+    kinds = {example.document for example in examples}
+    if len(kinds) > 1:
+        raise ValueError(
+            "data.path mixes documents (a .txt, or rows with a column 'text') with "
+            "prompts, which are not read alike; take one kind, or name the column of "
+            "the prompt in data.prompt_column"
+        )
+    return True in kinds
 
 
 def prompt_limit(config, positions: dict[str, int]) -> int:

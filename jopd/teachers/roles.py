@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopd.data import rewards, turns
 from jopd.data.sources import Example
 from jopd.losses.panel import Panel
 from jopd.teachers import gate
@@ -185,35 +186,20 @@ def in_context(
     used = fields_of(name, context)
 
     def render(example: Example, peer: str) -> Example:
-        values = {"question": _question(example.prompt), "peer": peer}
-        values |= {"answer": example.answer, "solution": example.solution}
+        values = {"question": turns.question(example.prompt), "peer": peer}
+        answers = rewards.alternatives(example.answer)
+        values |= {"answer": answers[0], "solution": example.solution}
         for field in used:
             if values[field] is None:
                 raise ValueError(
                     f"{name}.context uses {{{field}}}, and row {example.id} has none; "
                     f"name the column in data.{field}_column or change the context"
                 )
-        return example._replace(prompt=_asked(example.prompt, context.format(**values)))
+        told = turns.asking(example.prompt, context.format(**values))
+        return example._replace(prompt=told)
 
     pairs = zip(examples, peers or [""] * len(examples), strict=True)
     return [render(example, peer) for example, peer in pairs]
-
-
-def _question(prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[_last(prompt)]["content"]
-
-
-def _asked(prompt, text: str):
-    if isinstance(prompt, str):
-        return text
-    at = _last(prompt)
-    return [*prompt[:at], {**prompt[at], "content": text}, *prompt[at + 1 :]]
-
-
-def _last(prompt: list[dict]) -> int:
-    """Where the last turn of the user is, behind which tools may have answered."""
-    users = [n for n, turn in enumerate(prompt) if turn["role"] == "user"]
-    return users[-1] if users else len(prompt) - 1
 
 
 def start(teachers: Mapping[str, Teacher], params) -> dict[str, Any]:

@@ -148,13 +148,13 @@ def test_default_columns_may_be_missing_from_some_rows():
 
 
 def test_missing_columns_list_those_that_exist(tmp_path):
-    path = write(tmp_path / "a.jsonl", lines({"text": "x", "label": 1}))
-    with pytest.raises(ValueError, match=r"a\.jsonl: no column .*'text', 'label'"):
+    path = write(tmp_path / "a.jsonl", lines({"body": "x", "label": 1}))
+    with pytest.raises(ValueError, match=r"a\.jsonl: no column .*'body', 'label'"):
         sources.read(path)
-    with pytest.raises(ValueError, match=r"no column 'truth'.*'text', 'label'"):
-        sources.read(path, prompt_column="text", answer_column="truth")
+    with pytest.raises(ValueError, match=r"no column 'truth'.*'body', 'label'"):
+        sources.read(path, prompt_column="body", answer_column="truth")
     with pytest.raises(ValueError, match=r"no column 'label\.x'"):
-        sources.read(path, prompt_column="text", answer_column="label.x")
+        sources.read(path, prompt_column="body", answer_column="label.x")
     path = write(tmp_path / "b.jsonl", lines({"prompt": "x"}, {"text": "y"}))
     with pytest.raises(ValueError, match=r"b\.jsonl: row 1: no column 'prompt'"):
         sources.read(path)

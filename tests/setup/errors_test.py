@@ -350,8 +350,8 @@ CASES = {
         ("data.jsonl, line 2: not JSON", "correct or remove the line"),
     ),
     "missing column": (
-        lines({"text": "1+2="}),
-        ("data.jsonl: no column 'prompt', 'messages'", "the columns are 'text'"),
+        lines({"body": "1+2="}),
+        ("data.jsonl: no column 'prompt', 'messages'", "the columns are 'body'"),
     ),
     "character outside of the vocabulary": (
         lines(*[TASK | {"prompt": "two?"}] * 4),

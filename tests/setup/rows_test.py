@@ -1,5 +1,6 @@
 """Which rows a run reads, and how wide they are."""
 
+import collections
 import json
 import sys
 import types
@@ -188,3 +189,86 @@ def test_what_was_too_long_is_said(models, digits, tmp_path):
         "1 prompts left out that were too long",
         "1 solutions left out of more than 20 tokens",
     )
+
+
+# Several sources.
+
+
+def test_a_folder_is_all_of_its_files(models, tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("a", "b"):
+        written(tmp_path / "d" / f"{name}.jsonl", sums(ord(name) - 90, 30))
+    found = picked(models, data__path=str(tmp_path / "d"), data__eval_rows=4)
+    assert len(found.train) == 56 and len(found.held) == 4
+    assert found.said[0] == f"60 rows of {tmp_path}/d (2 files)"
+    # Numbers of rows stand for them, and two files have the same: they are told apart.
+    assert len({row.id for row in found.train + found.held}) == 60
+
+
+def test_a_mixture_has_the_shares_of_its_weights(models, tmp_path):
+    one, two = (
+        written(tmp_path / f"{n}.jsonl", sums(n, rows))
+        for n, rows in ((2, 10), (3, 40))
+    )
+    mix = dict(data__path=f"{one},{two}", data__eval_rows=2)
+    assert len(picked(models, **mix).train) == 48
+    found = picked(models, **mix, data__weights=(3, 1))
+    counts = [sum(row.prompt.count("+1") == n for row in found.train) for n in (2, 3)]
+    assert counts == [36, 12] and len(found.held) == 2
+    assert not {r.prompt for r in found.held} & {r.prompt for r in found.train}
+    assert found.said[-1] == f"trained on: 36 from {one}, 12 from {two}"
+    # The few rows come again and again, none of the many twice.
+    times = collections.Counter(row.prompt for row in found.train)
+    short = [n for prompt, n in times.items() if prompt.count("+1") == 2]
+    assert (
+        set(short) <= {3, 4, 5} and sum(short) == 36 and len(times) == len(short) + 12
+    )
+    made = runs.config(models, **mix, data__weights=(1, 3), data__size=20)
+    found = reading.read_examples(made)
+    assert [sum(r.prompt.count("+1") == n for r in found.train) for n in (2, 3)] == [
+        5,
+        15,
+    ]
+    assert len({row.id for row in found.train}) == 20
+
+
+def test_mixed_gives_every_row_as_often_as_it_fits_in():
+    parts = [list("abc"), list("xyz")]
+    assert reading.mixed(parts, (1, 1), 6, 0) == list("abcxyz")
+    found = reading.mixed(parts, (3, 1), 10, 0)
+    assert collections.Counter(found[:8]).most_common()[-1][1] == 2
+    assert len(found) == 10 and len(set(found[8:])) == 2
+
+
+@pytest.mark.parametrize(
+    "path, keys, said",
+    [
+        ("{0},{1}", {"weights": (1,)}, "has 1 numbers, and .* names 2 sources"),
+        ("{0},task:arithmetic", {}, "mixes the bundled task"),
+        ("{0},{1}", {"weights": (999, 1)}, "take 18 from .*, 0 from .* of 18"),
+        ("{0}", {"split": "test"}, "data.split='test' names a split"),
+        ("{0},{1}", {"eval_split": "test"}, "data.eval_split='test' names a split"),
+    ],
+)
+def test_mixtures_that_cannot_be(models, tmp_path, path, keys, said):
+    names = [written(tmp_path / f"{n}.jsonl", sums(n, 10)) for n in (2, 3)]
+    keys = {f"data__{key}": value for key, value in keys.items()}
+    with pytest.raises(ValueError, match=said):
+        picked(models, data__path=path.format(*names), data__eval_rows=2, **keys)
+
+
+def test_documents_and_prompts_do_not_mix(models, digits, tmp_path):
+    written(tmp_path / "a.jsonl", sums(2, 9))
+    texts = [{"text": row["prompt"] + row["solution"]} for row in sums(9, 9)]
+    written(tmp_path / "b.jsonl", texts)
+    with pytest.raises(ValueError, match=r"mixes documents .* with prompts"):
+        read(models, digits, data__path=str(tmp_path))
+    found = read(models, digits, data__path=str(tmp_path / "b.jsonl"))
+    assert {len(prompt) for prompt in found.train.prompts} == {16}
+    assert digits.decode(found.train.solutions[0]).endswith("=#7<eos>")
+
+
+def test_a_template_reaches_the_student(models, digits, tmp_path):
+    path = written(tmp_path / "a.jsonl", sums(2, 9))
+    found = read(models, digits, data__path=path, data__template="0+{question}")
+    assert all(text.startswith("0+") for text in found.train.texts + found.held.texts)

@@ -1,0 +1,170 @@
+"""Rows as they are in files and in Hugging Face data sets."""
+
+import csv
+import gzip
+import io
+import json
+import re
+
+from etils import epath
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+
+
+def parts_of(path: str) -> list[list[str]]:
+    """What a path names: for every part between commas its sources, in order.
+
+    A folder is the files in it that can be read, and so are the matches of a glob;
+    anything else is one source, a file with a comma in its name too.
+
+    Raises:
+      FileNotFoundError: a folder or a glob without such a file.
+    """
+    if "," in path and epath.Path(path).exists():
+        return [[path]]
+    return [_expanded(part.strip()) for part in path.split(",")]
+
+
+def _expanded(part: str) -> list[str]:
+    wild = re.search(r"[*?\[]", part)
+    if not wild and (is_file(part) or not epath.Path(part or ".").is_dir()):
+        return [part]
+    pattern = part if wild else f"{part.rstrip('/')}/*"
+    before = part[: wild.start()] if wild else f"{part.rstrip('/')}/"
+    folder = before[: before.rfind("/") + 1]
+    matches = epath.Path(folder or ".").glob(pattern[len(folder) :])
+    found = sorted(name for name in map(str, matches) if is_file(name))
+    if not found:
+        raise FileNotFoundError(
+            f"{part}: no file that ends in {', '.join(SUFFIXES)} (or with .gz); check "
+            "the folder or the pattern"
+        )
+    return found
+
+
+def is_file(source: str) -> bool:
+    """Whether the name is that of a file, and not of a task or a data set."""
+    return bool(suffix(source))
+
+
+def rows(source: str) -> list[dict]:
+    """Rows of a file of any kind but plain text."""
+    return _READERS[suffix(source)](source)
+
+
+def suffix(source: str) -> str:
+    """``.jsonl`` of ``a.jsonl`` and ``a.jsonl.gz``; empty for what is no file."""
+    plain = source.removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if plain.endswith(suffix)), "")
+
+
+def _load(source: str) -> bytes:
+    path = epath.Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{source} does not exist; check the path")
+    data = path.read_bytes()
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{source}: damaged gzip ({error}); fetch it again") from error
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source}: byte {error.start} is not UTF-8; convert the file to UTF-8"
+        ) from error
+
+
+def _jsonl(source: str) -> list[dict]:
+    # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode.
+    rows = []
+    for number, line in enumerate(_decode(_load(source), source).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{source}, line {number}: not JSON ({error}): {line.strip()!r:.80}; "
+                f"correct or remove the line"
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{source}, line {number}: {row!r:.80} is no object; one JSON object "
+                f"per line is expected"
+            )
+        rows.append(row)
+    return rows
+
+
+def _json(source: str) -> list[dict]:
+    """A list of objects, or lines of objects under the name of JSON."""
+    text = _decode(_load(source), source)
+    if not text.lstrip().startswith("["):
+        return _jsonl(source)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{source}, line {error.lineno}: not JSON ({error}); correct the line"
+        ) from error
+
+
+def _csv(source: str) -> list[dict]:
+    reader = csv.DictReader(io.StringIO(_decode(_load(source), source), newline=""))
+    rows = []
+    try:
+        for row in reader:
+            # DictReader files surplus cells under None and lacking ones as None.
+            if None in row or None in row.values():
+                raise csv.Error(f"not {len(reader.fieldnames or ())} cells")
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(
+            f"{source}, line {reader.line_num}: {error}; correct the line"
+        ) from error
+    return rows
+
+
+def _parquet(source: str) -> list[dict]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            f"{source}: Parquet needs pyarrow; pip install 'jopd[data]'"
+        ) from error
+    return parquet.read_table(io.BytesIO(_load(source))).to_pylist()
+
+
+def hub_rows(source: str, split: str) -> list[dict]:
+    """All rows of a Hugging Face data set, ``owner/name:configuration``."""
+    if source.count("/") != 1 or source.startswith((".", "/")):
+        raise ValueError(
+            f"{source!r} is neither task:arithmetic, nor a file ending in "
+            f"{', '.join(SUFFIXES)} (or with .gz), nor a data set owner/name"
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"{source}: Hugging Face data sets need the package datasets; "
+            f"pip install 'jopd[data]', or name a local file"
+        ) from error
+    name, _, configuration = source.partition(":")
+    return list(datasets.load_dataset(name, configuration or None, split=split))
+
+
+def documents(source: str, separator: str, drop_partial: bool) -> list[str]:
+    """Splits before decoding, so a cut end may cut a UTF-8 character too."""
+    pieces = _load(source).replace(b"\r\n", b"\n").split(separator.encode())
+    pieces = pieces[1:-1] if drop_partial else pieces
+    texts = [_decode(piece, source).strip() for piece in pieces]
+    return [text for text in texts if text]
+
+
+_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
