@@ -20,6 +20,7 @@ flags.DEFINE_float("temperature", 1.0, "0 is greedy.", lower_bound=0.0)
 flags.DEFINE_integer("top_k", 0, "Keep the k most likely tokens; 0: all.")
 flags.DEFINE_float("top_p", 1.0, "Keep the smallest set with this mass; 1: all.")
 flags.DEFINE_float("min_p", 0.0, "Drop tokens below this share of the best; 0: none.")
+flags.DEFINE_multi_string("stop", [], "Text that ends a continuation; repeatable.")
 flags.DEFINE_integer("seed", 0, "Of the random stream.")
 flags.DEFINE_enum("chat", "auto", ["auto", "always", "never"], "Use the chat template.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> None:
     options = {name: f[name].value for name in names}
     with commandline.one_error():
         student = model.load(f.model, dtype=f.dtype)
-        found = student.generate(f.prompt, seed=f.seed, chat=f.chat, **options)
+        found = student.generate(
+            f.prompt, seed=f.seed, chat=f.chat, stop_strings=f.stop, **options
+        )
     bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
     for prompt, texts in zip(f.prompt, found):
         for text in texts:

@@ -32,13 +32,18 @@ class RowSet(NamedTuple):
     """What rows are made of, and who judges the responses to them.
 
     Without a ``verifier``, ``(text, answer) -> reward``, rewards stay 0; so does that
-    of a response without an end, unless ``reward_truncated``.
+    of a response without an end, unless ``reward_truncated``. The text of a response
+    ends before the first of ``stop_strings``.
     """
 
     dataset: Dataset
     tokenizer: Any
     verifier: rewards.Verifier | None = None
     reward_truncated: bool = False
+    stop_strings: tuple[str, ...] = ()
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        return responses(self.tokenizer, rollout, self.stop_strings)
 
 
 class Writer(NamedTuple):
@@ -166,13 +171,17 @@ def first_part(responses: Sequence[np.ndarray], share: float) -> list[np.ndarray
     return [response[: math.floor(share * len(response))] for response in responses]
 
 
-def responses(tokenizer, rollout: Rollout) -> list[str]:
-    """What responses add to their prompts, special tokens left out. Host side."""
+def responses(tokenizer, rollout: Rollout, stop_strings=()) -> list[str]:
+    """What responses add to their prompts, up to the first of ``stop_strings``.
+
+    Special tokens are left out. Host side.
+    """
     tokens_BT = np.asarray(rollout.tokens_BT)
     starts, ends = np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B)
     spans = list(zip(tokens_BT, starts, ends))
     prompts, rows = [row[:s] for row, s, _ in spans], [row[s:e] for row, s, e in spans]
-    return decoding.texts_of(tokenizer, prompts, rows)
+    texts = decoding.texts_of(tokenizer, prompts, rows)
+    return [decoding.before_end(text, stop_strings) for text in texts]
 
 
 def rewarded(batch: Batch, texts, rows: RowSet) -> Batch:
@@ -367,7 +376,7 @@ def fresh_rows(
     batch = batch_of(rolled._replace(group_B=np.repeat(ids, copies).astype(np.int32)))
     if rows.verifier is None:
         return batch
-    return rewarded(batch, responses(rows.tokenizer, rolled), rows)
+    return rewarded(batch, rows.texts(rolled), rows)
 
 
 def with_coins(batch: Batch, seed: int, step: int) -> Batch:

@@ -40,6 +40,46 @@ def pieces(tokenizer, before, ids) -> list[str]:
     return texts_of(tokenizer, befores, tokens, special=True)
 
 
+def before_end(text: str, strings: Sequence[str]) -> str:
+    """``text`` up to the first of ``strings`` that occurs in it."""
+    places = [place for one in strings if (place := text.find(one)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def check_strings(tokenizer, strings: Sequence[str], key: str) -> None:
+    """Strings that are to end a response must be ones that it can hold.
+
+    Raises:
+      ValueError: a string is empty, holds a special token, which texts are read
+        without, or cannot be written in this tokenizer. Names ``key`` and the remedy.
+    """
+    added = tokenizer.added_tokens_decoder
+    special = {str(token): index for index, token in added.items() if token.special}
+    for one in strings:
+        if not isinstance(one, str) or not one:
+            raise ValueError(f"{key}={strings!r}: {one!r} is no text; leave it out")
+        for name in special:
+            if name in one:
+                raise ValueError(
+                    f"{key}: {one!r} holds the special token {name!r}, and responses "
+                    "are read without those; ids that end one go into "
+                    f"rollout.stop_ids=({special[name]},) or generation_config.json"
+                )
+        if one.strip(" ") not in _written(tokenizer, one):
+            raise ValueError(
+                f"{key}: {one!r} can never end a response, the tokenizer writes it as "
+                f"{_written(tokenizer, one)!r}; take what it can write, or leave it out"
+            )
+
+
+def _written(tokenizer, text: str) -> str:
+    try:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except Exception:  # the class that tokenizers raises for what they lack
+        return ""
+    return text_of(tokenizer, [], ids)
+
+
 def _decode(tokenizer, rows: Sequence[Iterable[int]], special: bool) -> list[str]:
     return tokenizer.batch_decode(
         rows, skip_special_tokens=not special, clean_up_tokenization_spaces=False

@@ -65,7 +65,7 @@ def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
         batch = collect.batch_of(rolled._replace(group_B=filled))
         per_token = {name: np.asarray(value) for name, value in facts(batch).items()}
         batch = jax.tree.map(np.asarray, batch)
-        texts = collect.responses(rows.tokenizer, batch.rollout)
+        texts = rows.texts(batch.rollout)
         if rows.verifier is not None:
             batch = collect.rewarded(batch, texts, rows)
         yield Rolled(batch, texts, per_token, len(part))

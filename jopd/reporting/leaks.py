@@ -1,13 +1,15 @@
 """How many responses say what they cannot know: a pattern looked for in their text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from jopd.batches import collect
-from jopd.types import STUDENT, Batch
+from jopd.types import STUDENT, Batch, Rollout
+
+Texts = Callable[[Rollout], list[str]]
 
 
 def rate(pattern: str, texts: Sequence[str]) -> float | None:
@@ -17,7 +19,7 @@ def rate(pattern: str, texts: Sequence[str]) -> float | None:
     return float(np.mean([re.search(pattern, text) is not None for text in texts]))
 
 
-def make_annotate(pattern: str, tokenizer) -> collect.Annotate:
+def make_annotate(pattern: str, texts_of: Texts) -> collect.Annotate:
     """An annotation that adds ``leak/rate`` of the fresh rollouts of a batch."""
 
     def annotate(params, batch: Batch, step: int):
@@ -28,6 +30,6 @@ def make_annotate(pattern: str, tokenizer) -> collect.Annotate:
         if not fresh_B.any():
             return batch, {"leak/rate": None}
         fresh = jax.tree.map(lambda x: x[fresh_B], rollout)
-        return batch, {"leak/rate": rate(pattern, collect.responses(tokenizer, fresh))}
+        return batch, {"leak/rate": rate(pattern, texts_of(fresh))}
 
     return annotate

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.models import decoder, sharding
-from jopd.rollouts import generate, watch
+from jopd.rollouts import generate, strings, watch
 from jopd.rollouts.generate import Loop, Policy, Request
 from jopd.rollouts.watch import Reading, Watch
 from jopd.types import Rollout
@@ -80,6 +80,7 @@ def in_blocks(
     copies: int = 1,
     at_once: int = 0,
     watched: Watch | None = None,
+    ends: strings.Ends | None = None,
     **draw: Any,
 ):
     """``(params, request, key) -> Rollout`` on the host, bound to its settings.
@@ -91,6 +92,8 @@ def in_blocks(
         all. Others wait, and enter a quarter of that at a time.
       watched: who may end rows before they end themselves, as unfinished ones. What is
         drawn until then is the same.
+      ends: strings after which a row is not drawn on; ``strings.cut`` takes away what
+        was drawn behind one by then.
       draw: ``stop_ids``, ``vocabulary`` and ``filters`` of ``generate.generate``.
 
     Raises:
@@ -114,6 +117,8 @@ def in_blocks(
         unit = copies * -(-first // (4 * copies))
         while True:
             held = held._replace(state=programs.advance(models, held.state, key))
+            if ends is not None:
+                held = _end(ends, held, written, split, block)
             done_DB = np.asarray(held.state.loop.done_B)
             if done_DB.all() and not waiting_D.any():
                 break
@@ -223,6 +228,21 @@ def _enter(programs, models, key, split, held: _Held, waiting_D, coming_D, unit:
     row_DB, who = held.row_DB.copy(), np.nonzero(comes_DU)
     row_DB[who[0], place_DU[who]] = next_DU[who]
     return _Held(state, row_DB)
+
+
+def _end(ends: strings.Ends, held: _Held, written, split: Request, block: int) -> _Held:
+    """Ends the rows in whose text a string occurs."""
+    _keep(written, held)
+    done_DB = np.array(held.state.loop.done_B)
+    for d, place in zip(*np.nonzero(~done_DB)):
+        b = held.row_DB[d, place]
+        given, start = split.tokens_BP[d, b], split.prompt_length_B[d, b]
+        drawn = written["tokens_BL"][d, b, : written["count_B"][d, b]]
+        response = np.concatenate([given[start : split.length_B[d, b]], drawn])
+        # What the last look saw, and the token that a row is begun with.
+        done_DB[d, place] = strings.ended(ends, given[:start], response, block + 1)
+    loop = held.state.loop._replace(done_B=done_DB)
+    return held._replace(state=held.state._replace(loop=loop))
 
 
 def _room(state: _State) -> int:

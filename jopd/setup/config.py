@@ -107,6 +107,8 @@ def base_config() -> ConfigDict:
         "top_p": 1.0,  # 1: off
         "min_p": 0.0,  # 0: off
         "stop_ids": (),  # added to the tokenizer's end of sequence
+        "stop_strings": (),  # text that ends a response, as a stop token does; it
+        # stays in the tokens, up to the one that completes it, and not in the text
         "ignore_eos": False,  # always write max_new_tokens (base language models)
         "parallel": "auto",  # auto | pmap (replicated) | jit (sharded parameters)
         # Under pmap: draws between two looks from the host, where rows that have

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jopd.batches import collect
+from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
@@ -185,6 +186,8 @@ def build(config, *, train: bool = True) -> Experiment:
     terms = builders.build_terms(config)
     cast = choose_cast(config, terms)
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
+    stop_strings = tuple(config.rollout.stop_strings)
+    decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")
     heads = min(shape.vocab_size for shape in cast.shapes.values())
     notes, pairs = inputs.check_tokenizers(tokenizer, cast.paths, heads)
     cast = cast._replace(pairs=pairs)
@@ -232,10 +235,11 @@ def build(config, *, train: bool = True) -> Experiment:
 
 def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:
     """A warning where no response can end, so that none earns its reward."""
-    if stop_ids or rows.verifier is None or rows.reward_truncated:
+    ends = stop_ids or rows.stop_strings
+    if ends or rows.verifier is None or rows.reward_truncated:
         return []
     return [
-        "no token ends a response (rollout.ignore_eos), and one that is cut earns 0: "
+        "nothing ends a response (rollout.ignore_eos), and one that is cut earns 0: "
         "name ends in rollout.stop_ids, or set eval.reward_truncated=True"
     ]
 

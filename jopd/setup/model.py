@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import collect
-from jopd.data import sources
+from jopd.data import decoding, sources
 from jopd.data.dataset import encode
 from jopd.losses.objective import logits_of
 from jopd.models import decoder, hf
@@ -70,6 +70,7 @@ class Model:
         min_p: float = 0.0,
         seed: int = 0,
         chat: str = "auto",
+        stop_strings: Sequence[str] = (),
     ) -> list[list[str]]:
         """``samples`` continuations of every text, one list for each.
 
@@ -78,13 +79,17 @@ class Model:
           seed: of the random stream; rows have their own, whatever stands beside them.
           chat: "auto" uses the tokenizer's chat template where it has one; "always" or
             "never".
+          stop_strings: texts end before the first of them, too.
 
         Raises:
-          ValueError: one string in place of a list, a text that cannot be tokenised,
-            or text and continuation exceed the model's positions.
+          ValueError: one string in place of a list, one that cannot end a text, a text
+            that cannot be tokenised, or text and continuation exceed the positions.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts={texts!r} is one string; give a list of them")
+        if isinstance(stop_strings, str):
+            raise ValueError(f"stop_strings={stop_strings!r} is one; give a list")
+        decoding.check_strings(self.tokenizer, stop_strings, "stop_strings")
         dataset = encode(
             sources.examples([{"prompt": text} for text in texts]),
             tokenizer=self.tokenizer,
@@ -108,7 +113,7 @@ class Model:
             filters=Filter(temperature, top_k, top_p, min_p),
             copies=samples,
         )
-        written = collect.responses(self.tokenizer, rolled)
+        written = collect.responses(self.tokenizer, rolled, stop_strings)
         return [written[i : i + samples] for i in range(0, len(written), samples)]
 
     def _check_positions(self, given: int, new: int) -> None:

@@ -144,6 +144,7 @@ RANGES = {
     "rollout.top_p": MASS,
     "rollout.min_p": SHARE,
     "rollout.stop_ids": several(FROM_0, "ids of tokens"),
+    "rollout.stop_strings": several(TEXT, "texts"),
     "rollout.ignore_eos": FLAG,
     "rollout.parallel": choice("auto", "pmap", "jit"),
     "rollout.block_tokens": FROM_0,

@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     ``own_prompts`` has both again for each teacher that reads other prompts, ``peers``
     is for those whose context has ``{peer}``, ``served`` says of teachers and panels
     with a route which training rows are theirs. ``verifier`` is None if nobody judges;
-    ``reward_truncated`` is as in ``RowSet``.
+    ``reward_truncated`` and ``stop_strings`` are as in ``RowSet``.
     ``said``: what was taken of the sources, and what was left out; ``notes``: warnings.
     """
 
@@ -32,6 +32,7 @@ class Rows(NamedTuple):
     served: dict[str, np.ndarray]
     verifier: rewards.Verifier | None
     reward_truncated: bool
+    stop_strings: tuple[str, ...]
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -58,7 +59,8 @@ class Rows(NamedTuple):
         return self._rows(self.held)
 
     def _rows(self, dataset: Dataset) -> RowSet:
-        return RowSet(dataset, self.tokenizer, self.verifier, self.reward_truncated)
+        judged = (self.verifier, self.reward_truncated)
+        return RowSet(dataset, self.tokenizer, *judged, self.stop_strings)
 
 
 class Widths(NamedTuple):
@@ -101,6 +103,7 @@ def read_rows(
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=pick_verifier(config, train, held),
         reward_truncated=config.eval.reward_truncated,
+        stop_strings=tuple(config.rollout.stop_strings),
         said=picked.said + _left_out(config, train, held),
         notes=picked.notes,
     )

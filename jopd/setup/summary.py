@@ -30,6 +30,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     date = [("date", f"{day}, which the chat template prints (data.date)")]
     token = e.rows.tokenizer.convert_ids_to_tokens
     ends = [f"{token(index) or 'no token'} ({index})" for index in e.stop_ids]
+    ends += map(repr, e.rows.stop_strings)
     return [
         *rows,
         ("vocabulary", f"{e.shape.vocabulary:,}"),

@@ -21,9 +21,10 @@ from jopd.batches import collect
 from jopd.data.dataset import pad_prompts
 from jopd.data.sources import Example
 from jopd.teachers import roles
-from jopd.types import STUDENT, Batch
+from jopd.types import STUDENT, Batch, Rollout
 
 FACTS = ("has_peer",)
+Texts = Callable[[Rollout], list[str]]
 
 
 def choose(group_B, reward_B, student_B, success: float) -> np.ndarray:
@@ -72,9 +73,9 @@ class PeerPrompts(NamedTuple):
 
 
 def make_annotate(
-    shown: PeerPrompts, own_prompts: Sequence[np.ndarray], tokenizer
+    shown: PeerPrompts, own_prompts: Sequence[np.ndarray], texts_of: Texts
 ) -> collect.Annotate:
-    """``(params, batch, step) -> (batch, facts)``; pure but for the tokenizer.
+    """``(params, batch, step) -> (batch, facts)``; pure but for ``texts_of``.
 
     ``own_prompts`` are those of the data set as the student reads them.
     """
@@ -85,7 +86,7 @@ def make_annotate(
         student_BT = np.asarray(batch.mask_BT) & (rollout.source_BT == STUDENT)
         student_B = student_BT.any(axis=1)
         peer_B = choose(rollout.group_B, batch.reward_B, student_B, shown.success)
-        texts = collect.responses(tokenizer, rollout)
+        texts = texts_of(rollout)
         if shown.remove:
             texts = [re.sub(shown.remove, "", text) for text in texts]
         ids = np.asarray(batch.prompt_id_B)

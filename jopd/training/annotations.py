@@ -23,9 +23,12 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
         found.append(make_audit(e))
     if e.rows.peers is not None:
         shown = e.rows.peers
-        found.append(peers.make_annotate(shown, e.rows.train.prompts, e.rows.tokenizer))
+        texts_of = e.rows.training.texts
+        found.append(peers.make_annotate(shown, e.rows.train.prompts, texts_of))
     if e.config.log.leak_pattern:
-        found.append(leaks.make_annotate(e.config.log.leak_pattern, e.rows.tokenizer))
+        found.append(
+            leaks.make_annotate(e.config.log.leak_pattern, e.rows.training.texts)
+        )
     return collect.in_turn(found)
 
 

@@ -109,7 +109,7 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
 
 def judged(e: Experiment, fresh: Batch) -> tuple[Batch, list[str]]:
     """Fresh rollouts with their rewards, also where no update read them, and texts."""
-    texts = collect.responses(e.rows.tokenizer, fresh.rollout)
+    texts = e.rows.training.texts(fresh.rollout)
     if e.rows.verifier is not None and not e.rewards_first:
         fresh = collect.rewarded(fresh, texts, e.rows.training)
     return fresh, texts

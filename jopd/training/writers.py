@@ -7,8 +7,9 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.batches.collect import Writer
+from jopd.data import decoding
 from jopd.models import sharding
-from jopd.rollouts import blocks, sampling, watch
+from jopd.rollouts import blocks, sampling, strings, watch
 from jopd.rollouts.generate import generate
 from jopd.setup import builders, optimizer
 from jopd.setup.experiment import Experiment
@@ -46,15 +47,27 @@ def make_generate(
     watched: watch.Watch | None = None,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
-    c, devices = e.config.rollout, e.mesh.devices.size
     settings = dict(
         model=e.models[name],
-        max_new_tokens=max_new_tokens or c.max_new_tokens,
+        max_new_tokens=max_new_tokens or e.config.rollout.max_new_tokens,
         stop_ids=e.stop_ids,
         vocabulary=e.shape.vocabulary,
         filters=filters,
         copies=copies,
     )
+    ends = None
+    if e.rows.stop_strings:
+        text_of = functools.partial(decoding.text_of, e.rows.tokenizer)
+        ends = strings.Ends(e.rows.stop_strings, text_of)
+    write = _on_devices(e, settings, watched, ends)
+    if ends is None:
+        return write
+    return lambda params, asked, key: strings.cut(ends, write(params, asked, key))
+
+
+def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | None):
+    """``generate`` under the settings, as the run's devices hold the models."""
+    c, devices, copies = e.config.rollout, e.mesh.devices.size, settings["copies"]
     bound = functools.partial(generate, **settings)
     if e.generator == "jit":
         compiled = jax.jit(bound)
@@ -69,6 +82,7 @@ def make_generate(
             devices=devices,
             at_once=-(-c.at_once // copies) * copies,
             watched=watched,
+            ends=ends,
             **settings,
         )
     else:

@@ -83,3 +83,30 @@ def test_half_a_character_before_hides_nothing():
     ids = tokenizer("\u00e9b", add_special_tokens=False)["input_ids"]
     # The context ends in the middle of a character: what follows is read alone.
     assert decoding.text_of(tokenizer, ids[:2], ids[3:]).endswith("b")
+
+
+def test_the_text_of_a_response_ends_before_the_first_string():
+    text = "18\nQuestion: a\nAnswer:"
+    assert decoding.before_end(text, ("\nAnswer", "\nQuestion:")) == "18"
+    assert decoding.before_end(text, ("?",)) == decoding.before_end(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    "given, pieces",
+    [
+        (("",), ("is no text",)),
+        ((3,), ("3 is no text",)),
+        (("1<eos>",), ("special token '<eos>'", "rollout.stop_ids=(1,)")),
+        (("\nQ",), ("'\\nQ' can never end",)),
+    ],
+)
+def test_strings_that_can_end_nothing_are_refused(given, pieces):
+    with pytest.raises(ValueError) as caught:
+        decoding.check_strings(runs.bundled_tokenizer(), given, "rollout.stop_strings")
+    for piece in ("rollout.stop_strings", *pieces):
+        assert piece in str(caught.value)
+
+
+def test_strings_that_a_tokenizer_writes_are_taken():
+    decoding.check_strings(runs.bundled_tokenizer(), (";", "=1"), "stop_strings")
+    decoding.check_strings(sentencepiece(tidy=True), ("\nQ:", " a"), "stop_strings")

@@ -1,9 +1,12 @@
 """Shares of responses with a match."""
 
+import functools
+
 import jax
 import numpy as np
 
 import tiny
+from jopd.batches import collect
 from jopd.reporting import leaks
 from jopd.types import STUDENT
 
@@ -35,7 +38,9 @@ def test_only_fresh_student_rows_count():
     }
     token = int(spans[fresh[0]][0])
     want = np.mean([token in span for span in spans.values()])
-    annotate = leaks.make_annotate(rf"\b{token}\b", Tokenizer())
+    annotate = leaks.make_annotate(
+        rf"\b{token}\b", functools.partial(collect.responses, Tokenizer())
+    )
     same, facts = annotate(None, batch, 0)
     assert same is batch and facts == {"leak/rate": want} and 0 < want < 1
     old = batch._replace(rollout=rollout._replace(age_B=np.ones(8, int)))

@@ -57,3 +57,22 @@ def test_a_model_alone_ends_there_too(models, instruct):
         cut = min((long.index(end) + 1 for end in ends if end in long), default=None)
         assert short == long[:cut]
     assert free != ended
+
+
+def test_strings_end_texts_too(models):
+    e = built(models, rollout__stop_strings=("1", "+2"), rollout__ignore_eos=True)
+    assert e.stop_ids == () and e.rows.training.stop_strings == ("1", "+2")
+    assert dict(summary_rows(e))["ends at"] == "'1', '+2'"
+    assert not [note for note in e.notes if "earns 0" in note]
+    alone = jopd.load(str(models / "student"))
+    free, ended = (
+        alone.generate(["1+2="], samples=8, max_new_tokens=24, stop_strings=ends)[0]
+        for ends in ((), ("1", "+2"))
+    )
+    for long, short in zip(free, ended, strict=True):
+        assert short == min((long.split("1")[0], long.split("+2")[0]), key=len)
+    assert free != ended
+    with pytest.raises(ValueError, match="stop_strings='1' is one; give a list"):
+        alone.generate(["1+2="], stop_strings="1")
+    with pytest.raises(ValueError, match=r"rollout\.stop_strings: '<eos>' holds"):
+        built(models, rollout__stop_strings=("<eos>",))

@@ -1,5 +1,7 @@
 """Which rollout a row may see, and the prompts that show it."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -94,7 +96,8 @@ SHOWN = peers.PeerPrompts(
 
 
 def annotated(made=None, **changes):
-    annotate = peers.make_annotate(SHOWN._replace(**changes), OWN, Tokenizer())
+    texts_of = functools.partial(collect.responses, Tokenizer())
+    annotate = peers.make_annotate(SHOWN._replace(**changes), OWN, texts_of)
     return annotate(None, made or batch(), 0)
 
 
