@@ -59,6 +59,11 @@ class Hang(BaseException):
     """Raised by the alarm; nothing of the project catches it."""
 
 
+def stop(*_):
+    """The handler of the alarm."""
+    raise Hang
+
+
 class Outcome(NamedTuple):
     """``what`` is the class of an input, ``said`` the error or what is wrong."""
 
@@ -173,10 +178,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=40, help="faults to list")
     args = parser.parse_args(words)
 
-    def alarm(*_):
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, alarm)
+    before = signal.signal(signal.SIGALRM, stop)
     shares = {args.kind: 1.0} if args.kind else KINDS
     found, began = {}, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

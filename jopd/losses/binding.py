@@ -22,8 +22,8 @@ def resolve(name, namespace, kind: str):
     known = names(namespace)
     if name not in known:
         raise ValueError(
-            f"unknown {kind} {name!r}; known: {', '.join(known)}; one of your own is "
-            "named as package.module.function"
+            f"unknown {kind} {name!r:.80}; known: {', '.join(known)}; one of your own "
+            "is named as package.module.function"
         )
     return getattr(namespace, name)
 

@@ -62,9 +62,8 @@ def _check_stop(config: ConfigDict) -> None:
         more = sorted(set(c.early_stop) - set(known))
         if more:
             raise ValueError(
-                f"rollout.early_stop.{more[0]}={c.early_stop[more[0]]!r:.80} is given "
-                "to no rule; name one in rollout.early_stop.function, or set one of "
-                f"{', '.join(known)}"
+                f"rollout.early_stop.{more[0]} is given to no rule; name one in "
+                f"rollout.early_stop.function, or set one of {', '.join(known)}"
             )
         return
     if getattr(rule, "keywords", {}).get("limit", 1) <= 0:

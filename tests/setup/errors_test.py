@@ -469,7 +469,7 @@ CASES = {
     ),
     "an argument without a rule": (
         stopping(grams=2),
-        ("rollout.early_stop.grams=2 is given to no rule", "early_stop.function"),
+        ("rollout.early_stop.grams is given to no rule", "early_stop.function"),
     ),
     "a panel of nothing": (
         {"panels": {"p": {"members": None}}},
