@@ -13,6 +13,12 @@ from jopd.setup import config, keys, overrides, shipped
 
 flags.disclaim_key_flags()  # those defined here belong to the command that asks
 
+CHECKPOINT = (
+    "checkpoint",
+    "",
+    "best, last or a step, where --model is a run's folder.",
+)
+
 
 def quiet() -> None:
     """Silences the libraries below, which log every file that they touch."""

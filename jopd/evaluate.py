@@ -16,11 +16,11 @@ def main(argv: list[str]) -> None:
     from jopd.reporting import console
     from jopd.setup import experiment
     from jopd.setup.summary import summary_rows
-    from jopd.training import stages
+    from jopd.training import kept, stages
 
-    with commandline.one_error():
-        config = flags.FLAGS.config
-        config.student.path = flags.FLAGS.model
+    f, config = flags.FLAGS, flags.FLAGS.config
+    with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
+        config.student.path = path
         e = experiment.build(config, train=False)
         console.startup(summary_rows(e))
         found, _ = stages.make_evaluate(e)(e.params, e.frozen)
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
+    flags.DEFINE_string(*commandline.CHECKPOINT)
     flags.DEFINE_string("out", "", "Also write the numbers to this JSON file.")
     commandline.define_config()
     flags.mark_flag_as_required("model")

@@ -13,6 +13,7 @@ from absl import app, flags
 from jopd import commandline
 
 flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
+flags.DEFINE_string(*commandline.CHECKPOINT)
 flags.DEFINE_multi_string("prompt", None, "Text to continue; may be repeated.")
 flags.DEFINE_integer("samples", 1, "Continuations of each prompt.", lower_bound=1)
 flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to write.", lower_bound=1)
@@ -30,12 +31,13 @@ def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
     from jopd.setup import model
+    from jopd.training import kept
 
     f = flags.FLAGS
     names = "samples", "max_new_tokens", "temperature", "top_k", "top_p", "min_p"
     options = {name: f[name].value for name in names}
-    with commandline.one_error():
-        student = model.load(f.model, dtype=f.dtype)
+    with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
+        student = model.load(path, dtype=f.dtype)
         found = student.generate(
             f.prompt, seed=f.seed, chat=f.chat, stop_strings=f.stop, **options
         )

@@ -121,6 +121,11 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def updates(directory: Path) -> list[dict]:
+    """Lines of ``metrics.jsonl`` that are of updates, not of the evaluation before."""
+    return [row for row in rows(directory / "metrics.jsonl") if row["step"]]
+
+
 def plain(row: dict) -> dict:
     """A line of ``metrics.jsonl`` without what depends on the clock."""
     return {key: value for key, value in row.items() if not key.startswith("speed/")}

@@ -211,8 +211,9 @@ def value_of(summary: dict, key: str) -> float:
 
 
 def updates(place: Path) -> list[dict]:
-    """The rows of metrics.jsonl."""
-    return list(map(json.loads, (place / "metrics.jsonl").read_text().splitlines()))
+    """The rows of metrics.jsonl, without that of the evaluation before training."""
+    lines = (place / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["step"]]
 
 
 def interval(values) -> tuple[float, float]:

@@ -174,6 +174,7 @@ class Progress:
     ):
         self._console = console or rich.get_console()
         self._total, self._every, self._clock = total_steps, every_seconds, clock
+        self._first = start_step
         self._marks: deque[tuple[float, int]] = deque(maxlen=20)
         self._known: dict[str, Any] = {}
         self._printed = -float("inf")
@@ -190,6 +191,8 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
+        elif self._first < self._total:
+            say("compiling the first update", console=self._console)
         return self
 
     def __exit__(self, *error) -> None:

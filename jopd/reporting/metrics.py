@@ -4,7 +4,9 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import types
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,18 +62,23 @@ def open_writers(
     last_step: int = 0,
     tensorboard: bool = False,
     wandb: str | None = None,
+    name: str = "",
+    config: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Writers:
     """Opens the writers of a run; on processes other than the first they do nothing.
 
-    Values are numbers, 0-d arrays, booleans, strings or None. ``metrics.jsonl`` is
-    strict JSON, so NaN and infinities become ``null``; the others get them as they are.
+    What is written of the last step once more joins its line. Values are numbers, 0-d
+    arrays, booleans, strings or None. ``metrics.jsonl`` is strict JSON, so NaN and
+    infinities become ``null``; the others get them as they are.
 
     Args:
       workdir: folder of the run, created when missing.
       last_step: the step the run goes on from. Lines of later steps are dropped, since
         they will be written again.
       tensorboard: also write event files to ``<workdir>/tensorboard``.
-      wandb: name of a Weights & Biases project. None: off.
+      wandb: name of a Weights & Biases project. None: off. Its run is found again when
+        this one is resumed; steps that it has already are not taken twice.
+      name, config: of the run, for Weights & Biases.
 
     Raises:
       ImportError: a writer is asked for whose package is not installed.
@@ -85,7 +92,8 @@ def open_writers(
         makers.append(lambda: _tensorboard(module, workdir, last_step))
     if wandb is not None:
         package = _import("wandb", "wandb")
-        makers.append(lambda: _wandb(package, workdir, wandb))
+        about = dict(project=wandb, name=name or None, config=dict(config))
+        makers.append(lambda: _wandb(package, workdir, about))
     workdir.mkdir(parents=True, exist_ok=True)
     writers = [_jsonl(workdir / "metrics.jsonl", last_step), *(m() for m in makers)]
 
@@ -101,12 +109,20 @@ def open_writers(
     return Writers(write, close)
 
 
+def check_trackers(tensorboard: bool, wandb: str) -> None:
+    """Raises ImportError where one is asked for whose package is not installed."""
+    if tensorboard:
+        _import("tensorboardX", "log.tensorboard=True")
+    if wandb:
+        _import("wandb", f"log.wandb_project={wandb!r}")
+
+
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a ``.jsonl`` file, without a last one that was cut while written.
+    """All lines of a run's ``.jsonl`` file, without a last one that was cut short.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a line before the last is not JSON.
+      ValueError: a line before the last is not JSON with a ``step``.
     """
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     # Not splitlines: it also cuts at U+2028 and the like, which JSON strings may hold.
@@ -115,11 +131,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines if text else [], 1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows[-1]["step"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(
-                f"{path}, line {number} is not JSON: {line[:60]!r}; mend or delete it"
+                f"{path}, line {number} is not JSON with a step: {line[:60]!r}; mend "
+                "or delete it"
             ) from error
     return rows
 
@@ -198,17 +216,30 @@ def _number(value) -> float | None:
 
 
 def _jsonl(path: Path, last_step: int) -> Writers:
-    rows = read(path) if path.exists() else []
-    kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= last_step]
-    write_atomically(path, "".join(kept))
-    file = path.open("a", encoding="utf-8")
+    rows = (
+        [row for row in read(path) if row["step"] <= last_step] if path.exists() else []
+    )
+    write_atomically(path, _lines(rows))
+    file, at = path.open("a", encoding="utf-8"), rows[-1]["step"] if rows else None
 
     def write(step, row):
-        strict = {name: _finite(value) for name, value in row.items()}
-        file.write(json.dumps({"step": step, **strict}, allow_nan=False) + "\n")
-        file.flush()
+        nonlocal file, at
+        row = {"step": step} | {name: _finite(value) for name, value in row.items()}
+        if step == at:
+            known = read(path)
+            file.close()
+            write_atomically(path, _lines([*known[:-1], known[-1] | row]))
+            file = path.open("a", encoding="utf-8")
+        else:
+            file.write(_lines([row]))
+            file.flush()
+        at = step
 
-    return Writers(write, file.close)
+    return Writers(write, lambda: file.close())
+
+
+def _lines(rows: Iterable[Mapping]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _tensorboard(module, workdir: Path, last_step: int) -> Writers:
@@ -224,8 +255,12 @@ def _tensorboard(module, workdir: Path, last_step: int) -> Writers:
     return Writers(write, writer.close)
 
 
-def _wandb(module, workdir: Path, project: str) -> Writers:
-    run = module.init(project=project, dir=str(workdir))
+def _wandb(module, workdir: Path, about: dict) -> Writers:
+    known = workdir / "wandb" / "jopd_run_id"
+    if not known.exists():
+        known.parent.mkdir(exist_ok=True)
+        write_atomically(known, uuid.uuid4().hex)
+    run = module.init(dir=str(workdir), id=known.read_text(), resume="allow", **about)
     return Writers(lambda step, row: run.log(dict(row), step=step), run.finish)
 
 

@@ -243,6 +243,13 @@ def base_config() -> ConfigDict:
         "keep_last": 2,  # newest ones
         "keep_best": 1,  # by avg@k, or by KL to the teacher without a verifier
     }
+    # A new run may start from the student of another one. The reference, and other
+    # teachers made of the initial student, stay those of student.path.
+    c.init_from = {
+        "run": "",  # its folder; empty: student.path
+        "checkpoint": "last",  # last | best | a step
+        "optimizer": True,  # and its optimizer's moments; rates begin anew
+    }
     c.log = {
         "every_steps": 1,  # lines of metrics.jsonl
         "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
@@ -256,7 +263,10 @@ def base_config() -> ConfigDict:
         "tensorboard": False,
         "wandb_project": "",  # empty: off
     }
-    c.export = {"enabled": True}  # Hugging Face directory at the end
+    c.export = {
+        "enabled": True,  # Hugging Face directory at the end
+        "which": "last",  # checkpoint that is exported: last | best
+    }
     c.compilation_cache = True  # persistent, in the user's cache folder
     c.jax_debug_nans = False  # stop at the operation that makes the first NaN; slow
     # A misspelt key is an error where it is written; terms and template arguments are

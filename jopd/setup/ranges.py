@@ -236,6 +236,10 @@ RANGES = {
     "log.tensorboard": FLAG,
     "log.wandb_project": TEXT,
     "export.enabled": FLAG,
+    "export.which": choice("last", "best"),
+    "init_from.run": TEXT,
+    "init_from.checkpoint": TEXT,
+    "init_from.optimizer": FLAG,
     "compilation_cache": FLAG,
     "jax_debug_nans": FLAG,
 }

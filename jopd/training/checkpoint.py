@@ -7,6 +7,7 @@ its files (``sums``); a folder that does not agree with it is damaged, never res
 
 import contextlib
 import math
+import re
 import shutil
 import threading
 import time
@@ -137,7 +138,8 @@ class Checkpointer:
         self.wait()
         self._metrics[step] = metric
         folder = self.directory / str(step)
-        sums.write(folder, metric, sums.read(folder)["files"])
+        known = sums.read(folder)["files"] if sums.listed(folder) else None
+        sums.write(folder, metric, known)
 
     def restore(self, template: PyTree, step: int | None = None) -> Restored | None:
         """Reads a checkpoint back; None if there is none.
@@ -167,7 +169,7 @@ class Checkpointer:
             record = self._load(candidate, "meta", None, damaged)
             if candidate in damaged:
                 continue
-            _require_same(record["leaves"], _describe(template), candidate)
+            require_same(record["leaves"], template, candidate)
             target = jax.tree.map(_to_saved, template)
             state = self._load(candidate, "state", target, damaged)
             if candidate in damaged:
@@ -195,8 +197,8 @@ class Checkpointer:
     def best_step(self) -> int | None:
         """The saved step with the best metric, the later one of equals."""
         known = {s: self._metrics.get(s) for s in self.steps()}
-        ranked = _ranked(known, self._keep["best_mode"])
-        return ranked[0] if ranked else None
+        found = ranked(known, self._keep["best_mode"])
+        return found[0] if found else None
 
     def seconds_since(self) -> float:
         """Since the last save of this process, or since it opened the folder."""
@@ -276,10 +278,11 @@ def kept_steps(
 ) -> set[int]:
     """Steps to keep: the ``keep_last`` newest and the ``keep_best`` best ones."""
     newest = sorted(metrics)[-keep_last:]
-    return {*newest, *_ranked(metrics, best_mode)[:keep_best]}
+    return {*newest, *ranked(metrics, best_mode)[:keep_best]}
 
 
-def _ranked(metrics: Mapping[int, float | None], best_mode: str) -> list[int]:
+def ranked(metrics: Mapping[int, float | None], best_mode: str) -> list[int]:
+    """Steps with a metric, the best first, the later one of equals before."""
     sign = 1 if best_mode == "max" else -1
     known = [(sign * m, step) for step, m in metrics.items() if m is not None]
     return [step for _, step in sorted(known, reverse=True)]
@@ -354,7 +357,17 @@ def _kind(path, leaf) -> str:
     )
 
 
-def _require_same(saved: Mapping[str, str], wanted: Mapping[str, str], step: int):
+def require_same(saved: Mapping[str, str], template, step: int, *, part=False) -> None:
+    """Checks what was saved against what is wanted, all of it or a ``part``.
+
+    Raises:
+      ValueError: names leaves that differ.
+    """
+    wanted = _describe(template)
+    if part:
+        saved = {_spelt(path): kind for path, kind in saved.items()}
+        wanted = {_spelt(path): kind for path, kind in wanted.items()}
+        saved = {path: kind for path, kind in saved.items() if path in wanted}
     if saved == wanted:
         return
     paths = sorted(saved.keys() | wanted.keys())
@@ -368,6 +381,11 @@ def _require_same(saved: Mapping[str, str], wanted: Mapping[str, str], step: int
         f"{len(paths)} leaves: {shown}. Use the config it was saved with, or another "
         "working directory"
     )
+
+
+def _spelt(path: str) -> str:
+    """A path whose keys read alike, be they of a record or of a dict."""
+    return re.sub(r"\['(\w+)'\]", r".\1", path)
 
 
 def _causes(damaged: Mapping[int, Exception]) -> str:

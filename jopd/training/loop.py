@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jopd.batches import collect
-from jopd.reporting import console, diagnostics
+from jopd.reporting import console, diagnostics, metrics
 from jopd.setup import builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
-from jopd.training import control, ending, observe, workdir
+from jopd.training import control, ending, kept, observe, workdir
 from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
 
@@ -46,7 +46,9 @@ def run(config, directory) -> dict:
         control.Interrupt() as interrupt,
     ):
         run = None
-        workdir.prepare(directory, written)
+        metrics.check_trackers(config.log.tensorboard, config.log.wandb_project)
+        if workdir.prepare(directory, written) and config.init_from.run:
+            kept.pick(Path(config.init_from.run), config.init_from.checkpoint)
         try:
             e = build(config)
             workdir.write_config(directory, written)
@@ -88,6 +90,7 @@ def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) ->
     start = int(run.state["train"].step)
     if "before" not in record:
         record["before"] = observe.measure(e, run, start, "before")
+        run.writer.write(start, observe.evaluation_metrics(record["before"]))
     with console.Progress(c.steps, start_step=start) as progress:
         for done in range(start, c.steps):
             interrupt.check()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import collect
-from jopd.reporting import diagnostics, evaluation
+from jopd.reporting import console, diagnostics, evaluation
 from jopd.setup.experiment import Experiment
 from jopd.setup.needs import frozen_named
 from jopd.training import workdir
@@ -142,7 +142,9 @@ def stop_if_unfinite(logged: dict, at: int) -> None:
 
 def measure(e, run: Run, at: int, phase: str) -> dict:
     """Evaluates the student as it is and keeps a few of its rollouts."""
-    frozen = e.frozen | run.state["teachers"]
+    c, frozen = e.config.eval, e.frozen | run.state["teachers"]
+    count = min(c.prompts, len(e.rows.held.prompts))
+    console.say(f"evaluating at step {at}: {count:,} prompts, {c.k} samples of each")
     found, samples = run.stages.evaluate(run.state["train"].params, frozen)
     workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
     return found

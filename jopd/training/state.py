@@ -13,7 +13,7 @@ from jopd.reporting import console, metrics
 from jopd.setup import builders
 from jopd.setup.experiment import Experiment
 from jopd.teachers import roles
-from jopd.training import control, step, workdir
+from jopd.training import control, kept, step, workdir
 from jopd.training.checkpoint import Checkpointer
 from jopd.training.stages import Stages, build_stages
 
@@ -40,8 +40,9 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
     """Stages bound, newest checkpoint restored, logs cut to where it stands."""
     c = e.config
     learning_rate, transform = builders.build_optimizer(c)
+    train = first_state(e, transform)
     state = {
-        "train": first_state(e, transform),
+        "train": train,
         # Placed, so that a restored buffer lies where an uninterrupted run has it.
         "buffer": jax.device_put(
             collect.empty_buffer(e.mix, e.widths.rows[-1]),
@@ -65,6 +66,9 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
         at, state, found = restored
         record |= found
         console.say(f"resumed from step {at}")
+    elif c.init_from.run:
+        state |= start_from(e, train)
+    record["stop_ids"] = list(e.stop_ids)
     at = int(state["train"].step)
     if at > c.steps:
         raise ValueError(
@@ -77,6 +81,8 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
         last_step=at,
         tensorboard=c.log.tensorboard,
         wandb=c.log.wandb_project or None,
+        name=c.name,
+        config=workdir.written(c.to_dict()),
     )
     stages = build_stages(e, transform)
     return Run(directory, stages, learning_rate, state, record, saver, writer, compiled)
@@ -92,6 +98,15 @@ def first_state(e: Experiment, transform) -> step.TrainState:
     )(e.params)
     counter = jax.device_put(jnp.int32(0), sharding.replicated(e.mesh))
     return step.TrainState(counter, e.params, opt_state)
+
+
+def start_from(e: Experiment, fresh: step.TrainState) -> dict:
+    """What differs in a first state that another run's student gives."""
+    c = e.config.init_from
+    at = kept.pick(Path(c.run), c.checkpoint)
+    train = kept.train_state(Path(c.run), at, fresh, optimizer=c.optimizer)
+    console.say(f"starts from checkpoint {at} of {c.run}")
+    return {"train": train, "teachers": roles.start(e.teachers, train.params)}
 
 
 @jax.jit

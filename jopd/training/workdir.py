@@ -154,8 +154,10 @@ def _try_directory(workdir: Path) -> None:
         ) from error
 
 
-def prepare(workdir: Path, config: dict) -> None:
+def prepare(workdir: Path, config: dict) -> bool:
     """Checks that ``workdir`` can take a run of ``config``, or go on with it.
+
+    Returns whether it is a new one.
 
     Leaves no file: what fails before training must not stand in the way of the next
     try. ``write_config`` comes once everything is loaded. What a killed process left
@@ -173,7 +175,7 @@ def prepare(workdir: Path, config: dict) -> None:
     path = workdir / "config.json"
     if path.exists():
         _check_same(workdir, read_config(workdir), config)
-        return
+        return False
     kept = (*FILES, "checkpoints", "export")
     own = [name for name in kept if _holds_something(workdir / name)]
     if own:
@@ -181,6 +183,7 @@ def prepare(workdir: Path, config: dict) -> None:
             f"workdir {workdir} is not empty and holds no run of jopd: {own[0]} is "
             "there, but no config.json; choose another with --workdir=DIR"
         )
+    return True
 
 
 def _holds_something(path: Path) -> bool:

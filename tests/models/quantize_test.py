@@ -93,5 +93,5 @@ def test_a_run_with_a_teacher_in_eight_bits(models, tmp_path, dtype):
     assert layers["mlp_norm"].dtype == dtype
     assert "matrices int8" in dict(summary_rows(built))["teacher"]
     train.run(runs.config(models, "opd", **keys), tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     assert all(np.isfinite(row["loss"]) for row in rows)

@@ -143,6 +143,30 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
     assert found == [(7, "loss", 0.5)]
 
 
+def test_more_of_the_last_step_joins_its_line(tmp_path):
+    writers = metrics.open_writers(tmp_path)
+    writers.write(0, {"eval/k": 4})
+    writers.write(1, {"loss": 1.0})
+    writers.write(1, {"eval/k": 5})
+    writers.close()
+    writers = metrics.open_writers(tmp_path, last_step=1)
+    writers.write(1, {"eval/k": 6})
+    writers.write(2, {"loss": 2.0})
+    writers.close()
+    assert metrics.read(tmp_path / "metrics.jsonl") == [
+        {"step": 0, "eval/k": 4},
+        {"step": 1, "loss": 1.0, "eval/k": 6},
+        {"step": 2, "loss": 2.0},
+    ]
+
+
+def test_a_missing_tracker_is_said_with_its_key(monkeypatch):
+    metrics.check_trackers(tensorboard=False, wandb="")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"log.wandb_project='p' needs .* wandb"):
+        metrics.check_trackers(tensorboard=False, wandb="p")
+
+
 def fake_wandb(calls):
     run = types.SimpleNamespace(
         log=lambda row, step: calls.append((step, row)),
@@ -154,10 +178,20 @@ def fake_wandb(calls):
 def test_wandb_gets_init_arguments_and_rows(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls))
-    writers = metrics.open_writers(tmp_path, wandb="p")
+    about = dict(wandb="p", name="opd", config={"seed": 3})
+    writers = metrics.open_writers(tmp_path, **about)
     writers.write(1, {"loss": float("nan")})
     writers.close()
-    assert calls[0] == {"dir": str(tmp_path), "project": "p"}
+    metrics.open_writers(tmp_path, last_step=1, **about).close()
+    first, again = calls[0], calls[3]
+    assert first == again and first.pop("id")  # the same run, when it is resumed
+    assert first == {
+        "dir": str(tmp_path),
+        "project": "p",
+        "name": "opd",
+        "config": {"seed": 3},
+        "resume": "allow",
+    }
     assert calls[1][0] == 1 and math.isnan(calls[1][1]["loss"])
     assert calls[2] == "finish"
 

@@ -51,7 +51,7 @@ def test_it_trains(file, models, tmp_path):
     else:
         built.eval.verifier = "runs.begins_with_digit"  # random models solve nothing
     summary = train.run(built, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         assert np.isfinite(row["loss"]) and np.isfinite(row["optim/grad_norm"])

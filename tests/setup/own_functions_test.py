@@ -79,7 +79,7 @@ def test_by_name_and_as_they_are_they_are_the_same(models):
 def test_a_run_uses_and_records_them_and_resumes(models, tmp_path):
     built = own(itself, models)
     train.run(built, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     assert all(np.isfinite(row["own/position"]) for row in rows)
     assert all(row["loss/own"] > 0 and 0 < row["weight/own"] <= 1 for row in rows)
     written = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -338,7 +338,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(models, tmp_path):
         changes["remote__url"] = url_of(port)
         config = runs.config(models, "omniopd", **changes)
         summary = train.run(config, tmp_path / "run")
-        rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+        rows = runs.updates(tmp_path / "run")
         sent = runs.rows(log)
         assert len(sent) == sum(row["teacher/requests"] for row in rows) > 8
         garbage = sum("garbage" in row for row in sent)
@@ -347,7 +347,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(models, tmp_path):
         assert summary["after"]["reverse_kl"] is None
         # The same run again, elsewhere: the server is asked only what failed.
         train.run(config, tmp_path / "again")
-        first = runs.rows(tmp_path / "again" / "metrics.jsonl")[0]
+        first = runs.updates(tmp_path / "again")[0]
         assert first["teacher/cache_hits"] == rows[0]["audit/chunks"]
         bodies = [json.dumps(r["body"], sort_keys=True) for r in runs.rows(log)]
         done = [b for b, r in zip(bodies, runs.rows(log)) if "garbage" not in r]

@@ -81,7 +81,7 @@ def test_a_run_with_replayed_rows_logs_peers_and_leaks(models, tmp_path):
         log__leak_pattern="^.",
     )
     summary = train.run(config, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     assert max(row["peer/rows"] for row in rows) > 0
     for row in rows:
         # A success serves the other row of its group only.

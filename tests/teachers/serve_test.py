@@ -232,7 +232,7 @@ def paid(rows: list[dict]) -> Counter:
 def test_a_run_whose_server_is_killed_twice(run, served):
     """The first time it ends and is run again, the second time it waits."""
     start, port, log, folder = run
-    lines = lambda: runs.rows(folder / "run" / "metrics.jsonl")
+    lines = lambda: runs.updates(folder / "run")
     kept = lambda: len(list((folder / "cache").rglob("*.json")))
     said = lambda: (folder / "output").read_text()
 

@@ -39,7 +39,7 @@ def built(models, snippet: str):
 def test_a_snippet_trains(number, models, tmp_path):
     c = built(models, SNIPPETS[number])
     train.run(c, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2]
     for term in builders.build_terms(c):
         assert sum(row[f"tokens/{term.name}"] for row in rows) > 0
@@ -57,7 +57,7 @@ def test_complementary_routes_share_the_rows_of_a_run(models, tmp_path):
     snippet = snippet.replace("models/code", str(models / "teacher"))
     c = built(models, snippet)
     train.run(c, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     for row in rows:
         left_out = row["unserved/short"] + row["unserved/long"]
         assert left_out == c.rollout.prompts_per_step * c.rollout.group_size

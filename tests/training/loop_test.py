@@ -97,7 +97,7 @@ def test_every_file_of_the_contract_is_there(finished):
     given = json.loads(json.dumps(config.to_dict()))
     given["data"]["date"] = str(datetime.date.today())  # of the run's first day
     assert written == given
-    steps = [row["step"] for row in runs.rows(directory / "metrics.jsonl")]
+    steps = [row["step"] for row in runs.updates(directory)]
     assert steps == list(range(1, 9))
     assert (directory / "report.html").stat().st_size > 1000
     kept = sorted(int(p.name) for p in (directory / "checkpoints").iterdir())
@@ -115,6 +115,7 @@ def test_summary_has_exactly_the_promised_keys(finished):
         "wall_seconds",
         "seconds_to_first_step",
         "compilations",
+        "exported_step",
         "tokens_sampled",
         "teacher_tokens",
         "config_name",
@@ -130,16 +131,25 @@ def test_summary_has_exactly_the_promised_keys(finished):
     assert 0 < written["seconds_to_first_step"] < written["wall_seconds"]
 
 
-def test_tokens_sampled_is_the_sum_over_steps(finished):
+def test_evaluations_share_the_lines_of_their_steps(finished):
     directory, _, summary, _ = finished
     rows = runs.rows(directory / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 8]
+    assert "loss" not in rows[0] and "loss" in rows[-1]
+    for row, phase in ((rows[0], "before"), (rows[-1], "after")):
+        assert row["eval/avg_at_k"] == summary[phase]["avg_at_k"]
+
+
+def test_tokens_sampled_is_the_sum_over_steps(finished):
+    directory, _, summary, _ = finished
+    rows = runs.updates(directory)
     by_step = [row["length/mean"] * 4 for row in rows]
     assert summary["tokens_sampled"] == round(sum(by_step))
 
 
 def test_teacher_tokens_count_every_model_that_terms_read(finished):
     directory, _, summary, _ = finished
-    rows = runs.rows(directory / "metrics.jsonl")
+    rows = runs.updates(directory)
     both = ("teacher", "reference")  # of StableOPD; gold rows are read, too
     read = [row["tokens/opd"] + row["tokens/gold"] for row in rows]
     assert summary["teacher_tokens"] == len(both) * round(sum(read))
@@ -186,9 +196,7 @@ def test_nothing_compiles_for_a_packing_that_was_seen(finished):
 
 def test_programs_are_counted_step_by_step(finished):
     directory, _, summary, seen = finished
-    logged = [
-        row["speed/compilations"] for row in runs.rows(directory / "metrics.jsonl")
-    ]
+    logged = [row["speed/compilations"] for row in runs.updates(directory)]
     assert logged == sorted(logged) and logged[-1] <= summary["compilations"]
     assert logged[-1] - logged[0] >= sum(count for _, count in seen[1:])
 
@@ -219,7 +227,7 @@ def test_a_broken_newest_checkpoint_falls_back(finished, tmp_path):
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with pytest.warns(UserWarning, match=r"damaged.*Restored step 6"):
         train.run(config, again)
-    steps = [row["step"] for row in runs.rows(again / "metrics.jsonl")]
+    steps = [row["step"] for row in runs.updates(again)]
     assert steps == list(range(1, 9))
     assert runs.same_weights(again, directory)
 
@@ -264,7 +272,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_term(models, method, tmp_path):
 
     with pytest.raises(FloatingPointError, match=r"step 1: loss/planted is nan"):
         train.run(planted(models, method(bad)), tmp_path / "run")
-    assert runs.rows(tmp_path / "run" / "metrics.jsonl") == []
+    assert runs.updates(tmp_path / "run") == []
 
 
 def test_a_nan_gradient_stops_the_run(models, method, tmp_path):
@@ -283,7 +291,7 @@ def test_broken_parameters_are_not_saved(models, monkeypatch, tmp_path):
     directory = tmp_path / "run"
     with pytest.raises(FloatingPointError, match=r"step 2: the update gave parameters"):
         train.run(config, directory)
-    logged = [row["step"] for row in runs.rows(directory / "metrics.jsonl")]
+    logged = [row["step"] for row in runs.updates(directory)]
     assert logged == [1, 2]
     assert [p.name for p in (directory / "checkpoints").iterdir()] == ["1"]
 
@@ -362,7 +370,7 @@ def test_what_stops_a_run_between_updates_costs_none(models, tmp_path, monkeypat
     saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert sorted(saved) == [2, 3]
     train.run(runs.config(models, checkpoint__every_steps=0, steps=3), tmp_path / "one")
-    one, two = (runs.rows(tmp_path / n / "metrics.jsonl") for n in ("one", "run"))
+    one, two = (runs.updates(tmp_path / n) for n in ("one", "run"))
     assert [runs.plain(row) for row in one] == [runs.plain(row) for row in two]
     assert runs.same_weights(tmp_path / "one", tmp_path / "run")
 

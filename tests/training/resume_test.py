@@ -42,7 +42,7 @@ def wait_until(child: subprocess.Popen, happened) -> None:
 
 def reached(directory: Path) -> int:
     with contextlib.suppress(IndexError):
-        return runs.rows(directory / "metrics.jsonl")[-1]["step"]
+        return runs.updates(directory)[-1]["step"]
     return 0
 
 
@@ -98,7 +98,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(interrupted, uninterrupted):
     assert len(killed) == 5, (ends, log)
     assert ends[-1] == (0, STEPS), log
     rows, expected = (
-        [runs.plain(row) for row in runs.rows(path / "metrics.jsonl")]
+        [runs.plain(row) for row in runs.updates(path)]
         for path in (directory, uninterrupted)
     )
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -117,7 +117,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(interrupted, uninterrupted):
 
 
 def test_evaluations_share_the_line_of_their_step(uninterrupted):
-    rows = runs.rows(uninterrupted / "metrics.jsonl")
+    rows = runs.updates(uninterrupted)
     at = [row["step"] for row in rows if "eval/reverse_kl" in row]
     assert at == list(range(4, STEPS, 4))
     assert all("loss" in row for row in rows)

@@ -21,7 +21,7 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     with config.unlocked():
         config.loss.guide = {"signal": "nll", "source": "teacher", "coef": 0.1}
     summary = train.run(config, tmp_path / "run")
-    rows = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "run")
     given = [row["length/prefix"] for row in rows]
     # Cosine over four updates: 1, 0.85, 0.5, 0.15 of responses of different lengths.
     assert given[0] > given[2] > given[3] > 0
@@ -41,7 +41,7 @@ def drawn_and_learnt(models, place, **more):
     changes["eval__verifier"] = "none"
     changes["log__samples_every_steps"] = 1
     summary = train.run(runs.config(models, **changes, **more), place)
-    losses = [row["loss"] for row in runs.rows(place / "metrics.jsonl")]
+    losses = [row["loss"] for row in runs.updates(place)]
     samples = runs.rows(place / "samples.jsonl")
     kept = [row for row in samples if row["phase"] == "rollout"]
     return summary["tokens_sampled"], losses, kept
@@ -86,7 +86,7 @@ def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
         config.rollout.early_stop.limit = limit
         place = tmp_path / str(limit)
         summary = train.run(config, place)
-        row = runs.rows(place / "metrics.jsonl")[0]
+        row = runs.updates(place)[0]
         rates.append(row["length/stopped_rate"])
         # The loss reads the rollouts once, who reads along once more.
         assert summary["teacher_tokens"] == 2 * summary["tokens_sampled"]
@@ -119,7 +119,7 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         return train.run(config, directory)
 
     run(tmp_path / "whole", 4)
-    rows = runs.rows(tmp_path / "whole" / "metrics.jsonl")
+    rows = runs.updates(tmp_path / "whole")
     assert all(row["loss/opd"] > 1e-3 for row in rows)
     assert rows[0]["kl/forward_self"] == pytest.approx(rows[0]["loss/opd"], rel=1e-4)
     run(tmp_path / "cut", 2)
@@ -133,7 +133,7 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         for name in ("whole", "resumed")
     )
     assert all(np.array_equal(want[key], got[key]) for key in want)
-    again = runs.rows(tmp_path / "resumed" / "metrics.jsonl")
+    again = runs.updates(tmp_path / "resumed")
     assert [*map(runs.plain, again)] == [*map(runs.plain, rows)]
     if kind == "gated":
         refreshed = [row["teacher/self_refreshed"] for row in rows]
@@ -185,7 +185,7 @@ def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
             models, "tropd", **changes, log__gradient_every_steps=every
         )
         train.run(config, tmp_path / str(every))
-        rows = runs.rows(tmp_path / str(every) / "metrics.jsonl")
+        rows = runs.updates(tmp_path / str(every))
         found[every] = {row["step"]: runs.plain(row) for row in rows}
     assert sorted(found[0]) == [3, 5] and sorted(found[2]) == [2, 3, 4, 5]
     for step, row in found[2].items():
@@ -204,6 +204,6 @@ def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
 def test_one_term_has_the_whole_gradient(models, tmp_path):
     config = runs.config(models, log__gradient_every_steps=1, steps=1)
     train.run(config, tmp_path / "run")
-    (row,) = runs.rows(tmp_path / "run" / "metrics.jsonl")
+    (row,) = runs.updates(tmp_path / "run")
     assert row["grad_share/opd"] == 1
     assert row["grad_norm/opd"] == pytest.approx(row["optim/grad_norm"], rel=1e-5)

@@ -38,8 +38,8 @@ def of_run(directory: Path) -> list[tuple[float, int, float]]:
     summary = json.loads((directory / "summary.json").read_text())
     rows = [
         json.loads(line)
-        for line in (directory / "metrics.jsonl").read_text().splitlines()
-    ]
+        for line in (directory / "metrics.jsonl").read_text().splitlines()[1:]
+    ]  # the first is of step 0
     seconds = itertools.accumulate(row["speed/seconds_step"] for row in rows)
     found = [(0.0, 0, summary["before"]["reverse_kl"])]
     found += [

@@ -192,7 +192,7 @@ def main() -> None:
         with control.CompileCounter() as compiled:
             summary = train.run(make_config(args, folder), folder / "run")
         lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines][args.warmup :]
+    rows = [json.loads(line) for line in lines[1:]][args.warmup :]  # [0]: step 0
     middle = lambda key: statistics.median(row[key] for row in rows)
     seconds, collect = middle("speed/seconds_step"), middle("speed/seconds_collect")
     tokens = middle("length/mean") * args.batch

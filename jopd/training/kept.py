@@ -1,0 +1,130 @@
+"""Checkpoints of a run, read by others: a model for a command, a start for a run."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import jax
+import optax
+from orbax.checkpoint import v1 as ocp
+
+from jopd.models import decoder, hf
+from jopd.setup import inputs
+from jopd.training import checkpoint, step, sums, workdir
+
+
+def pick(run: Path, which: str) -> int:
+    """The step of ``which`` checkpoint of a run: "last", "best" or a number.
+
+    Raises:
+      ValueError: there is none; says which there are.
+    """
+    folders = (run / "checkpoints").glob("*")
+    metrics = {int(p.name): sums.metric_of(p) for p in folders if p.name.isdecimal()}
+    if not metrics:
+        raise ValueError(f"{run} has no checkpoints; give the folder of a run")
+    if which == "last":
+        return max(metrics)
+    if which == "best":
+        return (checkpoint.ranked(metrics, "max") or [max(metrics)])[0]
+    if which.isdecimal() and int(which) in metrics:
+        return int(which)
+    there = ", ".join(map(str, sorted(metrics)))
+    raise ValueError(
+        f"{run} has no checkpoint {which!r}; give last, best or one of {there}"
+    )
+
+
+def read(run: Path, at: int, template) -> tuple:
+    """(part of the state saved at step ``at``, what was saved beside it).
+
+    Nothing is written, so that the run may be under way.
+
+    Args:
+      template: dicts and tuples of arrays as in ``state.Run``, or some of them.
+
+    Raises:
+      ValueError: it is damaged, or holds other leaves there.
+    """
+    folder = run / "checkpoints" / str(at)
+    handlers = ocp.handlers.local_registry()
+    handlers.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    context = ocp.Context()
+    context.checkpointables.registry = handlers
+    context.pytree.loading.partial_load = True
+    try:
+        with context:
+            for part in ("meta", "state"):
+                sums.check(folder, part)
+            record = ocp.load_checkpointables(folder, {"meta": None})["meta"]
+            checkpoint.require_same(record["leaves"], template, at, part=True)
+            found = ocp.load_checkpointables(folder, {"state": template})["state"]
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint {at} of {run} is damaged ({error}); take another with "
+            "--checkpoint"
+        ) from error
+    return found, record["meta"]
+
+
+def train_state(run: Path, at: int, fresh: step.TrainState, *, optimizer: bool):
+    """``fresh`` with the parameters of another run and, if asked, its optimizer.
+
+    Steps are counted from 0 again, by the learning rate's schedule, too.
+    """
+    wanted = {"train": {"params": fresh.params}}
+    if optimizer:
+        wanted["train"]["opt_state"] = fresh.opt_state
+    found = read(run, at, wanted)[0]["train"]
+    as_ours = lambda new, old: jax.device_put(new, old.sharding)
+    params = jax.tree.map(as_ours, found["params"], fresh.params)
+    if not optimizer:
+        return fresh._replace(params=params)
+    scheduled = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    moments = jax.tree.map(
+        lambda new, old: old if scheduled(old) else as_ours(new, old),
+        found["opt_state"],
+        fresh.opt_state,
+        is_leaf=scheduled,
+    )
+    return fresh._replace(params=params, opt_state=moments)
+
+
+def export(run: Path, which: str, out: Path) -> int:
+    """Writes a checkpoint's student as a Hugging Face directory; returns its step.
+
+    Raises:
+      ValueError: see ``pick`` and ``read``; ``run`` is not the folder of a run.
+    """
+    at = pick(run, which)
+    source = inputs.model_path(workdir.read_config(run)["student"]["path"])
+    shape = hf.load_config(source)
+    params = jax.eval_shape(lambda: decoder.init(shape, jax.random.key(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params
+    )
+    found, record = read(run, at, {"train": {"params": params}})
+    ends = record.get("stop_ids", ())
+    hf.save(out, shape, found["train"]["params"], source=source, ends=ends)
+    return at
+
+
+@contextlib.contextmanager
+def as_model(path: str, which: str):
+    """The path of a model directory: ``path``, or a checkpoint of the run there.
+
+    Raises:
+      ValueError: ``path`` is a run's folder and nothing says which checkpoint.
+    """
+    if not which:
+        if Path(path, "checkpoints").is_dir():
+            raise ValueError(
+                f"{path} is the folder of a run; add --checkpoint=best, last or a "
+                f"step, or give {path}/export"
+            )
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="jopd.") as folder:
+        export(Path(path), which, Path(folder, "model"))
+        yield str(Path(folder, "model"))

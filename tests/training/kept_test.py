@@ -1,0 +1,154 @@
+"""Checkpoints that others read: picked, exported, started from."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import runs
+from jopd.models import hf
+from jopd.training import kept, step, sums, workdir
+from jopd.training import loop as train
+from jopd.training.checkpoint import Checkpointer
+
+pytestmark = pytest.mark.usefixtures("plain_charts")
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    """The folder of a run of two updates, both saved."""
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    changes = dict(checkpoint__every_steps=1, rollout__stop_ids=(3,))
+    train.run(runs.config(models, optimizer__warmup_steps=0, **changes), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "metrics, which, found",
+    [
+        ({2: None, 10: 0.5, 9: 0.75}, "last", 10),
+        ({2: None, 10: 0.5, 9: 0.75}, "best", 9),
+        ({2: None, 10: 0.5, 9: 0.75}, "2", 2),
+        ({2: None, 10: None}, "best", 10),
+    ],
+)
+def test_which_checkpoint(metrics, which, found, tmp_path):
+    for at, metric in metrics.items():
+        (tmp_path / "checkpoints" / str(at)).mkdir(parents=True)
+        sums.write(tmp_path / "checkpoints" / str(at), metric)
+    (tmp_path / "checkpoints" / "11.damaged").mkdir()
+    assert kept.pick(tmp_path, which) == found
+    with pytest.raises(ValueError, match=r"'7'; give last, best or one of 2"):
+        kept.pick(tmp_path, "7")
+
+
+def test_a_folder_without_checkpoints_is_said(tmp_path):
+    with pytest.raises(ValueError, match="has no checkpoints; give the folder of"):
+        kept.pick(tmp_path, "best")
+
+
+def tree(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_the_last_is_what_the_run_exported_and_nothing_is_touched(run, tmp_path):
+    before = tree(run)
+    assert kept.export(run, "last", tmp_path / "export") == 2
+    assert tree(run) == before
+    assert runs.same_weights(run, tmp_path)
+    for name in ("generation_config.json", "config.json", "tokenizer.json"):
+        ours, theirs = (d / "export" / name for d in (run, tmp_path))
+        assert ours.read_text() == theirs.read_text()
+    with kept.as_model(str(run), "1") as path:
+        first = hf.load(path)[1]
+    last = hf.load(tmp_path / "export")[1]
+    assert (first["embed"] != last["embed"]).any()
+
+
+def test_a_model_is_its_own_path_and_a_run_asks_which(run):
+    with kept.as_model("demo:student", "") as path:
+        assert path == "demo:student"
+    with (
+        pytest.raises(ValueError, match=r"folder of a run; add --checkpoint=best"),
+        kept.as_model(str(run), ""),
+    ):
+        pass
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_reason(run, tmp_path):
+    shutil.copytree(run / "checkpoints" / "2", tmp_path / "checkpoints" / "2")
+    shutil.copy(run / "config.json", tmp_path)
+    file = next((tmp_path / "checkpoints" / "2" / "state").glob("**/d/*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"checkpoint 2 of .* damaged \(.*changed"):
+        kept.export(tmp_path, "last", tmp_path / "export")
+
+
+def state_of(transform, seed):
+    params = {"w": jax.random.normal(jax.random.key(seed), (3, 2))}
+    return step.TrainState(jnp.int32(0), params, transform.init(params))
+
+
+@pytest.mark.parametrize("optimizer", [True, False])
+def test_a_start_takes_moments_but_no_step_of_the_schedule(optimizer, tmp_path):
+    transform = optax.adamw(optax.linear_schedule(1.0, 0.0, 10))
+    state = state_of(transform, 0)
+    for _ in range(3):
+        moved, opt_state = transform.update(state.params, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, moved)
+        state = step.TrainState(state.step + 1, params, opt_state)
+    saver = Checkpointer(tmp_path / "checkpoints")
+    saver.save(3, {"train": state, "buffer": None, "teachers": {}}, {})
+    saver.close()
+    fresh = state_of(transform, 1)
+    found = kept.train_state(tmp_path, 3, fresh, optimizer=optimizer)
+    np.testing.assert_array_equal(found.params["w"], state.params["w"])
+    assert found.step == 0
+    adam, _, scheduled = found.opt_state
+    assert scheduled.count == 0
+    wanted = state.opt_state[0] if optimizer else fresh.opt_state[0]
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), adam, wanted))
+    assert int(adam.count) == (3 if optimizer else 0)
+
+
+def test_another_optimizer_is_named(tmp_path):
+    saver = Checkpointer(tmp_path / "checkpoints")
+    saver.save(3, {"train": state_of(optax.sgd(0.1), 0)}, {})
+    saver.close()
+    with pytest.raises(ValueError, match=r"does not fit .*mu.*absent there and float"):
+        kept.train_state(tmp_path, 3, state_of(optax.adam(0.1), 0), optimizer=True)
+
+
+def test_a_run_starts_from_another_and_does_not_look_again(models, run, tmp_path):
+    source = shutil.copytree(run, tmp_path / "source")
+    start = dict(init_from__run=str(source), init_from__checkpoint="2")
+    still = dict(optimizer__learning_rate=0.0, optimizer__warmup_steps=0)
+    config = runs.config(models, steps=1, rollout__stop_ids=(3,), **start, **still)
+    summary = train.run(config, tmp_path / "run")
+    assert summary["before"] == train.run(config, tmp_path / "run")["after"]
+    assert runs.same_weights(source, tmp_path / "run")
+    shutil.rmtree(source)
+    train.run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"source has no checkpoints"):
+        train.run(config, tmp_path / "other")
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_the_best_is_exported(models, tmp_path, monkeypatch):
+    """The evaluation of step 1 was better than that after the last."""
+    judged = iter([0.5, 0.25])
+    monkeypatch.setattr(train.observe, "goodness", lambda found: found and next(judged))
+    changes = dict(eval__every_steps=1, checkpoint__every_steps=1)
+    config = runs.config(models, export__which="best", **changes)
+    summary = train.run(config, tmp_path)
+    assert summary["exported_step"] == 1
+    assert kept.pick(tmp_path, "best") == 1
+    kept.export(tmp_path, "1", tmp_path / "one" / "export")
+    assert runs.same_weights(tmp_path, tmp_path / "one")
+    kept.export(tmp_path, "last", tmp_path / "two" / "export")
+    assert not runs.same_weights(tmp_path, tmp_path / "two")
+    assert workdir.read_config(tmp_path)["export"]["which"] == "best"
