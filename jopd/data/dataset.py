@@ -200,8 +200,8 @@ def _shortened(layout, example, where, ids_of, limit: int) -> tuple[str, list[in
 def _prompt_ids(texts, tokenizer, templated: bool, add_bos) -> list[list[int]]:
     rows = _tokenise(tokenizer, texts, add_special_tokens=not templated)
     # Some tokenizers end every text with EOS, but here a response follows the prompt.
-    ends = lambda text: tokenizer(text)["input_ids"][-1:] == [tokenizer.eos_token_id]
-    if not templated and ends(texts[0]):
+    # Asked of an empty text: one of the data may end in the token's own characters.
+    if not templated and tokenizer("")["input_ids"][-1:] == [tokenizer.eos_token_id]:
         rows = [row[:-1] for row in rows]
     bos = tokenizer.bos_token_id
     if add_bos == "always" and bos is None:

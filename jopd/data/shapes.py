@@ -40,11 +40,13 @@ class Shape(NamedTuple):
     solution: Any = None
 
 
-def told(row: dict[str, Any], column: str, prompt: Any) -> Shape:
+def told(row: dict[str, Any], column: str, prompt: Any, where: str) -> Shape:
     """A row whose ``prompt`` is in a default ``column``, with what belongs to it."""
     if column == "instruction" and isinstance(prompt, str):
         given = row.get("input")
-        asked = f"{prompt}\n\n{given}" if isinstance(given, str) and given else prompt
+        if given is not None and not isinstance(given, str):
+            raise ValueError(f"{where}: column 'input' holds {given!r:.80}, no text")
+        asked = f"{prompt}\n\n{given}" if given else prompt
         return Shape(asked, row.get("output"))
     if column == "conversations" and isinstance(prompt, list) and row.get("system"):
         return Shape([{"role": "system", "content": row["system"]}, *prompt])

@@ -128,7 +128,7 @@ def examples(
         where = f"{source}: row {index}"
         told = shapes.Shape(_value(row, prompt, where))
         if not prompt_column:
-            told = shapes.told(row, prompt, told.prompt)
+            told = shapes.told(row, prompt, told.prompt, where)
         asked, last = _prompt(told.prompt, prompt, where)
         if template:
             value = functools.partial(_field, row, where)
@@ -189,7 +189,7 @@ def _behind(text: str, marker: str, column: str, where: str) -> str:
 def _unread(row: dict, used: Sequence[str]) -> tuple[str, ...]:
     """Columns that no part of an example is made of; dotted names use the first."""
     known = {"solution", "answer", "id", "unique_id"}
-    known |= {column if column in row else column.split(".")[0] for column in used}
+    known |= {name if name in row else name.split(".")[0] for name in used if name}
     return tuple(
         str(column)
         for column, value in row.items()
@@ -198,7 +198,9 @@ def _unread(row: dict, used: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(names) -> str:
-    return ", ".join(repr(name) for name in names)
+    names = list(names)
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(f"{name!r:.60}" for name in names[:20]) + more
 
 
 def _prompt_column(row: dict, source: str) -> str:

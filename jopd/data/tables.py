@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 
 from etils import epath
 
@@ -62,12 +63,15 @@ def _load(source: str) -> bytes:
     path = epath.Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source} does not exist; check the path")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read: {error.strerror}") from error
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:
         return gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{source}: damaged gzip ({error}); fetch it again") from error
 
 
@@ -87,18 +91,13 @@ def _jsonl(source: str) -> list[dict]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{source}, line {number}: not JSON ({error}): {line.strip()!r:.80}; "
                 f"correct or remove the line"
             ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{source}, line {number}: {row!r:.80} is no object; one JSON object "
-                f"per line is expected"
-            )
-        rows.append(row)
+        rows.append(_object(row, f"{source}, line {number}", "per line"))
     return rows
 
 
@@ -108,17 +107,42 @@ def _json(source: str) -> list[dict]:
     if not text.lstrip().startswith("["):
         return _jsonl(source)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
         raise ValueError(
-            f"{source}, line {error.lineno}: not JSON ({error}); correct the line"
+            f"{source}, line {line}: not JSON ({error}); correct the line"
         ) from error
+    return [
+        _object(row, f"{source}: row {n}", "per row") for n, row in enumerate(found)
+    ]
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    """An object none of whose keys is there twice: one of them would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.80} is there twice")
+    return found
+
+
+def _object(row, where: str, each: str) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{where}: {row!r:.80} is no object; one JSON object {each} is expected"
+        )
+    return row
 
 
 def _csv(source: str) -> list[dict]:
     reader = csv.DictReader(io.StringIO(_decode(_load(source), source), newline=""))
     rows = []
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise csv.Error("a column is there twice")
         for row in reader:
             # DictReader files surplus cells under None and lacking ones as None.
             if None in row or None in row.values():
@@ -138,7 +162,29 @@ def _parquet(source: str) -> list[dict]:
         raise ImportError(
             f"{source}: Parquet needs pyarrow; pip install 'jopd[data]'"
         ) from error
-    return parquet.read_table(io.BytesIO(_load(source))).to_pylist()
+    data = _load(source)
+    try:
+        found = parquet.read_table(io.BytesIO(data)).to_pylist()
+    except Exception as error:  # of many classes, pyarrow's and others
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{source}: damaged Parquet ({reason:.200}); fetch it again"
+        ) from error
+    return [_as_texts(row, f"{source}: row {n}") for n, row in enumerate(found)]
+
+
+def _as_texts(value, where: str):
+    """Binary columns, as some tools write texts, as the texts that they are."""
+    if isinstance(value, dict):
+        return {key: _as_texts(one, f"{where}, {key!r}") for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_texts(one, where) for one in value]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} holds {value!r:.60}, bytes that are no UTF-8; convert the column"
+        ) from error
 
 
 def hub_rows(source: str, split: str) -> list[dict]:

@@ -21,10 +21,13 @@ def texts(path: Path | None, n: int) -> list[str] | None:
     if path is None or not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())["texts"]
+        content = json.loads(path.read_bytes())
+        found = content["texts"]
         whole = isinstance(found, list) and all(isinstance(x, str) for x in found)
         if not whole or len(found) != n:
             raise ValueError(f"not {n} texts")
+        if content.get("sha256", _sum(found)) != _sum(found):
+            raise ValueError("other texts than were kept")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         warnings.warn(f"{path} is damaged ({why:.80}); it is asked again", stacklevel=2)
@@ -49,7 +52,13 @@ def check(folder: Path | None) -> None:
 
 def write(path: Path, value: dict) -> None:
     """A reader sees the whole file or none, whoever else writes the same one."""
+    if "texts" in value:
+        value = value | {"sha256": _sum(value["texts"])}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_text(json.dumps(value), encoding="utf-8")
     temporary.replace(path)
+
+
+def _sum(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

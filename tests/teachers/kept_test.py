@@ -39,4 +39,14 @@ def test_a_damaged_one_is_a_warning(tmp_path, content):
     with pytest.warns(UserWarning, match=r"reply.json is damaged \(.*asked again"):
         assert kept.texts(path, 2) is None
     kept.write(path, {"texts": ["a", "b"]})
-    assert json.loads(path.read_text()) == {"texts": ["a", "b"]}
+    assert json.loads(path.read_text())["texts"] == ["a", "b"]
+
+
+def test_other_texts_than_were_kept_are_damage(tmp_path):
+    path = tmp_path / "reply.json"
+    kept.write(path, {"texts": ["a", "b"]})
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    with pytest.warns(UserWarning, match="other texts than were kept"):
+        assert kept.texts(path, 2) is None
+    path.write_text('{"texts": ["a", "c"]}')  # as it was kept before there was a sum
+    assert kept.texts(path, 2) == ["a", "c"]

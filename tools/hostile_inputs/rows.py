@@ -264,6 +264,7 @@ def _row(row: dict, number: int, found, tokenizer, options: dict) -> str | None:
     gold = "" if gold is None else tokenizer.decode(gold)
     used = tokenizer.decode(found.prompts[number]) + gold
     answer = found.answers[number]
+    answer = answer if isinstance(answer, str | None) else "\n".join(answer)
     if answer is not None and ("b'" in answer and "b'" not in str(_decoded(row))):
         return f"bytes became {answer!r}"
     said = " ".join(found.notes)
