@@ -89,7 +89,7 @@ def lay_out(layout: Layout, example, where: str) -> tuple[str, str | None]:
             f"assistant's last turn ({sorted(example.reply)}) than for generation; "
             "change data.student_template_kwargs, or the turn"
         )
-    return text, _to_its_end(layout.tokenizer, whole.removeprefix(text))
+    return text, _to_its_end(layout.tokenizer, whole.removeprefix(text), where)
 
 
 def _with_system(layout: Layout, prompt: str | list[dict]) -> list[dict]:
@@ -143,10 +143,15 @@ def check_kwargs(kwargs: dict, template: str, key: str) -> None:
             )
 
 
-def _to_its_end(tokenizer, reply: str) -> str:
+def _to_its_end(tokenizer, reply: str, where: str) -> str:
     """Without the line break that templates write behind the end of a turn."""
     bare = reply.rstrip()
     ends = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    if bare in ("", *ends):
+        raise ValueError(
+            f"{where}: nothing of the assistant's last turn reaches the text; drop the "
+            "row, or take another template"
+        )
     return bare if bare.endswith(tuple(ends)) else reply
 
 
@@ -197,7 +202,7 @@ def _left_out(layout: Layout, path: tuple, turns, where: str) -> None:
     link = keys[-1] in LINKS and "arguments" not in keys
     link = link and (keys[-1] != "name" or len(path) == 3)
     if earlier or link or set(keys) & set(layout.ignored):
-        layout.left_out.add(keys[-1])
+        layout.left_out.add(".".join(keys[keys[0] == "messages" :]))
         return
     name = "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in path

@@ -138,7 +138,9 @@ def test_every_field_reaches_the_tokens_or_is_named(speak, name):
         said = " ".join([*found.notes, *found.unread, str(found.answers[0])])
         for path, leaf in fields(row):
             known = path[-1] in ("role", "type") or (*path, "")[0] in found.unread
-            noted = any(f" {key}" in said for key in path if isinstance(key, str))
+            noted = any(
+                key in said.replace(",", " ").replace(".", " ").split() for key in path
+            )
             assert leaf in text or known or noted or leaf in said, (path, row, text)
     assert read >= 8 and named >= (0 if name == EVERYTHING else 5)
 
@@ -173,6 +175,17 @@ def test_keys_may_be_ignored_by_name(speak):
     ]
     found = encode(speak("qwen3"), {"messages": turns})
     assert "old" not in found.texts[0] and "reasoning_content" in found.notes[0]
+
+
+def test_a_reply_of_which_nothing_is_left_is_refused(speak):
+    calls = turn("assistant", None, tool_calls=[CALL])
+    row = {"messages": [turn("user", "a"), calls]}
+    own = OWN.replace(":{{ m.content }};", "{{ m.content }}<|im_end|>\n")
+    own += "{% if add_generation_prompt %}assistant{% endif %}"
+    with pytest.raises(ValueError, match=r"tool_calls\[0\].* does not reach the text"):
+        encode(speak(own), row)
+    with pytest.raises(ValueError, match=r"row 0 .*: nothing of the assistant's last"):
+        encode(speak(own), row, ignored_keys=("tool_calls",))
 
 
 def test_tools_that_a_template_has_no_place_for(speak):
