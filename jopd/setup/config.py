@@ -63,8 +63,7 @@ def base_config() -> ConfigDict:
         # empty: another split, or rows that the seed holds out
         "eval_path": "",
         "eval_split": "",  # of a hub data set or task; empty: a task's validation
-        # for evaluation; 0: eval.prompts, of one's own file one in ten at most, of
-        # eval_path all
+        # for evaluation; 0: 256, of one's own file one in ten at most, of eval_path all
         "eval_rows": 0,
         # empty: prompt, messages, question, problem, conversations, instruction (with
         # input and output), or text, a document

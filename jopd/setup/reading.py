@@ -1,5 +1,6 @@
 """Which rows a config trains on and which it holds out, and what it leaves out."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +11,8 @@ from jopd.data import sources, tables
 from jopd.data.sources import Example
 
 TASK_ROWS = 20_000  # drawn of a task where data.size does not say how many
-HELD_SHARE = 10  # one row in so many at most, where data.eval_rows does not say
+HELD_ROWS = 256  # where data.eval_rows does not say, and of a file at most
+HELD_SHARE = 10  # one row in so many
 
 
 class Picked(NamedTuple):
@@ -20,6 +22,10 @@ class Picked(NamedTuple):
     held: list[Example]
     said: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def digests(self) -> dict[str, str]:
+        parts = {"training rows": self.train, "held-out rows": self.held}
+        return {name: digest(rows) for name, rows in parts.items()}
 
 
 def read_examples(config) -> Picked:
@@ -44,6 +50,14 @@ def read_examples(config) -> Picked:
     else:
         picked = _evaluated(config, rows, said)
     return _mixed(config, picked, parts) if len(parts) > 1 else picked
+
+
+def digest(rows: Sequence[Example]) -> str:
+    """How many rows there are, and a hash of all that is in them."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row, default=str).encode())
+    return f"{len(rows):,} rows, sha256 {found.hexdigest()}"
 
 
 class Part(NamedTuple):
@@ -140,7 +154,7 @@ def _evaluated(config, rows: list[Example], said: list[str]) -> Picked:
     split, count = c.eval_split or c.split, c.eval_rows
     _check_split("eval_split", c.eval_split, path)
     if _is_task(path):
-        split, count = c.eval_split or "validation", count or config.eval.prompts
+        split, count = c.eval_split or "validation", count or HELD_ROWS
     parts = _read(config, path, split, count)
     held = [row for part in parts for row in part.rows][: count or None]
     said = [*said, *(f"held out: {text}" for text in _said(parts))]
@@ -155,7 +169,7 @@ def _evaluated(config, rows: list[Example], said: list[str]) -> Picked:
 def _held_out(config, rows: list[Example], said: list[str]) -> Picked:
     """Some rows drawn by the seed, and the others without those of equal prompts."""
     c, total = config.data, len(rows)
-    wanted = c.eval_rows or min(config.eval.prompts, max(total // HELD_SHARE, 1))
+    wanted = c.eval_rows or min(HELD_ROWS, max(total // HELD_SHARE, 1))
     if wanted >= total:
         raise ValueError(
             f"{c.path} has {total:,} rows: too few to hold {wanted:,} out for "

@@ -21,7 +21,8 @@ class Rows(NamedTuple):
     is for those whose context has ``{peer}``, ``served`` says of teachers and panels
     with a route which training rows are theirs. ``verifier`` is None if nobody judges;
     ``reward_truncated`` and ``stop_strings`` are as in ``RowSet``.
-    ``said``: what was taken of the sources, and what was left out; ``notes``: warnings.
+    ``said``: what was taken of the sources, and what was left out; ``notes``: warnings;
+    ``digests``: of the rows of a training run, as they were read.
     """
 
     tokenizer: Any
@@ -35,6 +36,7 @@ class Rows(NamedTuple):
     stop_strings: tuple[str, ...]
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    digests: dict[str, str] = {}  # never changed in place
 
     @property
     def training(self) -> RowSet:
@@ -106,6 +108,7 @@ def read_rows(
         stop_strings=tuple(config.rollout.stop_strings),
         said=picked.said + _left_out(config, train, held),
         notes=picked.notes,
+        digests={} if panels is None else picked.digests(),
     )
 
 

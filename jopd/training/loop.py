@@ -12,7 +12,7 @@ from jopd.setup import builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
-from jopd.training import control, ending, kept, observe, workdir
+from jopd.training import control, ending, kept, observe, origins, workdir
 from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
 
@@ -51,7 +51,10 @@ def run(config, directory) -> dict:
             kept.pick(Path(config.init_from.run), config.init_from.checkpoint)
         try:
             e = build(config)
+            made_of = origins.found(e)
+            origins.check(directory, made_of)
             workdir.write_config(directory, written)
+            origins.keep(directory, made_of)
             console.startup(summary_rows(e))
             for note in e.notes:
                 console.warn(note)

@@ -22,6 +22,7 @@ LOCK = ".lock"
 # What a run writes in its directory, besides a lock that goes with it.
 FILES = (
     "config.json",
+    "inputs.json",
     "metrics.jsonl",
     "samples.jsonl",
     "summary.json",

@@ -96,7 +96,7 @@ def ids(found: list[Example]) -> list[str]:
 
 def test_a_tenth_is_held_out_by_the_seed(models, tmp_path):
     path = written(tmp_path / "a.jsonl", sums(2, 400))
-    big = dict(data__path=path, eval__prompts=256)
+    big = dict(data__path=path)
     found = picked(models, **big)
     assert (len(found.train), len(found.held)) == (360, 40)
     assert sorted(map(int, ids(found.train + found.held))) == list(range(400))
@@ -105,8 +105,8 @@ def test_a_tenth_is_held_out_by_the_seed(models, tmp_path):
     assert found.said == (f"400 rows of {path}", "40 of them held out by seed 0")
     assert found.notes == () and picked(models, **big) == found
     assert ids(picked(models, **big, seed=1).held) != ids(found.held)
-    # Nobody takes more than it evaluates, and who asks gets what was asked for.
-    assert len(picked(models, data__path=path, eval__prompts=8).held) == 8
+    # What is trained on is no matter of how much is evaluated.
+    assert picked(models, **big, eval__prompts=2) == found
     assert len(picked(models, data__path=path, data__eval_rows=300).train) == 100
 
 
@@ -170,7 +170,7 @@ def test_rows_of_the_task_are_those_that_they_were(models, monkeypatch):
     assert reading.TASK_ROWS == 20_000
     monkeypatch.setattr(reading, "TASK_ROWS", 30)
     found = picked(models, data__levels=(2, 3, 4, 5, 6, 7))
-    assert len(found.train) == 30 and len(found.held) == 4
+    assert len(found.train) == 30 and len(found.held) == 256
     assert [row.prompt for row in found.train[:2]] == FIRST
     assert found.said == found.notes == ()
     test = picked(models, data__eval_split="test", data__eval_rows=3)

@@ -86,6 +86,7 @@ def test_every_file_of_the_contract_is_there(finished):
     names = {path.name for path in directory.iterdir()}
     assert names == {
         "config.json",
+        "inputs.json",
         "metrics.jsonl",
         "summary.json",
         "samples.jsonl",

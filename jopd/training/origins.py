@@ -1,0 +1,107 @@
+"""What a run was made of, apart from its config: rows, templates, weights, as hashes.
+
+``inputs.json`` keeps them, so that a run that goes on does so with the same.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jopd.models import hf
+from jopd.setup import inputs
+from jopd.setup.experiment import Experiment
+from jopd.training import workdir
+
+NAME = "inputs.json"
+SHOWN = 12  # characters of a hash in an error
+
+
+def check(directory: Path, now: dict[str, str]) -> None:
+    """Whether a run with updates was made of what there is ``now``.
+
+    Raises:
+      ValueError: names what changed, and how to go on.
+    """
+    path = directory / NAME
+    begun = any(path.name.isdecimal() for path in (directory / "checkpoints").glob("*"))
+    if not begun or not path.exists():
+        return
+    differ = changed(_read(path), now)
+    if differ:
+        raise ValueError(
+            f"workdir {directory} was begun with other inputs: {'; '.join(differ)}. "
+            "Put back what was there, or start anew with --workdir=DIR"
+        )
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Remove it to go on without knowing that "
+            "rows and models are those of the start"
+        ) from error
+
+
+def keep(directory: Path, now: dict[str, str]) -> None:
+    """From here on the run is one of these inputs."""
+    workdir.write_json(directory / NAME, now)
+
+
+def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs, in words; tokens only where nothing that makes them does."""
+    differ = [name for name in before if before[name] != now.get(name)]
+    if len(differ) > 1:
+        differ = [name for name in differ if name != "tokens of the rows"]
+    return [
+        f"{name} had {_short(before[name])} and has {_short(now.get(name, 'nothing'))}"
+        for name in differ
+    ]
+
+
+def _short(fact: str) -> str:
+    kept, mark, digest = fact.rpartition("sha256 ")
+    return f"{kept}{mark}{digest[:SHOWN]}" if mark else fact
+
+
+def found(e: Experiment) -> dict[str, str]:
+    """What there is now, by name."""
+    tokenizer, rows = e.rows.tokenizer, e.rows
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    rules = core.to_str() if core else json.dumps(tokenizer.get_vocab())
+    tokens = (
+        row
+        for data in (rows.train, rows.held)
+        for row in (*data.prompts, *(s for s in data.solutions if s is not None))
+    )
+    return rows.digests | {
+        "the tokenizer": _sha(rules.encode()),
+        "the chat template": _sha(str(tokenizer.chat_template).encode()),
+        "tokens of the rows": _sha(*(np.append(row, -1).tobytes() for row in tokens)),
+        **_weights(e),
+    }
+
+
+def _weights(e: Experiment) -> dict[str, str]:
+    """Of every model with weights of its own."""
+    paths = {"student": e.config.student.path}
+    own = {name: t.path for name, t in e.teachers.items() if t.weights == "path"}
+    known: dict[str, str] = {}
+    for path in map(inputs.model_path, (paths | own).values()):
+        if path not in known:
+            shape = repr(hf.load_config(path))
+            known[path] = _sha(shape.encode(), hf.file_hash(path).encode())
+    return {
+        f"the model {name}": known[inputs.model_path(path)]
+        for name, path in (paths | own).items()
+    }
+
+
+def _sha(*pieces: bytes) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"sha256 {digest.hexdigest()}"
