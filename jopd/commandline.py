@@ -27,14 +27,16 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def one_error():
-    """What a user can mend ends the process with one line and status 1."""
-    try:
-        yield
-    except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        from jopd.reporting import console
+    """What a user can mend ends the process with one line and status 1; that nobody
+    reads what it prints does not."""
+    from jopd.reporting import console
 
-        console.error(error)
-        sys.exit(1)
+    with console.lasting_streams():
+        try:
+            yield
+        except (ValueError, ImportError, OSError, FloatingPointError) as error:
+            console.error(error)
+            sys.exit(1)
 
 
 def define_config() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import app, flags
 
 from jopd import commandline
+from jopd.reporting import metrics
 from jopd.reporting.evaluation import evaluate  # noqa: F401 (the function beneath)
 
 
@@ -21,18 +22,28 @@ def main(argv: list[str]) -> None:
     f, config = flags.FLAGS, flags.FLAGS.config
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
         config.student.path = path
+        if f.out:
+            keep(Path(f.out), {}, [])  # what cannot be written is said now
         e = experiment.build(config, train=False)
         console.startup(summary_rows(e))
-        found, _ = stages.make_evaluate(e)(e.params, e.frozen)
-    console.evaluation(found)
-    if flags.FLAGS.out:
-        Path(flags.FLAGS.out).write_text(json.dumps(found, indent=2) + "\n")
+        measure = stages.make_evaluate(e, save_all=bool(f.out))
+        found, written = measure(e.params, e.frozen)
+        if f.out:
+            keep(Path(f.out), found, written)
+        console.evaluation(found)
+
+
+def keep(out: Path, found: dict, written: list[dict]) -> None:
+    """Numbers to ``out``, every generation to the ``.jsonl`` beside it."""
+    metrics.write_atomically(out, json.dumps(found, indent=2) + "\n")
+    lines = "".join(json.dumps(row) + "\n" for row in written)
+    metrics.write_atomically(out.with_suffix(".jsonl"), lines)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
     flags.DEFINE_string(*commandline.CHECKPOINT)
-    flags.DEFINE_string("out", "", "Also write the numbers to this JSON file.")
+    flags.DEFINE_string("out", "", "JSON file of the numbers; texts: .jsonl beside.")
     commandline.define_config()
     flags.mark_flag_as_required("model")
     app.run(main, flags_parser=commandline.parse)

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         at = kept.pick(run, f.checkpoint)
         out = Path(f.out or run / f"export-{at}")
         kept.export(run, str(at), out)
-    console.say(f"checkpoint {at}: {out}")
+        console.say(f"checkpoint {at}: {out}")
 
 
 if __name__ == "__main__":

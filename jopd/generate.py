@@ -41,10 +41,10 @@ def main(argv: list[str]) -> None:
         found = student.generate(
             f.prompt, seed=f.seed, chat=f.chat, stop_strings=f.stop, **options
         )
-    bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
-    for prompt, texts in zip(f.prompt, found):
-        for text in texts:
-            print(prompt + bold.format(text))
+        bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
+        for prompt, texts in zip(f.prompt, found):
+            for text in texts:
+                print(prompt + bold.format(text))
 
 
 if __name__ == "__main__":

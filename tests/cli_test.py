@@ -86,6 +86,9 @@ def test_evaluate_writes_its_numbers(models, start, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
     assert found["k"] == 2 and found["prompts"] == 4
+    texts = runs.rows(tmp_path / "found.jsonl")
+    assert [row["greedy"] for row in texts] == [False] * 8 + [True] * 4
+    assert all({"prompt", "response", "reward"} <= row.keys() for row in texts)
     assert "truncation rate" in child.stdout
 
 
@@ -109,7 +112,7 @@ def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
     assert written["rollout"]["temperature"] == 0.8
     assert written["objective"]["temperature"] == 0.8  # follows
     metrics = (tmp_path / "runs" / "opd" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(metrics[0])["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    assert json.loads(metrics[1])["ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert written["loss"]["opd"]["clip_low"] == 0.5
     assert written["data"]["levels"] == [2]
     assert (tmp_path / "runs" / "opd" / "report.html").exists()

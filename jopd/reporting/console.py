@@ -33,6 +33,7 @@ class _Lasting:
     """A stream whose end is not that of the run: from a failed write on it is silent.
 
     A reader that leaves, a full disk and a closed terminal all fail with an OSError.
+    What its encoding cannot say becomes a "?".
     """
 
     def __init__(self, stream):
@@ -43,7 +44,11 @@ class _Lasting:
 
     def write(self, text: str) -> int:
         with self._silenced():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:  # half a pair, or a narrow encoding
+                known = text.encode(error.encoding, "replace")
+                self._stream.write(known.decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -38,8 +38,9 @@ class Rolled(NamedTuple):
 
 class Asked(NamedTuple):
     """What is measured: ``k`` rollouts of each of the first ``prompts``, of which
-    ``save_samples`` are kept whole. ``repetition`` says of a text whether it repeats
-    itself; an empty ``leak_pattern`` looks for nothing.
+    ``save_samples`` are kept whole, or with ``save_all`` every one, the greedy ones,
+    too. ``repetition`` says of a text whether it repeats itself; an empty
+    ``leak_pattern`` looks for nothing.
     """
 
     prompts: int
@@ -49,6 +50,7 @@ class Asked(NamedTuple):
     repetition: Callable[[str], bool]
     leak_pattern: str = ""
     save_samples: int = 0
+    save_all: bool = False
 
 
 def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
@@ -80,7 +82,7 @@ def evaluate(
     facts: Callable[[Batch], dict],
     asked: Asked,
 ) -> tuple[dict, list[dict]]:
-    """Numbers of the summary, and a few rollouts with their per-token log-probs.
+    """Numbers of the summary, and rollouts with their per-token log-probs.
 
     ``accuracy`` is greedy; everything else is over ``k`` sampled rollouts of each
     prompt, the KLs included, which are full-vocabulary means over response tokens in
@@ -98,15 +100,20 @@ def evaluate(
     texts = [text for group in groups for text in group.texts[: group.count]]
     pattern = asked.leak_pattern
     found["leak_rate"] = leaks.rate(pattern, texts) if pattern else None
-    samples = _samples(groups, asked.save_samples, k, rows)
-    intervals = {}
+    intervals, greedily = {}, []
     found |= {"accuracy": None, "avg_at_k": None, "pass_at_k": None}
     if rows.verifier is not None:
-        correct_N = _correct(rolled(ids, writer=greedy, facts=lambda batch: {}))
+        greedily = list(rolled(ids, writer=greedy, facts=lambda batch: {}))
+        correct_N = _correct(greedily)
         correct_NK = _correct(groups).reshape(len(ids), k)
         found["accuracy"], intervals["accuracy"] = statistics.mean_interval(correct_N)
         found["avg_at_k"], intervals["avg_at_k"] = statistics.avg_at_k(correct_NK)
         found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(correct_NK, k)
+    if asked.save_all:
+        samples = [row | {"greedy": False} for row in _samples(groups, rows)]
+        samples += [row | {"greedy": True} for row in _samples(greedily, rows)]
+    else:  # the first rollout of each of the first prompts
+        samples = _samples(groups, rows, slice(0, k * asked.save_samples, k))
     return found | {"k": k, "prompts": len(ids), "intervals": intervals}, samples
 
 
@@ -135,10 +142,9 @@ def _health(groups: list[Rolled], repetition) -> dict[str, float | None]:
     return found
 
 
-def _samples(groups, wanted: int, k: int, rows: RowSet) -> list[dict]:
-    """The first rollout of each of the first ``wanted`` prompts."""
+def _samples(groups: list[Rolled], rows: RowSet, chosen=slice(None)) -> list[dict]:
     places = [(group, row) for group in groups for row in range(group.count)]
-    return [sample_row(group, row, rows) for group, row in places[::k][:wanted]]
+    return [sample_row(group, row, rows) for group, row in places[chosen]]
 
 
 def sample_row(group: Rolled, row: int, rows: RowSet) -> dict:

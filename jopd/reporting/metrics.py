@@ -143,10 +143,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Replaces a file as a whole: a reader sees the old text or the new, never half."""
+    """Replaces a file as a whole: a reader sees the old text or the new, never half.
+
+    Half a surrogate pair, which a model may write, is no text: it becomes "?".
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", errors="replace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -169,7 +169,7 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
         logged |= observe.describe_rollouts(e, got)
     logged |= move_teachers(e, run, got, done + 1)
     logged |= {name: float(value) for name, value in numbers.items()}
-    observe.stop_if_unfinite(logged, done + 1)
+    observe.stop_if_unfinite(e, logged, parts, got.batch, done + 1)
     sampled = 0 if got.fresh is None else observe.tokens_in(got.fresh, STUDENT)
     record["tokens_sampled"] += sampled
     record["teacher_tokens"] += observe.teacher_tokens(e, got)

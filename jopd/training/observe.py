@@ -131,13 +131,39 @@ def teacher_tokens(e: Experiment, got: collect.Collected) -> int:
     return read + int(got.facts.get("teacher/completion_tokens", 0))
 
 
-def stop_if_unfinite(logged: dict, at: int) -> None:
+def stop_if_unfinite(e: Experiment, logged: dict, parts: dict, batch, at: int) -> None:
+    """Raises FloatingPointError where a loss or the gradient is NaN or infinite."""
     name = diagnostics.unfinite(logged)
     if name is not None:
         raise FloatingPointError(
-            f"step {at}: {name} is {logged[name]}; the run stops and its checkpoints "
-            "are kept. Lower optimizer.learning_rate, or look at the last good metrics"
+            f"step {at}: {name} is {logged[name]}{blame(e, name, parts, batch)}; the "
+            "run stops and its checkpoints are kept. Lower optimizer.learning_rate, or "
+            "look at the last good metrics"
         )
+
+
+def blame(e: Experiment, name: str, parts: dict, batch) -> str:
+    """First row in which ``parts[name]`` is no number, and the models that are none
+    there; empty where nothing per token is known."""
+    if name not in parts:
+        return ""
+    bad_BT = ~np.isfinite(np.asarray(parts[name]))
+    if not bad_BT.any():
+        return ""
+    row, token = np.argwhere(bad_BT)[0]
+    number = int(np.asarray(batch.prompt_id_B)[row])
+    models = [
+        key.partition("/")[2]
+        for key in sorted(parts)
+        if key.startswith("logp/")
+        and not np.isfinite(np.asarray(parts[key])[row, token])
+    ]
+    told = f" and the log-prob of {' and of '.join(models)}" if models else ""
+    shown = e.rows.train.texts[number][:60]
+    return (
+        f", in {int(bad_BT.any(axis=1).sum())} of {len(bad_BT)} rows; in the first, "
+        f"prompt {number} ({shown!r}), this{told} from token {token} on"
+    )
 
 
 def measure(e, run: Run, at: int, phase: str) -> dict:

@@ -80,7 +80,7 @@ def evaluation_rows(e: Experiment) -> int:
     return rows + -rows % devices
 
 
-def make_evaluate(e: Experiment):
+def make_evaluate(e: Experiment, *, save_all: bool = False):
     """``(params, frozen) -> (numbers, samples)`` as ``config.eval`` says.
 
     Divergences are those to ``teacher``, over all rows whatever its route; other models
@@ -109,6 +109,7 @@ def make_evaluate(e: Experiment):
             repetition=repetition_test(e),
             leak_pattern=c.log.leak_pattern,
             save_samples=c.eval.save_samples,
+            save_all=save_all,
         ),
     )
 

@@ -261,3 +261,11 @@ def test_a_stream_that_works_gets_everything(capsys):
         print("two", file=sys.stderr)
         assert not sys.stdout.isatty()
     assert capsys.readouterr() == ("one\n", "two\n")
+
+
+def test_what_an_encoding_lacks_is_a_question_mark(monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    with c.lasting_streams():
+        print("left \u2013 \ud83d!", flush=True)
+    assert narrow.buffer.getvalue() == b"left ? ?!\n"

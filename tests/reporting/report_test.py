@@ -278,3 +278,10 @@ def test_terms_of_other_shapes():
     assert [r["name"] for r in rows] == ["a"]
     assert (rows[0]["signal"], rows[0]["weights"]) == ("jsd(beta=0.5)", "x × y")
     assert (rows[0]["coef"], rows[0]["source"]) == ("1", "student")
+
+
+def test_half_a_surrogate_pair_breaks_no_report(tmp_path):
+    row = sample("before", prompt="a\ud83d b")
+    make_workdir(tmp_path, config=CONFIG, metrics=ROWS, samples=[row])
+    page = report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "a? b" in page

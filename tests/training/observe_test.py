@@ -1,5 +1,6 @@
 """How far recorded log-probs may lie from recomputed ones before a run stops."""
 
+import re
 from types import SimpleNamespace as Fake
 
 import numpy as np
@@ -74,3 +75,23 @@ def test_a_ratio_that_nothing_explains_stops_the_run(ratio):
 def test_a_ratio_that_something_explains_is_said(changes, why):
     (line,) = said_of_ratio(0.9, **changes)
     assert line.endswith(f"so clips may act: {why}")
+
+
+def test_what_is_no_number_is_named_with_term_model_and_row():
+    texts = [f"question {i}" for i in range(9)]
+    rows = Fake(train=Fake(texts=texts))
+    e = Fake(rows=rows)
+    loss = np.zeros((3, 5))
+    teacher, student = loss.copy(), loss.copy()
+    loss[1, 2:4] = np.nan
+    loss[2, 4] = np.inf
+    teacher[1, 2] = -np.inf
+    parts = {"loss/opd": loss, "logp/teacher": teacher, "logp/student": student}
+    batch = Fake(prompt_id_B=np.array([4, 7, 5]))
+    said = (
+        "in 2 of 3 rows; in the first, prompt 7 ('question 7'), this and the log-prob"
+    )
+    with pytest.raises(FloatingPointError, match=re.escape(said + " of teacher from")):
+        observe.stop_if_unfinite(e, {"loss/opd": np.nan}, parts, batch, 3)
+    assert observe.blame(e, "optim/grad_norm", parts, batch) == ""
+    observe.stop_if_unfinite(e, {"loss/opd": 0.5, "optim/grad_norm": 1.0}, {}, batch, 3)
