@@ -24,6 +24,7 @@ def get_config():
     # An audit costs more than the update: fewer rollouts and updates than elsewhere.
     c.steps, c.rollout.prompts_per_step = 200, 8
     c.optimizer.learning_rate = 1e-4  # bundled pair: 5e-4 drives it from the teacher
+    c.optimizer.warmup = 0.25
     c.audit.chunks, c.audit.chunk_tokens, c.audit.samples = 3, 6, 8
     # alpha, coef and the reduction: published code, see docs/methods/omniopd.md.
     # The reference makes --config.audit.samples change both.

@@ -21,6 +21,7 @@ def get_config():
     c.name = "stories"
     c.steps = 1150
     c.optimizer.name, c.optimizer.learning_rate = "muon", 8e-3
+    c.optimizer.warmup = 50 / 1150
     c.data.size = 0  # the whole file
     c.data.eval_rows = 64
     c.data.prefix_tokens = 16

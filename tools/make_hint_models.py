@@ -43,7 +43,7 @@ def documents(count: int) -> list[dict]:
 def config_of(data: Path) -> ConfigDict:
     c = demo.config_of("student", STUDENT)
     c.name, c.steps = "hint_student", 300
-    c.optimizer.learning_rate, c.optimizer.warmup_steps = 1e-3, 10
+    c.optimizer.learning_rate, c.optimizer.warmup = 1e-3, 10
     c.eval.verifier = "numeric"
     return c
 

@@ -42,7 +42,7 @@ def documents(count: int, loops: float, length: int) -> list[dict]:
 def config_of(name: str) -> ConfigDict:
     c = demo.config_of(name, ASSETS / name)
     c.name, c.steps = f"loop_{name}", STEPS[name]
-    c.optimizer.learning_rate, c.optimizer.warmup_steps = 1e-3, 10
+    c.optimizer.learning_rate, c.optimizer.warmup = 1e-3, 10
     c.data.on_long_solution = "truncate"
     c.eval.verifier = "arithmetic"
     c.rollout.max_new_tokens = LENGTH

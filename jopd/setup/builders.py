@@ -143,7 +143,7 @@ def build_optimizer(config: ConfigDict):
         c.schedule,
         c.learning_rate,
         steps=config.steps,
-        warmup_steps=c.warmup_steps,
+        warmup_steps=optimizer.warmup_updates(c.warmup, config.steps),
         end=c.end_learning_rate,
     )
     transform = optimizer.build(

@@ -207,7 +207,8 @@ def base_config() -> ConfigDict:
         "name": "adamw",  # adamw | adam | muon | sgd | lion | adafactor
         "learning_rate": 2e-3,
         "schedule": "cosine",  # constant | linear | cosine
-        "warmup_steps": 50,
+        # Updates that the rate rises: below 1 a share of the run, else their number
+        "warmup": 0.125,
         "end_learning_rate": 0.0,
         "b1": 0.9,
         "b2": 0.99,

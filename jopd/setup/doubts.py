@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from jopd.setup import optimizer
+
 
 def doubts(config: ConfigDict) -> list[str]:
     """A line for each, with the key and the remedy."""
@@ -21,11 +23,12 @@ def other_temperature(config: ConfigDict) -> list[str]:
 
 def short_warmup(config: ConfigDict) -> list[str]:
     """What to say of a warm-up that the run does not outlast, as tries often do not."""
-    warmup, last = config.optimizer.warmup_steps, config.steps - 1
+    warmup = optimizer.warmup_updates(config.optimizer.warmup, config.steps)
+    last = config.steps - 1
     if last >= warmup:
         return []
     peak = config.optimizer.learning_rate
     return [
-        f"optimizer.warmup_steps={warmup} does not end within steps={config.steps}: "
-        f"the learning rate gets to {peak * last / warmup:.2g} of {peak:g}"
+        f"optimizer.warmup={warmup} does not end within steps={config.steps}: "
+        f"the learning rate gets to {peak * (last + 1) / (warmup + 1):.2g} of {peak:g}"
     ]

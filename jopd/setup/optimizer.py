@@ -8,11 +8,17 @@ SCHEDULES = ("constant", "linear", "cosine", "step")
 OPTIMIZERS = ("adamw", "adam", "muon", "sgd", "lion", "adafactor")
 
 
+def warmup_updates(warmup: float, steps: int) -> int:
+    """Updates below the peak: below 1 a share of ``steps``, else their number."""
+    return round(warmup * steps) if warmup < 1 else int(warmup)
+
+
 def schedule(
     name: str, peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> optax.Schedule:
     """A number by update: warm-up to ``peak``, then on to ``end`` over the rest.
 
+    Update s of a warm-up of W has (s + 1) / (W + 1) of the peak: the first one moves.
     "constant" stays at the peak, "linear" and "cosine" go to ``end``, up or down, and
     "step" is the peak before update ``steps`` and ``end`` from it on.
 
@@ -33,7 +39,7 @@ def schedule(
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     if not warmup_steps:
         return body
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    warmup = lambda step: peak * (step + 1) / (warmup_steps + 1)
     return optax.join_schedules([warmup, body], [warmup_steps])
 
 

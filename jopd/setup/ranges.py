@@ -78,6 +78,10 @@ AMOUNT = real(0, 1e6)
 FACTOR = real(-1e6, 1e6)  # of a term
 HEAT = real(0, 100)
 MASS = real(0, 1, above=True)
+WARMUP = Range(
+    "a share in [0, 1) or a whole number of updates",
+    lambda v: SHARE.holds(v) or (AMOUNT.holds(v) and v == int(v)),
+)
 DTYPE = choice("float32", "bfloat16")
 SCHEDULE = choice(*optimizer.SCHEDULES)
 SWITCH = choice("auto", "always", "never")
@@ -199,7 +203,7 @@ RANGES = {
     "optimizer.name": choice(*optimizer.OPTIMIZERS),
     "optimizer.learning_rate": RATE,
     "optimizer.schedule": SCHEDULE,
-    "optimizer.warmup_steps": FROM_0,
+    "optimizer.warmup": WARMUP,
     "optimizer.end_learning_rate": RATE,
     "optimizer.b1": real(0, 1, below=True),
     "optimizer.b2": real(0, 1, below=True),

@@ -79,7 +79,7 @@ def commented_lines(source: str) -> set[int]:
 # Names that say all there is to say.
 PLAIN = {"temperature", "learning_rate", "weight_decay", "b1", "b2", "eps", "dtype"}
 PLAIN |= {"max_new_tokens", "max_prompt_tokens", "prompts_per_step", "path", "prompts"}
-PLAIN |= {"student", "gold", "end_learning_rate", "warmup_steps", "threshold"}
+PLAIN |= {"student", "gold", "end_learning_rate", "warmup", "threshold"}
 
 
 SECTIONS = (ast.Call, ast.Dict)

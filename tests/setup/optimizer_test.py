@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jopd.setup import doubts, optimizer
+from jopd.setup import doubts, optimizer, ranges
 from jopd.setup.builders import build_optimizer
 from jopd.setup.config import base_config
 
@@ -28,22 +28,40 @@ def test_schedules(name, peak, end, warmup):
             "step": peak if at < steps else end,
         }[name]
         if at < warmup:
-            want = peak * at / warmup
+            want = peak * (at + 1) / (warmup + 1)
         assert float(schedule(at)) == pytest.approx(want, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("steps, warmup, short", [(9, 8, 0), (8, 8, 1), (1, 0, 0)])
 def test_a_warmup_that_the_run_does_not_outlast_is_said(steps, warmup, short):
     config = base_config()
-    config.steps, config.optimizer.warmup_steps = steps, warmup
+    config.steps, config.optimizer.warmup = steps, warmup
     config.optimizer.learning_rate, config.optimizer.schedule = 0.8, "constant"
     rate, _ = build_optimizer(config)
     reached = max(float(rate(at)) for at in range(steps))
     said = doubts.short_warmup(config)
     assert len(said) == short == (reached < 0.8)
     for note in said:
-        assert f"warmup_steps={warmup} does not end within steps={steps}" in note
+        assert f"warmup={warmup} does not end within steps={steps}" in note
         assert f"gets to {reached:.2g} of 0.8" in note
+
+
+@pytest.mark.parametrize("steps, warmup", [(1, 0), (8, 1), (60, 8), (400, 50)])
+def test_the_warm_up_is_a_share_and_the_first_update_moves(steps, warmup):
+    config = base_config()
+    config.steps = steps
+    assert optimizer.warmup_updates(config.optimizer.warmup, steps) == warmup
+    rate, _ = build_optimizer(config)
+    peak = config.optimizer.learning_rate
+    assert float(rate(0)) == pytest.approx(peak / (warmup + 1))
+    assert float(rate(warmup)) == pytest.approx(peak)
+    assert doubts.short_warmup(config) == []
+
+
+def test_a_warm_up_of_updates_is_whole():
+    holds = ranges.RANGES["optimizer.warmup"].holds
+    assert all(map(holds, (0, 0.0, 0.99, 1, 1.0, 50)))
+    assert not any(map(holds, (-0.1, 1.5, 50.5, float("nan"), True)))
 
 
 def test_a_schedule_may_be_all_warm_up_or_zero():

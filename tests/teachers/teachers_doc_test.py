@@ -30,7 +30,7 @@ def built(models, snippet: str):
     exec(snippet.replace("models/code", str(models / "code")), {"c": c})
     small = runs.SMALL | {"data.levels": (2, 3), "rollout.prompts_per_step": 4}
     paths = {f"{name}.path": str(models / name) for name in ("student", "teacher")}
-    rest = {"eval.verifier": "runs.begins_with_digit", "optimizer.warmup_steps": 0}
+    rest = {"eval.verifier": "runs.begins_with_digit", "optimizer.warmup": 0}
     c.update_from_flattened_dict(small | paths | rest)
     return c.lock()
 

@@ -111,7 +111,7 @@ def make_config(args, folder: Path):
     if args.chunk:
         c.objective.chunk_tokens = args.chunk
     c.optimizer.learning_rate, c.optimizer.schedule = 1e-4, "constant"
-    c.optimizer.warmup_steps = 0
+    c.optimizer.warmup = 0
     c.eval.prompts, c.eval.k, c.eval.verifier = 4, 1, "none"
     c.checkpoint.every_steps, c.export.enabled = 0, False
     c.log.token_facts = args.facts

@@ -28,7 +28,7 @@ COMMON = {
     "eval.prompts": 128,
     "rollout.prompts_per_step": 16,
     "rollout.group_size": 4,
-    "optimizer.warmup_steps": 50,
+    "optimizer.warmup": 50,
     "optimizer.schedule": "cosine",
     "checkpoint.every_steps": 0,
     "export.enabled": False,

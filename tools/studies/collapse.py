@@ -20,6 +20,7 @@ COMMON = {
     "rollout.prompts_per_step": 16,
     "optimizer.learning_rate": 2e-3,
     "optimizer.schedule": "constant",
+    "optimizer.warmup": 50,
     "eval.prompts": 128,
     "checkpoint.every_steps": 0,
     "export.enabled": False,

@@ -18,6 +18,7 @@ COMMON = {
     "rollout.prompts_per_step": 16,
     "optimizer.learning_rate": 5e-4,
     "optimizer.schedule": "constant",
+    "optimizer.warmup": 50,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }

@@ -20,6 +20,7 @@ COMMON = {
     "rollout.group_size": 8,
     "optimizer.learning_rate": 1e-4,
     "optimizer.schedule": "constant",
+    "optimizer.warmup": 50,
     "eval.verifier": "numeric",
     "log.leak_pattern": "^;",
     "checkpoint.every_steps": 0,

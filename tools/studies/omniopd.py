@@ -11,7 +11,7 @@ SEEDS = (0, 1, 2)
 COMMON = {
     "steps": 40,
     "optimizer.learning_rate": 3e-4,
-    "optimizer.warmup_steps": 10,
+    "optimizer.warmup": 10,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }

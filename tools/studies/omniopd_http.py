@@ -18,7 +18,7 @@ SEEDS = (0, 1)
 COMMON = {
     "steps": 20,
     "rollout.prompts_per_step": 2,
-    "optimizer.warmup_steps": 5,
+    "optimizer.warmup": 5,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }
