@@ -134,7 +134,8 @@ def examples(
             value = functools.partial(_field, row, where)
             asked = shapes.worded(template, asked, value)
         gold = _text(row, solution_column, "solution", where)
-        gold = gold or _as_text(told.solution, beside[-1:], where)
+        beside_it = _as_text(told.solution, beside[-1:], where)
+        gold, own = gold or beside_it, gold
         answers = _answers(row, answer_column, where)
         if answer_after and answers:
             gold = gold or answers[0]
@@ -144,13 +145,17 @@ def examples(
         name = row.get("unique_id", row.get("id", index))
         kept = {column: _text(row, column, "", where) for column in fields}
         given = turns.beside(row, where) if isinstance(asked, list) else {}
-        used = (prompt, solution_column, answer_column, *fields, *given, *beside)
-        lost = _unread(row, (*used, *shapes.fields_of(template)))
-        lost = () if source.startswith("task:") else lost
+        used = (solution_column or "solution", answer_column or "answer", prompt)
+        used = (*used, *fields, *given, *beside, *shapes.fields_of(template))
+        lost = () if source.startswith("task:") else _unread(row, used)
+        if own and beside_it and own != beside_it:
+            lost = (*lost, beside[-1])
         if last is not None and not gold:
             gold, last = turns.as_text(last), turns.whole(last)
         elif last is not None:
-            lost, last = (*lost, f"the last turn of {prompt}"), None
+            other = turns.as_text(last) != gold
+            lost = (*lost, *[f"the last turn of {prompt}"] * other)
+            last = None
         made = (asked, gold, reply, str(name), kept, given, last, lost, document)
         found.append(Example(*made))
     return found
@@ -188,8 +193,8 @@ def _behind(text: str, marker: str, column: str, where: str) -> str:
 
 def _unread(row: dict, used: Sequence[str]) -> tuple[str, ...]:
     """Columns that no part of an example is made of; dotted names use the first."""
-    known = {"solution", "answer", "id", "unique_id"}
-    known |= {name if name in row else name.split(".")[0] for name in used if name}
+    known = {name if name in row else name.split(".")[0] for name in used}
+    known |= {"id", "unique_id"}
     return tuple(
         str(column)
         for column, value in row.items()

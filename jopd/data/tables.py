@@ -170,7 +170,26 @@ def _parquet(source: str) -> list[dict]:
         raise ValueError(
             f"{source}: damaged Parquet ({reason:.200}); fetch it again"
         ) from error
-    return [_as_texts(row, f"{source}: row {n}") for n, row in enumerate(found)]
+    found = [_as_texts(row, f"{source}: row {n}") for n, row in enumerate(found)]
+    return [_without_padding(row) for row in found]
+
+
+def _without_padding(value, listed: bool = False):
+    """Lists of objects as they were before a table gave each the keys of all.
+
+    Arrow has one set of keys for all objects of a column and null where one has none,
+    so a null that was written there looks the same and goes with the others.
+    """
+    if isinstance(value, list):
+        return [_without_padding(one, True) for one in value]
+    if not isinstance(value, dict):
+        return value
+    pairs = value.items()
+    return {
+        k: _without_padding(one, listed)
+        for k, one in pairs
+        if one is not None or not listed
+    }
 
 
 def _as_texts(value, where: str):
@@ -202,7 +221,8 @@ def hub_rows(source: str, split: str) -> list[dict]:
             f"pip install 'jopd[data]', or name a local file"
         ) from error
     name, _, configuration = source.partition(":")
-    return list(datasets.load_dataset(name, configuration or None, split=split))
+    found = datasets.load_dataset(name, configuration or None, split=split)
+    return [_without_padding(row) for row in found]
 
 
 def documents(source: str, separator: str, drop_partial: bool) -> list[str]:

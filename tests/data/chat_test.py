@@ -145,6 +145,36 @@ def test_every_field_reaches_the_tokens_or_is_named(speak, name):
     assert read >= 8 and named >= (0 if name == EVERYTHING else 5)
 
 
+COLUMNS = "prompt messages question problem conversations instruction text input output"
+COLUMNS += " completion solution answer system level id tools documents"
+
+
+def test_every_column_is_read_or_listed():
+    """By generation: rows in any shape, a word of its own in every column."""
+    word, read = words(), 0
+
+    def cell(name):
+        if name not in ("messages", "conversations"):
+            return next(word)
+        return [turn("user", next(word)), turn("assistant", next(word))]
+
+    for seed in range(500):
+        draw = random.Random(seed)
+        row = {name: cell(name) for name in draw.sample(COLUMNS.split(), 4)}
+        named = draw.choice(["", "", *row])
+        try:
+            (found,) = sources.examples([row], solution_column=named)
+        except ValueError as error:
+            assert str(error).startswith("rows: ")
+            continue
+        read += 1
+        kept = json.dumps(found._replace(unread=()))
+        for path, leaf in fields(row):
+            listed = path[0] in found.unread or f"of {path[0]}" in str(found.unread)
+            assert leaf in kept or listed or path[-1] == "role", (path, row, found)
+    assert read > 300
+
+
 @pytest.mark.parametrize(
     ("turns", "key"),
     [

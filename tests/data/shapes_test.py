@@ -24,7 +24,7 @@ SHAPES = {
         dict(prompt="1+1?", completion="3", solution="2"),
         "1+1?",
         "2",
-        (),
+        ("completion",),
     ),
     "conversations": (dict(conversations=SHARED), [USER], "2", ()),
     "conversations under a system text": (

@@ -109,3 +109,21 @@ def test_a_text_that_ends_in_the_end_token_takes_nothing_from_others():
     rows = sources.examples([{"question": text} for text in texts])
     found = dataset.encode(rows, tokenizer, max_prompt_tokens=9, max_response_tokens=9)
     assert tokenizer.batch_decode(found.prompts) == texts
+
+
+def test_objects_of_a_table_lose_the_keys_of_others(tmp_path):
+    call = lambda **arguments: {"function": {"name": "f", "arguments": arguments}}
+    ask = {"role": "user", "content": "a"}
+    turns = [
+        [ask, {"role": "assistant", "tool_calls": [call(**{key: "x"})]}] for key in "ab"
+    ]
+    rows = [{"messages": said, "meta": {"truth": None}} for said in turns]
+    read = sources.read(put(tmp_path / "a.parquet", packed(rows)))
+    for row, (_, said) in zip(read, turns, strict=True):
+        assert row.reply == {"role": "assistant", "content": ""} | said
+    # Elsewhere a null is a column without a value.
+    options = dict(answer_column="meta.truth", prompt_column="messages")
+    path = put(
+        tmp_path / "b.parquet", packed([*rows, rows[0] | {"meta": {"truth": "1"}}])
+    )
+    assert [row.answer for row in sources.read(path, **options)] == [None, None, "1"]
