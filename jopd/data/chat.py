@@ -92,6 +92,25 @@ def lay_out(layout: Layout, example, where: str) -> tuple[str, str | None]:
     return text, _to_its_end(layout.tokenizer, whole.removeprefix(text), where)
 
 
+def turn_end(layout: Layout) -> int | None:
+    """The token by which the template ends a turn of the assistant.
+
+    None where no template is applied, or it writes none behind such a turn.
+    """
+    if layout.form != "template":
+        return None
+    asked, told = ("user", "a"), ("assistant", _MARK)
+    turns = [dict(role=role, content=text) for role, text in (asked, told)]
+    try:
+        text = _render(layout, turns, {}, "")
+    except ValueError:
+        return None  # its rows say why
+    behind = text.rpartition(_MARK.strip())[2]
+    ids = layout.tokenizer(behind, add_special_tokens=False)["input_ids"]
+    added = layout.tokenizer.added_tokens_decoder
+    return next((index for index in ids if index in added), None)
+
+
 def _with_system(layout: Layout, prompt: str | list[dict]) -> list[dict]:
     turns = _turns(prompt)
     if "developer" not in str(layout.tokenizer.chat_template):

@@ -30,7 +30,7 @@ class Dataset:
 
     Attributes:
       prompts: i32[P] each, at least one token.
-      solutions: i32[R] each, ending in EOS where `finished`; None where there is none.
+      solutions: i32[R] each, with their end where `finished`; None where there is none.
       finished: False where the solution was cut to the response limit, or dropped.
       answers: what verifiers compare with, or None.
       texts: the prompt as text, chat template applied, for samples and logs.
@@ -41,6 +41,7 @@ class Dataset:
       unread: columns of the source that nothing is made of.
       notes: what was left out of some rows, each said once.
       dated: the chat template printed a day.
+      turn_end: the token by which the chat template ends a turn; None without one.
     """
 
     prompts: list[np.ndarray]
@@ -54,6 +55,7 @@ class Dataset:
     unread: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     dated: bool = False
+    turn_end: int | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -92,7 +94,8 @@ def encode(
         by itself, and adds BOS where the tokenizer's configuration has
         ``add_bos_token`` true, or leaves it open for a Llama or Gemma tokenizer:
         those models were trained with BOS.
-      add_eos: end solutions with the tokenizer's EOS.
+      add_eos: end solutions as the chat template ends turns, else with the tokenizer's
+        EOS.
       on_long_prompt: ``error``, ``drop`` (the row) or ``truncate_left``: BOS stays, and
         of what a template lays out the turns that `chat.shorten` keeps.
       on_long_solution: ``drop`` (the row stays as a prompt) or ``truncate`` (then
@@ -132,7 +135,8 @@ def encode(
             if len(prompts[row]) > max_prompt_tokens and chat.has_turns(layout, one):
                 how = (names[row], ids_of, max_prompt_tokens)
                 texts[row], prompts[row] = _shortened(layout, one, *how)
-    eos = [_eos_id(tokenizer)] if add_eos else []
+    turn_end = chat.turn_end(layout)
+    eos = [_eos_id(tokenizer) if turn_end is None else turn_end] if add_eos else []
     if prefix_tokens:
         cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in prompts]
         golds = [ids[cut:] or None for ids, cut in zip(prompts, cuts, strict=True)]
@@ -143,7 +147,8 @@ def encode(
     # One that ends in it already, as chats written out do, needs no second, and a
     # reply laid out by the template ends as the template ends turns.
     added = set(tokenizer.added_tokens_decoder)
-    closed = [{*eos} | (added if one.reply else set()) for one in examples]
+    usual = {*eos, tokenizer.eos_token_id} if add_eos else set()
+    closed = [usual | (added if one.reply else set()) for one in examples]
     whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, *eos]
     golds = [
         None if gold is None else whole(gold, ends)
@@ -158,6 +163,7 @@ def encode(
         unread=list(dict.fromkeys(name for one in examples for name in one.unread)),
         notes=layout.notes(),
         dated=layout.prints_date(),
+        turn_end=turn_end,
     )
 
 

@@ -18,7 +18,7 @@ def compare_tokenizers(student, teacher, rows: int = MANY) -> list[str]:
     the end.
 
     Returns:
-      Warnings: added tokens that differ; differing chat templates or EOS, which make
+      Warnings: added tokens that differ; differing chat templates, which make
         the teacher score turns that it would not write itself.
 
     Raises:
@@ -121,7 +121,6 @@ def _tokenizer_warnings(student, teacher) -> list[str]:
     names = {
         "chat_template": "chat templates differ: the teacher scores turns laid out for "
         "the student; give both one template",
-        "eos_token_id": "end-of-sequence tokens differ: list both as stop tokens",
         "bos_token_id": "begin-of-sequence tokens differ: prompts follow the student's",
     }
     return [

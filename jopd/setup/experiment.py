@@ -48,7 +48,7 @@ class Cast(NamedTuple):
     """Who plays in a run, by name: the student, and whom its terms or rollouts name.
 
     ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
-    ``pairs`` are those of ``inputs.check_tokenizers``, by path.
+    ``pairs``, by path, and ``eos`` are those of ``inputs.check_tokenizers``.
     """
 
     paths: dict[str, str]
@@ -56,6 +56,7 @@ class Cast(NamedTuple):
     teachers: dict[str, roles.Teacher]
     panels: tuple[panel.Panel, ...]
     pairs: dict[str, dict[int, int]] = {}  # never changed in place
+    eos: set[int] = set()  # never changed in place
 
 
 def pick_generator(config, mesh) -> str:
@@ -189,10 +190,8 @@ def build(config, *, train: bool = True) -> Experiment:
     stop_strings = tuple(config.rollout.stop_strings)
     decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")
     heads = min(shape.vocab_size for shape in cast.shapes.values())
-    notes, pairs = inputs.check_tokenizers(tokenizer, cast.paths, heads)
-    cast = cast._replace(pairs=pairs)
-    ends = inputs.ends(tokenizer, cast.paths.values(), pairs)
-    ends = () if config.rollout.ignore_eos else ends
+    notes, pairs, eos = inputs.check_tokenizers(tokenizer, cast.paths, heads)
+    cast = cast._replace(pairs=pairs, eos=eos)
     columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
     panels = cast.panels if train else None
     positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
@@ -203,7 +202,7 @@ def build(config, *, train: bool = True) -> Experiment:
         if rows.verifier is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
             validation.check_no_rewards(config, terms, why)
-    stop_ids = tuple(sorted({*ends, *config.rollout.stop_ids}))
+    stop_ids, doubt = find_ends(config, cast, rows)
     widths = row_sets.pick_widths(config, rows)
     row_sets.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
@@ -227,10 +226,27 @@ def build(config, *, train: bool = True) -> Experiment:
             *notes,
             *heads,
             *rows.notes,
+            *doubt,
             *endless(rows, stop_ids),
             *(doubts.doubts(config) if train else []),
         ],
     )
+
+
+def find_ends(config, cast: Cast, rows: row_sets.Rows):
+    """(ids that end a response, a warning where student and others disagree on them).
+
+    They are those of all models and tokenizers, and what the template ends turns with,
+    but for ``ignore_eos``; and ``stop_ids``.
+    """
+    asked = set(config.rollout.stop_ids)
+    if config.rollout.ignore_eos:
+        return tuple(sorted(asked)), []
+    own = set(inputs.ends(rows.tokenizer, [cast.paths["student"]]))
+    found = {*inputs.ends(rows.tokenizer, cast.paths.values(), cast.pairs), *cast.eos}
+    found |= {rows.train.turn_end} - {None}
+    doubt = inputs.other_ends(rows.tokenizer, own, found - asked, rows.train.turn_end)
+    return tuple(sorted(found | asked)), doubt
 
 
 def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:

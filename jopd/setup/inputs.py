@@ -28,14 +28,14 @@ def has_tokenizer(path: str) -> bool:
 
 def check_tokenizers(
     tokenizer, paths: dict[str, str], rows: int
-) -> tuple[list[str], dict[str, dict[int, int]]]:
+) -> tuple[list[str], dict[str, dict[int, int]], set[int]]:
     """Every other model's tokenizer against the student's.
 
     Returns:
-      Warnings, and by path the ids that a model has elsewhere (`vocabulary.pairing`,
-      below ``rows``), where there are any.
+      Warnings; by path the ids that a model has elsewhere (`vocabulary.pairing`, below
+      ``rows``), where there are any; and the others' EOS, in student ids.
     """
-    notes, pairs = [], {}
+    notes, pairs, eos = [], {}, set()
     for name, path in paths.items():
         if name == "student" or path == paths["student"] or not has_tokenizer(path):
             continue
@@ -43,7 +43,9 @@ def check_tokenizers(
         notes += vocabulary.compare_tokenizers(tokenizer, other, rows)
         if found := vocabulary.pairing(tokenizer, other, rows):
             pairs[path] = found
-    return notes, pairs
+        ours = {there: here for here, there in found.items()}
+        eos.add(ours.get(other.eos_token_id, other.eos_token_id))
+    return notes, pairs, eos & set(tokenizer.get_vocab().values())
 
 
 def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:
@@ -68,6 +70,21 @@ def ends(
         ours = {there: here for here, there in (pairs or {}).get(path, {}).items()}
         found |= {ours.get(index, index) for index in hf.end_ids(path)}
     return tuple(sorted(found - {None}))
+
+
+def other_ends(tokenizer, own: set[int], found: set[int], turn_end) -> list[str]:
+    """A warning where a response ends in ways that are not the student's own."""
+    if found <= own:
+        return []
+    token = tokenizer.convert_ids_to_tokens
+    named = lambda ids: ", ".join(f"{token(i)} ({i})" for i in sorted(ids))
+    gold = tokenizer.eos_token_id if turn_end is None else turn_end
+    return [
+        f"the student ends at {named(own) or 'nothing'}, its chat template or a "
+        f"teacher at {named(found - own)}: all of them end a response, and solutions "
+        f"end in {named({gold} - {None}) or 'nothing'}; for other ends set "
+        "rollout.stop_ids, and rollout.ignore_eos=True to be without these"
+    ]
 
 
 def connect(config) -> remote.Client:

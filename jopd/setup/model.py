@@ -102,13 +102,14 @@ class Model:
         rows, shape = range(len(texts)), dict(buckets=(longest,), limit=max_new_tokens)
         asked = collect.ask(dataset, rows, copies=samples, **shape)
         known = self.tokenizer.get_vocab()
+        own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}
         rolled = _generate(
             self.params,
             asked,
             jax.random.key(seed),
             model=decoder.Decoder(self.config),
             max_new_tokens=max_new_tokens,
-            stop_ids=inputs.ends(self.tokenizer, [self.path]),
+            stop_ids=tuple(sorted({*own, *turn_end} - {None})),
             vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
             filters=Filter(temperature, top_k, top_p, min_p),
             copies=samples,

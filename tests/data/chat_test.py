@@ -398,3 +398,32 @@ def test_large_numbers_reach_the_text_too(speak):
     for value in (1e308, 10**40, 20_201_202, float("inf"), 0, -1):
         row = {"messages": [turn("user", "a", more=[value])]}
         assert json.dumps(value) in encode(speak(EVERYTHING), row).texts[0]
+
+
+@pytest.mark.parametrize(
+    "template, end",
+    [
+        ("gemma3", "<end_of_turn>"),
+        ("llama3_2", "<|eot_id|>"),
+        ("qwen2_5", "<|im_end|>"),
+        (CALLING, "<|im_end|>"),
+        (EVERYTHING, "<|im_end|>"),
+        (OWN, None),  # no token behind a turn
+        ("{{ raise_exception('no') if messages[1] }}{{ messages }}", None),
+        (None, None),
+    ],
+)
+def test_solutions_end_as_the_template_ends_turns(speak, template, end):
+    tokenizer = speak(template)
+    known = tokenizer.convert_tokens_to_ids([end or "</s>", "b", "</s>"])
+    rows = [
+        dict(prompt="a", solution=text)
+        for text in ("b", "b</s>", "b" + (end or "</s>"))
+    ]
+    data = dataset.encode(sources.examples(rows), tokenizer, **LIMITS)
+    assert data.turn_end == (known[0] if end else None)
+    plain, usual, ended = (gold.tolist() for gold in data.solutions)
+    assert plain == ended == [known[1], known[0]]
+    assert usual == [known[1], known[2]]  # what is written out stays
+    data = dataset.encode(sources.examples(rows), tokenizer, add_eos=False, **LIMITS)
+    assert data.solutions[0].tolist() == [known[1]]

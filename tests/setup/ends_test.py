@@ -76,3 +76,42 @@ def test_strings_end_texts_too(models):
         alone.generate(["1+2="], stop_strings="1")
     with pytest.raises(ValueError, match=r"rollout\.stop_strings: '<eos>' holds"):
         built(models, rollout__stop_strings=("<eos>",))
+
+
+def told(e) -> list[str]:
+    return [note for note in e.notes if "all of them end a response" in note]
+
+
+def test_the_end_of_a_turn_ends_rollouts_and_solutions(models, tmp_path):
+    """A base student: its template ends turns with another token than its EOS."""
+    base = shutil.copytree(models / "student", tmp_path / "base")
+    template = (
+        "{% for m in messages %}{{ m.content }}"
+        "{% if m.role == 'assistant' %}<pad>{% endif %}{% endfor %}"
+    )
+    (base / "chat_template.jinja").write_text(template)
+    e = built(models, student__path=str(base), rollout__max_new_tokens=40)
+    assert e.stop_ids == (0, EOS)
+    assert {gold[-1] for gold in e.rows.train.solutions} == {0}
+    (note,) = told(e)
+    assert "ends at <eos> (1)" in note and "at <pad> (0):" in note
+    assert "solutions end in <pad> (0)" in note and "rollout.stop_ids" in note
+    never = built(models, student__path=str(base), data__chat_template="never")
+    assert never.stop_ids == (EOS,) and told(never) == []
+    ignored = dict(student__path=str(base), rollout__ignore_eos=True)
+    assert told(built(models, **ignored)) == [] == [*built(models, **ignored).stop_ids]
+
+
+def test_the_end_of_a_teachers_tokenizer_ends_rollouts(models, tmp_path):
+    other = shutil.copytree(models / "teacher", tmp_path / "other")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    settings["eos_token"] = "<pad>"
+    (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    e = built(models, teacher__path=str(other), rollout__max_new_tokens=40)
+    assert e.stop_ids == (0, EOS) and told(built(models)) == []
+    (note,) = told(e)
+    assert "at <pad> (0):" in note and "solutions end in <eos> (1)" in note
+    assert {gold[-1] for gold in e.rows.train.solutions} == {EOS}
+    # Named as ends of one's own they are no news.
+    asked = dict(teacher__path=str(other), rollout__stop_ids=(0,))
+    assert told(built(models, **asked)) == []
