@@ -51,14 +51,39 @@ class Layout:
 
     def notes(self) -> list[str]:
         """What was left out of some rows, each said once."""
-        own = "data.system is not put before rows with a system turn of their own"
-        lost = ", ".join(sorted(self.left_out - {"system"}))
-        return [own] * ("system" in self.left_out) + [
-            f"the chat template leaves out, of some turns: {lost}"
-        ] * bool(lost)
+        known = {
+            "system": "data.system is not put before rows with a system turn of their "
+            "own",
+            "cut": "prompts above the limit lost their oldest turns, or the beginning "
+            "of the longest",
+        }
+        said = [known[what] for what in known if what in self.left_out]
+        lost = ", ".join(sorted(self.left_out - known.keys()))
+        rest = f"the chat template leaves out, of some turns: {lost}"
+        return said + [rest] * bool(lost)
 
     def prints_date(self) -> bool:
         return any(template.prints_date() for template in self.templates.values())
+
+
+def form_of(tokenizer, chat_template: str, prefix_tokens: int) -> str:
+    """How prompts become text, one of those of ``Layout``."""
+    if chat_template == "always" and prefix_tokens:
+        raise ValueError(
+            f"prefix_tokens={prefix_tokens} takes documents, which have no chat "
+            f"template; set chat_template='never' or prefix_tokens=0"
+        )
+    has_one = tokenizer.chat_template is not None
+    if chat_template == "always" and not has_one:
+        raise ValueError(
+            "chat_template='always', but the tokenizer has none; assign one to "
+            "tokenizer.chat_template or set chat_template='never'"
+        )
+    if chat_template == "plain" and not prefix_tokens:
+        return "plain"
+    if chat_template == "never" or prefix_tokens:
+        return "joined"
+    return "template" if has_one else "text"
 
 
 def lay_out(layout: Layout, example, where: str) -> tuple[str, str | None]:

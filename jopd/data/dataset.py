@@ -116,7 +116,7 @@ def encode(
     _check_option("on_long_solution", on_long_solution, ("drop", "truncate"))
     layout = chat.Layout(
         tokenizer=tokenizer,
-        form=_form(tokenizer, chat_template, prefix_tokens),
+        form=chat.form_of(tokenizer, chat_template, prefix_tokens),
         kwargs=dict(template_kwargs or {}),
         system=system,
         date=date,
@@ -172,26 +172,6 @@ def _check_option(name: str, value: Any, known: tuple) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use one of {known}")
 
 
-def _form(tokenizer, chat_template: str, prefix_tokens: int) -> str:
-    """How prompts become text, one of those of `chat.Layout`."""
-    if chat_template == "always" and prefix_tokens:
-        raise ValueError(
-            f"prefix_tokens={prefix_tokens} takes documents, which have no chat "
-            f"template; set chat_template='never' or prefix_tokens=0"
-        )
-    has_one = tokenizer.chat_template is not None
-    if chat_template == "always" and not has_one:
-        raise ValueError(
-            "chat_template='always', but the tokenizer has none; assign one to "
-            "tokenizer.chat_template or set chat_template='never'"
-        )
-    if chat_template == "plain" and not prefix_tokens:
-        return "plain"
-    if chat_template == "never" or prefix_tokens:
-        return "joined"
-    return "template" if has_one else "text"
-
-
 def _shortened(layout, example, where, ids_of, limit: int) -> tuple[str, list[int]]:
     """Text and ids of a conversation that is too long, cut by `chat.shorten`."""
 
@@ -199,6 +179,7 @@ def _shortened(layout, example, where, ids_of, limit: int) -> tuple[str, list[in
         text, _ = chat.lay_out(layout, one, where)
         return text, ids_of(text)
 
+    layout.left_out.add("cut")
     fits = lambda one: len(made(one)[1]) <= limit
     return made(chat.shorten(example, fits, where))
 

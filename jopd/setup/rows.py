@@ -280,7 +280,7 @@ def peer_prompts(
 
     def encode_prompts(rows):
         # Only the prompt is wanted, of any length: who asks counts what is too long.
-        rows = [row._replace(solution=None) for row in rows]
+        rows = [row._replace(solution=None, reply=None) for row in rows]
         return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
 
     response = config.rollout.max_new_tokens

@@ -383,6 +383,8 @@ def test_a_long_text_keeps_the_header_of_the_chat(speak):
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user"
     )
     assert found.texts[0].endswith("789<|im_end|>\n<|im_start|>assistant\n")
+    (note,) = found.notes
+    assert "lost their oldest turns" in note
     with pytest.raises(ValueError, match=r"row 0 .* too long even without"):
         encode(tokenizer, {"prompt": "0123456789"}, **how | {"max_prompt_tokens": 60})
 
