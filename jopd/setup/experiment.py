@@ -12,7 +12,7 @@ from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
-from jopd.setup import builders, doubts, inputs, needs, validation
+from jopd.setup import builders, doubts, inputs, lengths, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.teachers import roles
 
@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
     params: Any
     frozen: dict[str, Any]
     rows: row_sets.Rows
-    widths: row_sets.Widths
+    widths: lengths.Widths
     mix: collect.Mix
     rewards_first: bool
     stop_ids: tuple[int, ...]
@@ -203,8 +203,8 @@ def build(config, *, train: bool = True) -> Experiment:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
             validation.check_no_rewards(config, terms, why)
     stop_ids, doubt = find_ends(config, cast, rows)
-    widths = row_sets.pick_widths(config, rows)
-    row_sets.check_positions(config, cast.shapes, rows, widths)
+    widths = lengths.pick_widths(config, rows)
+    lengths.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
     return Experiment(
         config=config,

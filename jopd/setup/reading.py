@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -99,9 +100,10 @@ def _read(config, path: str, split: str, count: int) -> list[Part]:
     """All rows of every part of a path; a task gives ``count``."""
     c, found = config.data, []
     names = tables.parts_of(path)
+    alone = sum(map(len, names)) == 1
     for files in names:
         rows = [
-            row
+            row if alone else row._replace(id=f"{Path(file).name}:{row.id}")
             for file in files
             for row in sources.read(
                 file,

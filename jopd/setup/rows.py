@@ -10,6 +10,7 @@ from jopd.batches.collect import RowSet
 from jopd.data import dataset, rewards
 from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel
+from jopd.setup import lengths
 from jopd.setup.reading import read_examples
 from jopd.teachers import peers, roles
 
@@ -65,14 +66,6 @@ class Rows(NamedTuple):
         return RowSet(dataset, self.tokenizer, *judged, self.stop_strings)
 
 
-class Widths(NamedTuple):
-    """Padded lengths, ascending: of prompts, of what rollouts go on from, of rows."""
-
-    prompts: tuple[int, ...]
-    given: tuple[int, ...]
-    rows: tuple[int, ...]
-
-
 def read_rows(
     config,
     tokenizer,
@@ -88,7 +81,7 @@ def read_rows(
     """
     picked = read_examples(config)
     examples = (picked.train, picked.held)
-    limit = prompt_limit(config, positions)
+    limit = lengths.prompt_limit(config, positions)
     train, held = student_data(config, tokenizer, examples, limit)
     kept = tuple(
         peers.aligned(part, ours.ids)
@@ -166,29 +159,6 @@ def _are_documents(examples) -> bool:
     return True in kinds
 
 
-def prompt_limit(config, positions: dict[str, int]) -> int:
-    """Most tokens of a prompt: as asked, or what every model holds beside a response.
-
-    Without either, and where a longer prompt is an error, there is no limit here:
-    ``check_positions`` then says whose positions do not suffice.
-    """
-    asked = config.data.max_prompt_tokens
-    return asked or _room(config, min(positions.values()))
-
-
-def _room(config, positions: int) -> int:
-    """Tokens of a prompt that leave room for a response, for who drops or cuts."""
-    if config.data.on_long_prompt == "error":
-        return sys.maxsize
-    room = positions - config.rollout.max_new_tokens
-    if room < 1:
-        raise ValueError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room "
-            f"for a prompt in {positions} positions; lower it"
-        )
-    return room
-
-
 def student_data(config, tokenizer, examples, limit: int) -> tuple[Dataset, Dataset]:
     """Training and held-out rows as the student reads them."""
     how = dict(template_kwargs=config.data.student_template_kwargs, limit=limit)
@@ -233,8 +203,9 @@ def own_prompts(
             name == "reference" or kwargs == c.student_template_kwargs
         ):
             continue
-        asked = _most_of_context(config) if teacher.context else c.max_prompt_tokens
-        limit = asked or _room(config, positions[name])
+        of_context = lengths.most_of_context(config)
+        asked = of_context if teacher.context else c.max_prompt_tokens
+        limit = asked or lengths.room(config, positions[name])
         parts = []
         for rows, ours in zip(examples, student, strict=True):
             if teacher.context:
@@ -284,7 +255,7 @@ def peer_prompts(
         return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
 
     response = config.rollout.max_new_tokens
-    most = _most_of_context(config)
+    most = lengths.most_of_context(config)
     if not most:
         most = max(len(prompt) for prompt in encode_prompts(bare)) + response
         room = min(positions[name] for name in contexts) - response
@@ -294,17 +265,10 @@ def peer_prompts(
         contexts,
         examples,
         encode_prompts,
-        auto_buckets(longest),
+        lengths.auto_buckets(longest),
         success=config.peer.success,
         remove=config.peer.remove,
     )
-
-
-def _most_of_context(config) -> int:
-    """Most tokens of a prompt that a teacher's context makes; 0: not limited."""
-    c = config.data
-    whole = c.max_prompt_tokens and c.max_prompt_tokens + config.rollout.max_new_tokens
-    return c.max_context_tokens or whole
 
 
 def _check_same_rows(name: str, limit: int, in_context: bool, c, ours, theirs) -> None:
@@ -315,31 +279,6 @@ def _check_same_rows(name: str, limit: int, in_context: bool, c, ours, theirs) -
             f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
             f"have {limit} tokens; raise data.max_{key}_tokens"
         )
-
-
-def pick_widths(config, rows: Rows) -> Widths:
-    """The padded prompt lengths of a config, or ones that fit the data, and the rest.
-
-    Raises:
-      ValueError: a prompt is longer than the config's longest.
-    """
-    longest = max(len(p) for p in (*rows.train.prompts, *rows.held.prompts))
-    asked = tuple(sorted(config.rollout.prompt_buckets))
-    if asked and asked[-1] < longest:
-        raise ValueError(
-            f"rollout.prompt_buckets={asked}: a prompt has {longest} tokens; add a "
-            f"bucket of at least {longest} or lower data.max_prompt_tokens"
-        )
-    prompts = asked or auto_buckets(longest)
-    whole = auto_buckets(prompts[-1] + config.rollout.max_new_tokens)
-    return Widths(prompts, whole if config.rollout.prefix.source else prompts, whole)
-
-
-def auto_buckets(longest: int) -> tuple[int, ...]:
-    """Half of the longest and the longest, rounded up: few shapes, little padding."""
-    full = -(-longest // 8) * 8
-    half = -(-full // 16) * 8
-    return (half, full) if full > 32 else (full,)
 
 
 def pick_verifier(config, *datasets: Dataset):
@@ -375,23 +314,3 @@ def check_gold(config, mix: collect.Mix, train: Dataset) -> None:
             "name the column in data.solution_column, raise the limit, or set "
             "mix.gold=0"
         )
-
-
-def check_positions(config, shapes, rows: Rows, widths: Widths) -> None:
-    """Every model must have a position for every token that it may read."""
-    limit = config.rollout.max_new_tokens
-    for name, shape in shapes.items():
-        longest = widths.prompts[-1]
-        if name in rows.own_prompts:
-            parts = rows.own_prompts[name]
-            longest = max(len(prompt) for part in parts for prompt in part.prompts)
-        if rows.peers is not None and name in rows.peers.contexts:
-            longest = rows.peers.widths[-1]
-        if longest + limit > shape.max_positions:
-            raise ValueError(
-                f"prompt and response together take up to {longest + limit} "
-                f"positions, the {name} has {shape.max_positions}; lower "
-                f"rollout.max_new_tokens={limit}, or keep prompts shorter with "
-                "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
-                "that reads more: data.max_context_tokens)"
-            )

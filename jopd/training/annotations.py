@@ -7,7 +7,7 @@ from jopd.batches import collect
 from jopd.data.dataset import Dataset
 from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
-from jopd.setup import inputs
+from jopd.setup import inputs, lengths
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, remote, similarity
@@ -69,7 +69,7 @@ def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
     return audit.local_teacher(
         functools.partial(generate, e.frozen["teacher"]),
         e.rows.tokenizer,
-        widths=row_sets.auto_buckets(longest),
+        widths=lengths.auto_buckets(longest),
         batch_rows=c.batch_rows + -c.batch_rows % step_rows,
         copies=c.samples,
     )

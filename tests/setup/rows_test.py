@@ -202,7 +202,11 @@ def test_a_folder_is_all_of_its_files(models, tmp_path):
     assert len(found.train) == 56 and len(found.held) == 4
     assert found.said[0] == f"60 rows of {tmp_path}/d (2 files)"
     # Numbers of rows stand for them, and two files have the same: they are told apart.
-    assert len({row.id for row in found.train + found.held}) == 60
+    found = ids(found.train + found.held)
+    assert len(set(found)) == 60 and {"a.jsonl:0", "b.jsonl:0"} <= set(found)
+    again = f"{tmp_path}/d/a.jsonl,{tmp_path}/d/a.jsonl"
+    twice = picked(models, data__path=again, data__eval_rows=4)
+    assert len(set(ids(twice.train))) == 52
 
 
 def test_a_mixture_has_the_shares_of_its_weights(models, tmp_path):

@@ -1,0 +1,87 @@
+"""How long prompts may be, and how wide their arrays are."""
+
+import sys
+from typing import NamedTuple
+
+
+class Widths(NamedTuple):
+    """Padded lengths, ascending: of prompts, of what rollouts go on from, of rows."""
+
+    prompts: tuple[int, ...]
+    given: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def prompt_limit(config, positions: dict[str, int]) -> int:
+    """Most tokens of a prompt: as asked, or what every model holds beside a response.
+
+    Without either, and where a longer prompt is an error, there is no limit here:
+    ``check_positions`` then says whose positions do not suffice.
+    """
+    asked = config.data.max_prompt_tokens
+    return asked or room(config, min(positions.values()))
+
+
+def room(config, positions: int) -> int:
+    """Tokens of a prompt that leave room for a response, for who drops or cuts."""
+    if config.data.on_long_prompt == "error":
+        return sys.maxsize
+    room = positions - config.rollout.max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room "
+            f"for a prompt in {positions} positions; lower it"
+        )
+    return room
+
+
+def most_of_context(config) -> int:
+    """Most tokens of a prompt that a teacher's context makes; 0: not limited."""
+    c = config.data
+    whole = c.max_prompt_tokens and c.max_prompt_tokens + config.rollout.max_new_tokens
+    return c.max_context_tokens or whole
+
+
+def auto_buckets(longest: int) -> tuple[int, ...]:
+    """Half of the longest and the longest, rounded up: few shapes, little padding."""
+    full = -(-longest // 8) * 8
+    half = -(-full // 16) * 8
+    return (half, full) if full > 32 else (full,)
+
+
+def pick_widths(config, rows) -> Widths:
+    """The padded prompt lengths of a config, or ones that fit the data, and the rest.
+
+    Raises:
+      ValueError: a prompt is longer than the config's longest.
+    """
+    longest = max(len(p) for p in (*rows.train.prompts, *rows.held.prompts))
+    asked = tuple(sorted(config.rollout.prompt_buckets))
+    if asked and asked[-1] < longest:
+        raise ValueError(
+            f"rollout.prompt_buckets={asked}: a prompt has {longest} tokens; add a "
+            f"bucket of at least {longest} or lower data.max_prompt_tokens"
+        )
+    prompts = asked or auto_buckets(longest)
+    whole = auto_buckets(prompts[-1] + config.rollout.max_new_tokens)
+    return Widths(prompts, whole if config.rollout.prefix.source else prompts, whole)
+
+
+def check_positions(config, shapes, rows, widths: Widths) -> None:
+    """Every model must have a position for every token that it may read."""
+    limit = config.rollout.max_new_tokens
+    for name, shape in shapes.items():
+        longest = widths.prompts[-1]
+        if name in rows.own_prompts:
+            parts = rows.own_prompts[name]
+            longest = max(len(prompt) for part in parts for prompt in part.prompts)
+        if rows.peers is not None and name in rows.peers.contexts:
+            longest = rows.peers.widths[-1]
+        if longest + limit > shape.max_positions:
+            raise ValueError(
+                f"prompt and response together take up to {longest + limit} "
+                f"positions, the {name} has {shape.max_positions}; lower "
+                f"rollout.max_new_tokens={limit}, or keep prompts shorter with "
+                "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
+                "that reads more: data.max_context_tokens)"
+            )
