@@ -130,10 +130,11 @@ def turn_end(layout: Layout) -> int | None:
         text = _render(layout, turns, {}, "")
     except ValueError:
         return None  # its rows say why
-    behind = text.rpartition(_MARK.strip())[2]
-    ids = layout.tokenizer(behind, add_special_tokens=False)["input_ids"]
-    added = layout.tokenizer.added_tokens_decoder
-    return next((index for index in ids if index in added), None)
+    _, shown, behind = text.rpartition(_MARK.strip())
+    added = layout.tokenizer.added_tokens_decoder.items()
+    names = {str(token): index for index, token in added if str(token) in behind}
+    first = min(names, key=lambda name: (behind.index(name), -len(name)), default="")
+    return names.get(first) if shown else None
 
 
 def _with_system(layout: Layout, prompt: str | list[dict]) -> list[dict]:

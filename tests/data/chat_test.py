@@ -411,6 +411,7 @@ def test_large_numbers_reach_the_text_too(speak):
         (CALLING, "<|im_end|>"),
         (EVERYTHING, "<|im_end|>"),
         (OWN, None),  # no token behind a turn
+        ("{{ messages[0].content }}<|im_end|>", None),  # no reply is shown
         ("{{ raise_exception('no') if messages[1] }}{{ messages }}", None),
         (None, None),
     ],
