@@ -112,7 +112,9 @@ def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
     assert written["rollout"]["temperature"] == 0.8
     assert written["objective"]["temperature"] == 0.8  # follows
     metrics = (tmp_path / "runs" / "opd" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(metrics[1])["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    logged = json.loads(metrics[1])
+    assert logged["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    assert logged["epoch"] == pytest.approx(2 / 40)  # prompts of a step, of all
     assert written["loss"]["opd"]["clip_low"] == 0.5
     assert written["data"]["levels"] == [2]
     assert (tmp_path / "runs" / "opd" / "report.html").exists()

@@ -287,6 +287,11 @@ def is_on_policy(mix: Mix, seed: int, step: int) -> bool:
     return bool(draw < mix.on_policy_probability)
 
 
+def visited(mix: Mix) -> int:
+    """Prompts of the data set that an update goes on by; an epoch is all of them."""
+    return max(mix.prompts, mix.gold, 1)
+
+
 def make_collect(
     rows: RowSet,
     writer: Writer,
@@ -315,6 +320,7 @@ def make_collect(
         token that weights read (``Batch.extra``).
     """
     visit = functools.partial(order, size=len(rows.dataset.prompts))
+    per_step = visited(mix)
     golden = functools.partial(gold_batch, rows.dataset, width=widths[-1])
     add, tick = jax.jit(replay.add), jax.jit(replay.tick)
     sample = jax.jit(replay.sample, static_argnums=2, static_argnames="max_age")
@@ -325,7 +331,7 @@ def make_collect(
         return [golden(ids, count=mix.rows)]
 
     def on_policy(params, buffer, step: int) -> tuple[Batch | None, list[Batch]]:
-        ids = visit(step, prompts_per_step=max(mix.prompts, mix.gold, 1), seed=seed)
+        ids = visit(step, prompts_per_step=per_step, seed=seed)
         key = jax.random.fold_in(jax.random.key(seed), step)
         reused = step % mix.updates_per_rollout != 0
         fresh, parts = None, []

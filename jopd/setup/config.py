@@ -17,6 +17,7 @@ def base_config() -> ConfigDict:
     c.name = ""  # run name; empty: the config file's name
     c.seed = 0
     c.steps = 400  # updates, in every config
+    c.epochs = 0.0  # passes over the training prompts in the place of steps; 0: off
     c.resume = True  # continue from the newest checkpoint in the workdir
 
     c.student = {

@@ -2,12 +2,42 @@
 
 from ml_collections import ConfigDict
 
-from jopd.setup import optimizer
+from jopd.batches import collect
+from jopd.setup import keys, optimizer
 
 
-def doubts(config: ConfigDict) -> list[str]:
+def doubts(config: ConfigDict, mix: collect.Mix) -> list[str]:
     """A line for each, with the key and the remedy."""
-    return short_warmup(config) + other_temperature(config)
+    lines = short_warmup(config) + other_temperature(config)
+    return lines + rows_of_none(config, mix) + unused_teachers(config)
+
+
+def rows_of_none(config: ConfigDict, mix: collect.Mix) -> list[str]:
+    """Shares of an update that are less than a row."""
+    c = config.rollout
+    rows = dict(student=mix.fresh, gold=mix.gold, replay=mix.replayed)
+    whole = c.prompts_per_step * c.group_size
+    least = (config.mix.student or 1) / whole
+    return [
+        f"mix.{name}={config.mix[name]} beside mix.student={config.mix.student} for "
+        f"{whole} rollouts is 0 rows: terms get nothing of it; a row is {least:.3g}"
+        for name, count in rows.items()
+        if config.mix[name] and not count
+    ]
+
+
+def unused_teachers(config: ConfigDict) -> list[str]:
+    """Teachers that nothing names, as a slip in a name makes them."""
+    named: set[str] = set()
+    for key, value in keys.flatten(config).items():
+        if key.split(".")[0] in ("loss", "panels", "rollout"):
+            several = value if isinstance(value, tuple) else (value,)
+            named |= {one for one in several if isinstance(one, str)}
+    return [
+        f"teachers.{name} is named by no term, panel or rollout and not loaded"
+        for name in config.teachers
+        if name not in named
+    ]
 
 
 def other_temperature(config: ConfigDict) -> list[str]:

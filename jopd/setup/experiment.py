@@ -1,10 +1,13 @@
 """Everything a run needs, built from a config and checked before anything compiles."""
 
+import copy
 import dataclasses
+import math
 import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import collect
@@ -197,6 +200,7 @@ def build(config, *, train: bool = True) -> Experiment:
     positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
     notes += rows.left_out
+    config = in_epochs(config, mix, len(rows.train.prompts))
     if train:
         row_sets.check_gold(config, mix, rows.train)
         if rows.verifier is None:
@@ -206,6 +210,13 @@ def build(config, *, train: bool = True) -> Experiment:
     widths = lengths.pick_widths(config, rows)
     lengths.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
+    copies = [
+        f"{name} has the student's own weights and reads what it reads: every "
+        "divergence begins at zero; name another model"
+        for name, teacher in cast.teachers.items()
+        if teacher.weights == "path" and name not in rows.own_prompts
+        if name in params and same_weights(params["student"], params[name])
+    ]
     return Experiment(
         config=config,
         mesh=mesh,
@@ -228,7 +239,8 @@ def build(config, *, train: bool = True) -> Experiment:
             *rows.notes,
             *doubt,
             *endless(rows, stop_ids),
-            *(doubts.doubts(config) if train else []),
+            *(doubts.doubts(config, mix) if train else []),
+            *(copies if train else []),
         ],
     )
 
@@ -247,6 +259,24 @@ def find_ends(config, cast: Cast, rows: row_sets.Rows):
     found |= {rows.train.turn_end} - {None}
     doubt = inputs.other_ends(rows.tokenizer, own, found - asked, rows.train.turn_end)
     return tuple(sorted(found | asked)), doubt
+
+
+def same_weights(params, others) -> bool:
+    """Whether two models are one, as far as the second's precision shows."""
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, others):
+        return False
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others))
+    return all(bool(jnp.array_equal(a.astype(b.dtype), b)) for a, b in pairs)
+
+
+def in_epochs(config, mix: collect.Mix, prompts: int):
+    """The config with the ``steps`` of its ``epochs``; itself where it has none."""
+    if not config.epochs:
+        return config
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.steps = max(math.ceil(config.epochs * prompts / collect.visited(mix)), 1)
+    return config
 
 
 def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:

@@ -8,7 +8,7 @@ Python would, and what is no Python is text.
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -36,12 +36,19 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return rest, given
 
 
-def apply(config: ConfigDict, given: Iterable[tuple[str, str]]) -> None:
+def apply(config: ConfigDict, given: Sequence[tuple[str, str]]) -> None:
     """Sets every key; a later word counts.
 
     Raises:
-      ValueError: no such key, with the nearest, or a value of another type.
+      ValueError: no such key, with the nearest, a value of another type, or two keys
+        that exclude each other.
     """
+    asked = dict(given)
+    if {"steps", "epochs"} <= set(asked) and value_of(asked["epochs"]):
+        raise ValueError(
+            f"steps={asked['steps']} and epochs={asked['epochs']} both say how long to "
+            "train; give one of them"
+        )
     with config.unlocked(), config.ignore_type():
         for key, text in given:
             _set(config, key, text)

@@ -105,6 +105,7 @@ RANGES = {
     "name": TEXT,
     "seed": whole(0, 2**32 - 1),  # a larger one would be the same as a smaller
     "steps": COUNT,
+    "epochs": AMOUNT,
     "resume": FLAG,
     "student.path": TEXT,
     "student.dtype": DTYPE,

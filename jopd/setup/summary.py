@@ -10,6 +10,7 @@ from jopd.setup.experiment import Experiment
 
 def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     """(what, how it is) of models, data, devices, terms and programs."""
+    c = e.config
     rows = [("student", f"{_describe(e.params, e.models['student'].config)}")]
     for name, teacher in e.teachers.items():
         params = e.frozen.get(name, e.params)
@@ -54,6 +55,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold "
             "rows",
         ),
+        *[("steps", f"{c.steps:,}, of epochs={c.epochs:g}")] * bool(c.epochs),
         ("terms", ", ".join(term.name for term in e.terms)),
         (
             "compiles",

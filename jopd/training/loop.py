@@ -12,7 +12,7 @@ from jopd.setup import builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
-from jopd.training import control, ending, kept, observe, origins, workdir
+from jopd.training import control, ending, idle, kept, observe, origins, workdir
 from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
 
@@ -91,6 +91,7 @@ def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) ->
     c, record = e.config, run.record
     spent = record["wall_seconds"]
     start = int(run.state["train"].step)
+    idle_for: dict[str, int] = {}
     if "before" not in record:
         record["before"] = observe.measure(e, run, start, "before")
         run.writer.write(start, observe.evaluation_metrics(record["before"]))
@@ -105,6 +106,8 @@ def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) ->
                 record.setdefault("seconds_to_first_step", time.perf_counter() - began)
                 if _due(c.log.every_steps, done + 1, c.steps):
                     log_step(e, run, done, update, clock)
+                    for line in idle.idle_terms(e, update.logged, idle_for):
+                        console.warn(line)
                 progress.update(done + 1, update.logged)
                 record["wall_seconds"] = spent + time.perf_counter() - began
             with saved_if_it_fails(run):
@@ -194,6 +197,8 @@ def log_step(e: Experiment, run: Run, done: int, update: Update, clock: float) -
     logged, coefs = update.logged, builders.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
+    visited = (done + 1) * collect.visited(e.mix)
+    logged["epoch"] = visited / len(e.rows.train.prompts)
     ngram = e.config.repetition.ngram
     logged |= diagnostics.token_metrics(update.parts, update.got.batch, ngram=ngram)
     seconds = time.perf_counter() - clock

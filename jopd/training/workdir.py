@@ -1,6 +1,7 @@
 """What a run leaves on disk, apart from checkpoints: config, summary, samples."""
 
 import contextlib
+import copy
 import fcntl
 import importlib.metadata
 import json
@@ -33,6 +34,7 @@ FOLDERS = ("checkpoints", "export", "tensorboard", "wandb")
 # writes, or how an update is cut up, not what an update does.
 FREE_TO_CHANGE = (
     "steps",
+    "epochs",
     "resume",
     "log",
     "checkpoint",
@@ -90,7 +92,7 @@ def dated(workdir: Path, config: ConfigDict) -> ConfigDict:
     """
     if config.data.date:
         return config
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)  # in which keys still follow others
     try:
         day = json.loads((workdir / "config.json").read_text())["data"]["date"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -154,7 +154,7 @@ def test_pages_name_switches():
 UNKNOWN = {
     "rollout.temprature=0.8": "did you mean rollout.temperature",
     "max_new_tokens=3": "did you mean rollout.max_new_tokens",
-    "optimizer.warmup=3": "did you mean optimizer.warmup",
+    "optimizer.warmup_steps=3": "did you mean optimizer.warmup",
     "nonsense.x=1": "unknown key --config.nonsense.x; jopd train --help",
     "steps.x=1": "unknown key --config.steps.x",
     "mesh=3": "mesh is a group; set its keys, such as --config.mesh.",
@@ -171,6 +171,13 @@ def test_what_cannot_be_is_said_in_one_line(word):
     with pytest.raises(ValueError) as caught:
         loaded("opd", word)
     assert UNKNOWN[word] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_steps_and_epochs_exclude_each_other():
+    with pytest.raises(ValueError, match="steps=3 and epochs=2 both say how long"):
+        loaded("opd", "steps=3", "epochs=2")
+    assert loaded("opd", "epochs=2").epochs == 2.0
+    assert loaded("opd", "steps=3", "epochs=0").steps == 3
 
 
 SLIPS = {
