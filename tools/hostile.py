@@ -43,11 +43,12 @@ import jopd  # noqa: E402
 
 # Shares of --inputs.
 KINDS = {
-    "configs": 0.15,
+    "configs": 0.12,
     "rows": 0.35,
+    "answers": 0.1,
     "models": 0.15,
-    "templates": 0.15,
-    "replies": 0.17,
+    "templates": 0.12,
+    "replies": 0.13,
     "checkpoints": 0.03,
 }
 CLASSES = ("right", "error", "traceback", "hang", "wrong")

@@ -77,7 +77,7 @@ def damage(rng: random.Random, data: bytes) -> tuple[bytes, str]:
         return b"", "empty"
     if how == 2:
         other = bytearray(data)
-        spots = [rng.randrange(len(data)) for _ in range(rng.randint(1, 4))]
+        spots = [rng.randrange(len(data) or 1) for _ in range(rng.randint(1, 4))]
         for spot in spots if data else ():
             other[spot] ^= 1 << rng.randrange(8)
         return bytes(other), f"bits flipped at {spots}"
