@@ -44,11 +44,12 @@ import jopd  # noqa: E402
 # Shares of --inputs.
 KINDS = {
     "configs": 0.12,
-    "rows": 0.35,
+    "rows": 0.32,
     "answers": 0.1,
     "models": 0.15,
     "templates": 0.12,
     "replies": 0.13,
+    "workdirs": 0.03,
     "checkpoints": 0.03,
 }
 CLASSES = ("right", "error", "traceback", "hang", "wrong")
