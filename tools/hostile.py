@@ -99,7 +99,7 @@ def refused(error: Exception, names: tuple[str, ...]) -> Outcome:
         return Outcome("traceback", said, place)
     if len(str(error).splitlines()) != 1:
         return Outcome("traceback", f"not one line: {said!r}", place)
-    if len(str(error)) > 2000 or not any(name in str(error) for name in names):
+    if len(str(error)) > 5000 or not any(name in str(error) for name in names):
         return Outcome("traceback", f"names none of {names}: {said}", place)
     return Outcome("error", said, place)
 

@@ -130,9 +130,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines if text else [], 1):
         try:
-            rows.append(json.loads(line))
-            rows[-1]["step"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            row = json.loads(line, parse_constant=lambda _: None)
+            if type(row) is not dict or type(row.get("step")) not in (int, float):
+                raise ValueError("no step")
+            rows.append(row)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(

@@ -75,8 +75,8 @@ def resolve(
         return _checked(_pairwise(name), name_of(name))
     if "." not in (name := str(name)):
         raise ValueError(
-            f"similarity {name!r:.80} is unknown; use one of {', '.join(SIMILARITIES)}, "
-            "embedding, or package.module.function"
+            f"similarity {name!r:.80} is unknown; use one of "
+            f"{', '.join(SIMILARITIES)}, embedding, or package.module.function"
         )
     return _checked(_pairwise(imported(name, "similarity")), name)
 

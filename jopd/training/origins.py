@@ -38,8 +38,13 @@ def check(directory: Path, now: dict[str, str]) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not all(
+            isinstance(fact, str) for fact in found.values()
+        ):
+            raise ValueError("it holds no names and hashes")
+        return found
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read: {error}. Remove it to go on without knowing that "
             "rows and models are those of the start"
@@ -63,8 +68,8 @@ def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def _short(fact: str) -> str:
-    kept, mark, digest = fact.rpartition("sha256 ")
-    return f"{kept}{mark}{digest[:SHOWN]}" if mark else fact
+    kept, mark, digest = " ".join(fact.split()).rpartition("sha256 ")
+    return f"{kept:.80}{mark}{digest[:SHOWN]}" if mark else f"{digest:.80}"
 
 
 def found(e: Experiment) -> dict[str, str]:

@@ -249,10 +249,12 @@ def _check_same(workdir: Path, before: dict, now: dict) -> None:
         flatten(json.loads(json.dumps(config, default=str))) for config in (before, now)
     )
     differ = [
-        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+        f"{key} was {old.get(key)!r:.80} and is now {new.get(key)!r:.80}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not may_change(key)
     ]
+    if len(differ) > 40:  # a damaged file rather than another config
+        differ[40:] = [f"and {len(differ) - 40} more"]
     if differ:
         raise ValueError(
             f"workdir {workdir} holds a run of another config: {'; '.join(differ)}; "
@@ -314,7 +316,7 @@ def cut_samples(directory: Path, *, after: int, started: bool) -> None:
         kept = [
             row
             for row in metrics.read(path)
-            if started and row["step"] <= after and row["phase"] != "after"
+            if started and row["step"] <= after and row.get("phase") != "after"
         ]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         metrics.write_atomically(path, text)

@@ -81,7 +81,8 @@ def _go_on(folder: Path, config: dict) -> str | None:
     writer.close()
     kept = json.loads((folder / "config.json").read_bytes())
     free = lambda flat: {k: v for k, v in flat.items() if not workdir.may_change(k)}
-    if free(workdir.flatten(kept)) != free(workdir.flatten(config)):
+    old, new = free(workdir.flatten(kept)), free(workdir.flatten(config))
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys()):
         return "a run of another config goes on"
     if (folder / "inputs.json").exists():
         facts = json.loads((folder / "inputs.json").read_bytes())
@@ -100,7 +101,7 @@ def _kept(folder: Path, before: dict) -> str | None:
     want = [
         row
         for row in before["samples.jsonl"]
-        if row["step"] <= AT and row["phase"] != "after"
+        if row["step"] <= AT and row.get("phase") != "after"
     ]
     rows = _lines(folder / "samples.jsonl")
     if [_bare(row) for row in rows] != [_bare(row) for row in want]:
