@@ -103,8 +103,14 @@ def test_read_forgives_a_torn_last_line_only(tmp_path):
     path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl, line 2 is not JSON"):
         metrics.read(path)
-    path.write_text('{"note": "a\u2028b"}\n', encoding="utf-8")
-    assert metrics.read(path) == [{"note": "a\u2028b"}]
+    path.write_text('{"step": 1, "note": "a\u2028b"}\n', encoding="utf-8")
+    assert metrics.read(path) == [{"step": 1, "note": "a\u2028b"}]
+    for odd in ('{"note": 1}', '{"step": "1"}', '{"step": null}', "[1]", "3"):
+        path.write_text(f'{odd}\n{{"step": 3, "x": NaN}}\n')
+        with pytest.raises(ValueError, match=r"m\.jsonl, line 1 is not JSON with a"):
+            metrics.read(path)
+        path.write_text(f'{{"step": 3, "x": NaN}}\n{odd}\n')
+        assert metrics.read(path) == [{"step": 3, "x": None}]
     path.write_text("")
     assert metrics.read(path) == []
     with pytest.raises(FileNotFoundError):

@@ -126,3 +126,12 @@ def test_a_run_is_refused_before_it_compiles(models, tmp_path):
     ):
         train.run(config, tmp_path)
     assert compiled.count == 0
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 3}', '{"a": null}', "[" * 100_000])
+def test_a_record_of_another_kind_is_one_line(tmp_path, content):
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    (tmp_path / origins.NAME).write_text(content)
+    with pytest.raises(ValueError, match=r"inputs\.json cannot be read: ") as caught:
+        origins.check(tmp_path, {"a": "b"})
+    assert len(str(caught.value).splitlines()) == 1
