@@ -144,7 +144,10 @@ def gather(e: Experiment, run: Run, done: int) -> Drawn:
     buffer, got = run.stages.collect(student.params, state["buffer"], done)
     logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
     if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
-        logged |= observe.check_sampler(e, run.stages, student, got, done)
+        found, said = observe.check_sampler(e, run.stages, student, got, done)
+        logged |= found
+        if said and run.record.setdefault("sampler_gap_said", done) == done:
+            console.warn(said[0])
     return Drawn(buffer, got, logged)
 
 

@@ -32,6 +32,27 @@ def test_a_number_of_ones_own_stays():
     assert tolerance(30, 49_152, asked=2e-6) == 2e-6
 
 
+def gap(average: float, largest: float, dtype: str = "float32") -> list[str]:
+    config = base_config()
+    config.student.dtype = dtype
+    student = Fake(config=Fake(layers=16))
+    e = Fake(config=config, models={"student": student}, shape=Fake(vocabulary=1024))
+    return observe.judge_gap(e, average, largest, 50)
+
+
+def test_a_gap_is_fine_or_said_or_stops():
+    allowed = 2e-5
+    assert gap(allowed, 100 * allowed) == []
+    (line,) = gap(1.5 * allowed, 0)
+    assert "step 50" in line and "1.5 times the 2.0e-05" in line
+    (line,) = gap(0, 900 * allowed)
+    assert "9.0 times" in line
+    for found in ((10.1 * allowed, 0), (0, 1010 * allowed)):
+        with pytest.raises(FloatingPointError, match="not the trainer's student"):
+            gap(*found)
+        assert gap(*found, dtype="bfloat16") == []
+
+
 # The ratio of rollouts that no update has used.
 
 
