@@ -235,6 +235,7 @@ LASTING = """
             console.say("x" * 100_000)
             print("y", flush=True)
             print("z", file=sys.stderr)
+    print("behind it", flush=True)
     open(sys.argv[1], "w").write("done")
 """
 
