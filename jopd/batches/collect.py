@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.batches import buffer as replay
-from jopd.data import decoding, rewards
+from jopd.data import decoding, judging, rewards
 from jopd.data.dataset import Dataset, gold_rows, order, pad_prompts
 from jopd.losses.objective import response_mask
 from jopd.rollouts.generate import Request
@@ -31,14 +31,14 @@ Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
 class RowSet(NamedTuple):
     """What rows are made of, and who judges the responses to them.
 
-    Without a ``verifier``, ``(text, answer) -> reward``, rewards stay 0; so does that
+    Without a ``verifier`` (see ``data.judging``) rewards stay 0; so does that
     of a response without an end, unless ``reward_truncated``. The text of a response
     ends before the first of ``stop_strings``.
     """
 
     dataset: Dataset
     tokenizer: Any
-    verifier: rewards.Verifier | None = None
+    verifier: judging.Judge | rewards.Verifier | None = None
     reward_truncated: bool = False
     stop_strings: tuple[str, ...] = ()
 
@@ -184,12 +184,18 @@ def responses(tokenizer, rollout: Rollout, stop_strings=()) -> list[str]:
     return [decoding.before_end(text, stop_strings) for text in texts]
 
 
-def rewarded(batch: Batch, texts, rows: RowSet) -> Batch:
-    """``batch`` with the rewards of its responses; its groups are data set ids."""
-    answers = [rows.dataset.answers[i] for i in np.asarray(batch.rollout.group_B)]
-    reward_B = rewards.reward_rows(rows.verifier, texts, answers)
+def rewarded(batch: Batch, texts, rows: RowSet) -> tuple[Batch, dict[str, float]]:
+    """``batch`` with the rewards of its responses; its groups are data set ids.
+
+    And where several verifiers make up a reward, what each gives in the mean.
+    """
+    asked = judging.of_rows(rows.dataset, np.asarray(batch.rollout.group_B), texts)
+    reward_B, parts = judging.judge(rows.verifier, asked)
     counts_B = np.asarray(batch.rollout.finished_B) | rows.reward_truncated
-    return batch._replace(reward_B=np.where(counts_B, reward_B, np.float32(0)))
+    batch = batch._replace(reward_B=np.where(counts_B, reward_B, np.float32(0)))
+    mean = lambda given_B: float((given_B * counts_B).mean())
+    means = {f"reward/{name}": mean(given_B) for name, given_B in parts.items()}
+    return batch, means if len(parts) > 1 else {}
 
 
 def fit(batch: Batch, width: int) -> Batch:
@@ -330,15 +336,17 @@ def make_collect(
         ids = visit(step, prompts_per_step=mix.rows, seed=seed + 1)
         return [golden(ids, count=mix.rows)]
 
-    def on_policy(params, buffer, step: int) -> tuple[Batch | None, list[Batch]]:
+    def on_policy(params, buffer, step: int):
         ids = visit(step, prompts_per_step=per_step, seed=seed)
         key = jax.random.fold_in(jax.random.key(seed), step)
         reused = step % mix.updates_per_rollout != 0
-        fresh, parts = None, []
+        fresh, parts, means = None, [], {}
         if not reused:
             own, stream = ids[: mix.prompts], jax.random.fold_in(key, 0)
             heads = None if prefix is None else prefix(own, step)
-            fresh = fresh_rows(rows, writer, params, own, stream, mix.group_size, heads)
+            fresh, means = fresh_rows(
+                rows, writer, params, own, stream, mix.group_size, heads
+            )
             fresh = fit(fresh, widths[-1])
             parts.append(fresh)
         if drawn := mix.replayed + mix.fresh * reused:
@@ -346,14 +354,14 @@ def make_collect(
             parts.append(sample(buffer, stream, drawn, max_age=mix.max_age_steps))
         if mix.gold:
             parts.append(golden(ids, count=mix.gold))
-        return fresh, parts
+        return fresh, parts, means
 
     def collect(params, buffer, step: int):
         started = time.perf_counter()
         if is_on_policy(mix, seed, step):
-            fresh, parts = on_policy(params, buffer, step)
+            fresh, parts, means = on_policy(params, buffer, step)
         else:
-            fresh, parts = None, off_policy(step)
+            fresh, parts, means = None, off_policy(step), {}
         if buffer is not None:
             buffer = tick(buffer if fresh is None else add(buffer, fresh))
         batch, facts = with_coins(trim(stack(parts), widths), seed, step), {}
@@ -361,15 +369,15 @@ def make_collect(
             batch, facts = annotate(params, batch, step)
         batch, order_B = deal(batch)
         seconds = time.perf_counter() - started
-        return buffer, Collected(batch, fresh, seconds, order_B, facts)
+        return buffer, Collected(batch, fresh, seconds, order_B, facts | means)
 
     return collect
 
 
 def fresh_rows(
     rows: RowSet, writer: Writer, params, ids, key, copies: int, prefixes=None
-) -> Batch:
-    """``copies`` rollouts of each prompt, judged; groups are rows of the data set."""
+) -> tuple[Batch, dict[str, float]]:
+    """``copies`` rollouts of each prompt, ``rewarded``."""
     asked = ask(
         rows.dataset,
         ids,
@@ -381,7 +389,7 @@ def fresh_rows(
     rolled = jax.device_get(writer.generate(params, asked, key))
     batch = batch_of(rolled._replace(group_B=np.repeat(ids, copies).astype(np.int32)))
     if rows.verifier is None:
-        return batch
+        return batch, {}
     return rewarded(batch, rows.texts(rolled), rows)
 
 

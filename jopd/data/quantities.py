@@ -65,6 +65,12 @@ def answer_of(text: str) -> Fraction | None:
     return _value(line, _QUANTITY.search(line))
 
 
+def is_marked(text: str) -> bool:
+    """Whether there is a box that is not empty, or a number behind a ``####``."""
+    text = _plain(text)
+    return _last_box(text) is not None or _MARK.search(text) is not None
+
+
 def _plain(text: str) -> str:
     """One spelling of minus signs, separators, fractions; units without exponents."""
     text = text.translate(_MINUSES).replace("\\$", "$").replace("\\!", "")

@@ -8,11 +8,9 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-
-import numpy as np
 
 from jopd.data import quantities
 from jopd.losses.binding import imported
@@ -63,6 +61,11 @@ def numeric(response: str, answer: str, tolerance: float = 0.0) -> float:
 def _endless(value: Fraction) -> bool:
     """Whether no decimal can write it: its denominator has factors beside 2 and 5."""
     return 10 ** value.denominator.bit_length() % value.denominator != 0
+
+
+def marked(response: str) -> float:
+    """The response gives its answer in a closed ``\\boxed{}`` or behind ``####``."""
+    return float(quantities.is_marked(response))
 
 
 def arithmetic(response: str, answer: str) -> float:
@@ -165,11 +168,14 @@ VERIFIERS: dict[str, Verifier] = {
     "numeric": numeric,
     "math": math,
     "arithmetic": arithmetic,
+    "format": marked,
 }
 
 
-def resolve(name: str | Verifier) -> Verifier:
+def resolve(name: str | Verifier, key: str = "eval.verifier") -> Verifier:
     """A verifier by name; ``package.module.function`` names one of your own.
+
+    ``key`` is where a config names it.
 
     Raises:
       ValueError: nothing of that name.
@@ -179,36 +185,13 @@ def resolve(name: str | Verifier) -> Verifier:
     if (name := str(name)) in VERIFIERS:
         return VERIFIERS[name]
     if "." in name:
-        return imported(name, "verifier")
+        return imported(name, f"verifier of {key}")
     raise ValueError(
-        f"verifier {name!r:.80} is unknown; use one of {', '.join(VERIFIERS)}, or "
-        f"package.module.function"
+        f"{key}: verifier {name!r:.80} is unknown; use one of "
+        f"{', '.join(VERIFIERS)}, or package.module.function"
     )
 
 
 def alternatives(answer: str | tuple[str, ...] | None) -> tuple:
     """Answers of which each is right, the first to be shown; (None,) for none."""
     return answer if isinstance(answer, tuple) else (answer,)
-
-
-def reward_rows(
-    verifier: Verifier,
-    texts: Sequence[str],
-    answers: Sequence[str | tuple[str, ...] | None],
-) -> np.ndarray:
-    """One reward per response: f32[B]. Of several right answers the best counts.
-
-    Raises:
-      ValueError: a row has no answer, or the lists differ in length.
-    """
-    if len(texts) != len(answers):
-        raise ValueError(f"{len(texts)} responses, but {len(answers)} answers")
-    rewards = np.zeros(len(texts), np.float32)
-    for row, (text, answer) in enumerate(zip(texts, answers, strict=True)):
-        if answer is None:
-            raise ValueError(
-                f"row {row} has no answer to verify; name the answer column of the "
-                f"data, or set the verifier to 'none'"
-            )
-        rewards[row] = max(verifier(text, one) for one in alternatives(answer))
-    return rewards

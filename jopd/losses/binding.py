@@ -32,7 +32,8 @@ def imported(name: str, kind: str, *within: str):
     """The function ``package.module.function``, or the same below a prefix ``within``.
 
     Raises:
-      ValueError: no such module, or no such function in it.
+      ValueError: no such module, no such function in it, or it cannot be imported:
+        then what went wrong there is the cause.
     """
     module_name, _, function_name = name.rpartition(".")
     if not all(part.isidentifier() for part in name.split(".")):
@@ -41,7 +42,13 @@ def imported(name: str, kind: str, *within: str):
             "package.module.function"
         )
     for prefix in (*within, ""):
-        module = _module(prefix + module_name)
+        try:
+            module = _module(prefix + module_name)
+        except Exception as error:
+            raise ValueError(
+                f"{kind} {name!r}: {prefix}{module_name} cannot be imported: "
+                f"{type(error).__name__}: {error} ({_place(error)})"
+            ) from error
         if module is None:
             continue
         found = getattr(module, function_name, None)
@@ -66,6 +73,17 @@ def _module(name: str):
         if not f"{name}.".startswith(f"{error.name}."):
             raise  # the file is there, what it imports is not
         return None
+
+
+def _place(error: Exception) -> str:
+    """File and line where it was raised, the machinery of imports aside."""
+    found, frame = "", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if "importlib" not in file:
+            found = f"{file}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return found
 
 
 def name_of(function) -> str:

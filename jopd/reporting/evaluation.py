@@ -1,6 +1,7 @@
 """How good a student is: accuracy, avg@k, pass@k, rollout health, KL to the teacher."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ FACTS = {
 }
 # Far from the keys that updates fold in, which are step numbers.
 EVALUATION_STREAM = 2**30
+RIGHT = 1.0  # reward from which pass@k takes a response for right
 
 
 class Rolled(NamedTuple):
@@ -69,7 +71,10 @@ def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
         batch = jax.tree.map(np.asarray, batch)
         texts = rows.texts(batch.rollout)
         if rows.verifier is not None:
-            batch = collect.rewarded(batch, texts, rows)
+            # Rows that only fill up are nobody's to judge.
+            counted = jax.tree.map(operator.itemgetter(slice(len(part))), batch)
+            judged, _ = collect.rewarded(counted, texts[: len(part)], rows)
+            batch = batch._replace(reward_B=np.resize(judged.reward_B, len(texts)))
         yield Rolled(batch, texts, per_token, len(part))
 
 
@@ -108,7 +113,9 @@ def evaluate(
         correct_NK = _correct(groups).reshape(len(ids), k)
         found["accuracy"], intervals["accuracy"] = statistics.mean_interval(correct_N)
         found["avg_at_k"], intervals["avg_at_k"] = statistics.avg_at_k(correct_NK)
-        found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(correct_NK, k)
+        found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(
+            correct_NK >= RIGHT, k
+        )
     if asked.save_all:
         samples = [row | {"greedy": False} for row in _samples(groups, rows)]
         samples += [row | {"greedy": True} for row in _samples(greedily, rows)]

@@ -64,8 +64,8 @@ def mean_interval(values_N, *, seed: int = 0) -> tuple[float, Interval]:
 
 
 def avg_at_k(correct_NK, *, seed: int = 0) -> tuple[float, Interval]:
-    """Mean correctness over N prompts and K samples each, see ``mean_interval``."""
-    return mean_interval(_correct(correct_NK).mean(axis=1), seed=seed)
+    """Mean reward over N prompts and K samples each, see ``mean_interval``."""
+    return mean_interval(_finite(correct_NK).mean(axis=1), seed=seed)
 
 
 def pass_at_k(correct_NK, k: int, *, seed: int = 0) -> tuple[float, Interval]:
@@ -86,6 +86,17 @@ def pass_at_k(correct_NK, k: int, *, seed: int = 0) -> tuple[float, Interval]:
     failures = [math.comb(n - right, k) / math.comb(n, k) for right in range(n + 1)]
     values_N = 1 - np.asarray(failures)[correct_NK.sum(axis=1)]
     return mean_interval(values_N, seed=seed)
+
+
+def _finite(reward_NK) -> np.ndarray:
+    """f64[N, K]."""
+    reward_NK = np.asarray(reward_NK, np.float64)
+    if reward_NK.ndim != 2 or not np.isfinite(reward_NK).all():
+        raise ValueError(
+            f"rewards of shape {reward_NK.shape}: a matrix [prompts, samples] of "
+            "finite numbers is expected"
+        )
+    return reward_NK
 
 
 def _correct(correct_NK) -> np.ndarray:

@@ -228,11 +228,15 @@ def base_config() -> ConfigDict:
         "batch_rows": 256,  # rows generated at one time
         # exact | numeric | math | arithmetic | none | auto, or your own
         "verifier": either("auto"),
+        "verifier_processes": 0,  # that judge; 0: this one
         # Whether a response without an end, cut at its limit or by early_stop, earns
         # what the verifier says of it; else 0. In training and evaluation alike.
         "reward_truncated": False,
         "save_samples": 8,  # rollouts written to samples.jsonl before and after
     }
+    # What training rewards, where it is not just eval.verifier: name -> weight, or
+    # dict(weight, function, ...); "correct" is eval.verifier.
+    c.rewards = ConfigDict(type_safe=False)
     c.repetition = {
         "tail_chars": 0,  # L of the compression test; 0: scaled to the length limit
         "threshold": 0.0,  # tau; 0: scaled with L
@@ -281,6 +285,7 @@ def base_config() -> ConfigDict:
         c.panels,
         c.rollout.early_stop,
         c.remote.body,
+        c.rewards,
         c.data.student_template_kwargs,
         c.data.teacher_template_kwargs,
     ):

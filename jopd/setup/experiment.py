@@ -203,7 +203,7 @@ def build(config, *, train: bool = True) -> Experiment:
     config = in_epochs(config, mix, len(rows.train.prompts))
     if train:
         row_sets.check_gold(config, mix, rows.train)
-        if rows.verifier is None:
+        if rows.rewards is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
             validation.check_no_rewards(config, terms, why)
     stop_ids, doubt = find_ends(config, cast, rows)
@@ -282,7 +282,7 @@ def in_epochs(config, mix: collect.Mix, prompts: int):
 def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:
     """A warning where no response can end, so that none earns its reward."""
     ends = stop_ids or rows.stop_strings
-    if ends or rows.verifier is None or rows.reward_truncated:
+    if ends or rows.rewards is None or rows.reward_truncated:
         return []
     return [
         "nothing ends a response (rollout.ignore_eos), and one that is cut earns 0: "

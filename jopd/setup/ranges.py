@@ -222,6 +222,8 @@ RANGES = {
     "eval.top_p": MASS,
     "eval.batch_rows": FROM_0,
     "eval.verifier": NAMED,
+    "eval.verifier_processes": FROM_0,
+    "rewards": GROUP,
     "eval.reward_truncated": FLAG,
     "eval.save_samples": FROM_0,
     "repetition.tail_chars": FROM_0,

@@ -7,10 +7,10 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.batches.collect import RowSet
-from jopd.data import dataset, rewards
+from jopd.data import dataset, judging
 from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel
-from jopd.setup import lengths
+from jopd.setup import judges, lengths
 from jopd.setup.reading import read_examples
 from jopd.teachers import peers, roles
 
@@ -20,8 +20,9 @@ class Rows(NamedTuple):
 
     ``own_prompts`` has both again for each teacher that reads other prompts, ``peers``
     is for those whose context has ``{peer}``, ``served`` says of teachers and panels
-    with a route which training rows are theirs. ``verifier`` is None if nobody judges;
-    ``reward_truncated`` and ``stop_strings`` are as in ``RowSet``.
+    with a route which training rows are theirs. ``verifier`` judges evaluations,
+    ``rewards`` training, None: nobody; ``reward_truncated`` and ``stop_strings`` are as
+    in ``RowSet``.
     ``said``: what was taken of the sources, and what was left out; ``notes``: warnings;
     ``digests``: of the rows of a training run, as they were read.
     """
@@ -32,7 +33,8 @@ class Rows(NamedTuple):
     own_prompts: dict[str, tuple[Dataset, Dataset]]
     peers: peers.PeerPrompts | None
     served: dict[str, np.ndarray]
-    verifier: rewards.Verifier | None
+    verifier: judging.Judge | None
+    rewards: judging.Judge | None
     reward_truncated: bool
     stop_strings: tuple[str, ...]
     said: tuple[str, ...] = ()
@@ -41,7 +43,7 @@ class Rows(NamedTuple):
 
     @property
     def training(self) -> RowSet:
-        return self._rows(self.train)
+        return self._rows(self.train, self.rewards)
 
     @property
     def left_out(self) -> list[str]:
@@ -59,10 +61,10 @@ class Rows(NamedTuple):
 
     @property
     def held_out(self) -> RowSet:
-        return self._rows(self.held)
+        return self._rows(self.held, self.verifier)
 
-    def _rows(self, dataset: Dataset) -> RowSet:
-        judged = (self.verifier, self.reward_truncated)
+    def _rows(self, dataset: Dataset, judge: judging.Judge | None) -> RowSet:
+        judged = (judge, self.reward_truncated)
         return RowSet(dataset, self.tokenizer, *judged, self.stop_strings)
 
 
@@ -87,6 +89,7 @@ def read_rows(
         peers.aligned(part, ours.ids)
         for part, ours in zip(examples, (train, held), strict=True)
     )
+    verifier, given = judges.pick(config, train, held)
     return Rows(
         tokenizer=tokenizer,
         train=train,
@@ -96,7 +99,8 @@ def read_rows(
         ),
         peers=peer_prompts(config, tokenizer, known, kept[0], train, positions),
         served={} if panels is None else roles.served(known, panels, train.fields),
-        verifier=pick_verifier(config, train, held),
+        verifier=verifier,
+        rewards=given,
         reward_truncated=config.eval.reward_truncated,
         stop_strings=tuple(config.rollout.stop_strings),
         said=picked.said + _left_out(config, train, held),
@@ -279,29 +283,6 @@ def _check_same_rows(name: str, limit: int, in_context: bool, c, ours, theirs) -
             f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
             f"have {limit} tokens; raise data.max_{key}_tokens"
         )
-
-
-def pick_verifier(config, *datasets: Dataset):
-    """The verifier of a config; "auto" follows the data, None without answers.
-
-    Raises:
-      ValueError: a row lacks an answer; every row is verified, in training too.
-    """
-    name = config.eval.verifier
-    answers = [answer for dataset in datasets for answer in dataset.answers]
-    lacking = sum(answer is None for answer in answers)
-    if name == "none" or (name == "auto" and lacking == len(answers)):
-        return None
-    if lacking:
-        column = config.data.answer_column or "answer"
-        raise ValueError(
-            f"eval.verifier={name!r} needs answers, and column {column!r} of "
-            f"{config.data.path} gives none in {lacking:,} of {len(answers):,} rows; "
-            f"name the column in data.answer_column or set eval.verifier='none'"
-        )
-    if name == "auto":
-        name = "arithmetic" if config.data.path.startswith("task:") else "math"
-    return rewards.resolve(name)
 
 
 def check_gold(config, mix: collect.Mix, train: Dataset) -> None:

@@ -4,9 +4,8 @@ import re
 
 from ml_collections import ConfigDict
 
-from jopd.data import rewards
 from jopd.methods import omniopd
-from jopd.setup import keys, optimizer, ranges
+from jopd.setup import judges, keys, optimizer, ranges
 from jopd.setup.builders import build_terms, one_of
 from jopd.setup.needs import (
     facts_read,
@@ -39,8 +38,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         raise ValueError(
             "every term of config.loss has coefficient 0: nothing to train"
         )
-    if config.eval.verifier not in ("auto", "none"):
-        rewards.resolve(config.eval.verifier)
+    judges.check(config)
     _check_terms(config)
     _check_patterns(config)
     _check_mix(config, terms)
@@ -117,7 +115,7 @@ def _check_mix(config: ConfigDict, terms) -> None:
 
 def _check_rewards(config: ConfigDict, terms) -> None:
     """Rewards must exist, and groups have something to compare."""
-    if config.eval.verifier == "none":
+    if config.eval.verifier == "none" and not config.rewards:
         check_no_rewards(config, terms, "eval.verifier='none' gives 0 to every row")
     for term in terms:
         read = fields_read(term)

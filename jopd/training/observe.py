@@ -125,22 +125,25 @@ def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
     """Health of the fresh rollouts; waits for nothing that an update computes."""
     if got.fresh is None:
         return {}
-    fresh, texts = judged(e, got.fresh)
+    fresh, texts, means = judged(e, got.fresh)
     found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
-    if e.rows.verifier is not None:
-        found |= diagnostics.reward_metrics(fresh)
+    if e.rows.rewards is not None:
+        found |= diagnostics.reward_metrics(fresh) | means
     if e.config.rollout.early_stop.function:
         limit = e.config.rollout.max_new_tokens
         found["length/stopped_rate"] = diagnostics.stopped_rate(fresh, limit)
     return found
 
 
-def judged(e: Experiment, fresh: Batch) -> tuple[Batch, list[str]]:
-    """Fresh rollouts with their rewards, also where no update read them, and texts."""
-    texts = e.rows.training.texts(fresh.rollout)
-    if e.rows.verifier is not None and not e.rewards_first:
-        fresh = collect.rewarded(fresh, texts, e.rows.training)
-    return fresh, texts
+def judged(e: Experiment, fresh: Batch) -> tuple[Batch, list[str], dict]:
+    """Fresh rollouts with their rewards, also where no update read them, and texts.
+
+    And, of those that no update read, what several verifiers give (``rewarded``).
+    """
+    texts, means = e.rows.training.texts(fresh.rollout), {}
+    if e.rows.rewards is not None and not e.rewards_first:
+        fresh, means = collect.rewarded(fresh, texts, e.rows.training)
+    return fresh, texts, means
 
 
 def tokens_in(batch, source: int | None = None) -> int:
@@ -206,7 +209,7 @@ def measure(e, run: Run, at: int, phase: str) -> dict:
 
 def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> None:
     """Adds a few of an update's rollouts to ``samples.jsonl``."""
-    (fresh, texts), place_B = judged(e, got.fresh), np.argsort(got.order_B)
+    (fresh, texts, _), place_B = judged(e, got.fresh), np.argsort(got.order_B)
     group = evaluation.Rolled(
         jax.tree.map(np.asarray, fresh),
         texts,

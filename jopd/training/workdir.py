@@ -60,7 +60,7 @@ FREE_KEYS = (
     ),
     "audit.judge_first",
 )
-FIXED_KEYS = ("eval.verifier",)  # what updates are rewarded by
+FIXED_KEYS = ("eval.verifier", "eval.reward_truncated")  # what updates are rewarded by
 PACKAGES = ("jopd", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 

@@ -133,11 +133,16 @@ def test_resolve():
         rewards.resolve("maths")
 
 
-def test_reward_rows():
-    found_B = rewards.reward_rows(rewards.exact, ["a", "b"], ["a", "a"])
-    assert found_B.dtype == np.float32
-    np.testing.assert_array_equal(found_B, [1, 0])
-    with pytest.raises(ValueError, match="row 1 has no answer"):
-        rewards.reward_rows(rewards.exact, ["a", "b"], ["a", None])
-    with pytest.raises(ValueError, match="2 responses, but 1 answers"):
-        rewards.reward_rows(rewards.exact, ["a", "b"], ["a"])
+@pytest.mark.parametrize(
+    ("response", "right"),
+    [
+        (r"so \boxed{x}", 1.0),
+        ("5\n#### 5", 1.0),
+        ("it is 5", 0.0),
+        (r"\boxed{}", 0.0),
+        (r"\boxed{5", 0.0),
+        ("#### Step", 0.0),
+    ],
+)
+def test_format(response, right):
+    assert rewards.resolve("format")(response) == right

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jopd.data import rewards, shapes, sources, tables
+from jopd.data import judging, rewards, shapes, sources, tables
 
 USER = {"role": "user", "content": "1+1?"}
 REPLY = {"role": "assistant", "content": "2"}
@@ -90,7 +90,7 @@ def test_each_of_several_answers_is_right():
     first, second = sources.examples(rows)
     assert first.answer == ("1/2", "0.5") and second.answer == "3"
     texts, answers = ["0.5", "1/2", "2", "3"], [first.answer] * 3 + [second.answer]
-    found = rewards.reward_rows(rewards.exact, texts, answers)
+    found, _ = judging.judge(rewards.exact, judging.Asked(texts, answers))
     assert found.tolist() == [1, 1, 0, 1]
     rows = [{"prompt": "?", "answer": ["so #### 1", "thus #### 2"]}]
     (found,) = sources.examples(rows, answer_after="####")

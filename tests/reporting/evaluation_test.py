@@ -181,7 +181,7 @@ def test_one_rule_for_truncated_responses_in_training_and_evaluation():
     data = Dataset([shape[0]], [None], [True], answers, [""], [""], {})
     for paid, want in ((False, [1, 0]), (True, [1, 1])):
         rows = collect.RowSet(data, None, rewards.exact, paid)
-        reward_B = collect.rewarded(batch, texts, rows).reward_B
+        reward_B = collect.rewarded(batch, texts, rows)[0].reward_B
         assert reward_B.tolist() == want and reward_B.dtype == np.float32
         rolled = evaluate.Rolled(batch._replace(reward_B=reward_B), texts, {}, 2)
         assert evaluate._correct([rolled]).tolist() == want

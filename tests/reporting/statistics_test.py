@@ -49,7 +49,16 @@ def test_pass_at_k_refuses_k_out_of_range(k):
 @pytest.mark.parametrize("correct", [[[0.5, 1.0]], [0, 1]])
 def test_correctness_has_to_be_a_matrix_of_0_and_1(correct):
     with pytest.raises(ValueError, match="matrix"):
-        statistics.avg_at_k(correct)
+        statistics.pass_at_k(correct, 1)
+    with pytest.raises(ValueError, match="matrix"):
+        statistics.avg_at_k(np.ravel(correct))
+
+
+def test_rewards_may_lie_between():
+    value, (low, high) = statistics.avg_at_k([[0.5, 1.0], [0.0, 0.5]])
+    assert value == 0.5 and low == 0.25 and high == 0.75
+    with pytest.raises(ValueError, match="finite numbers"):
+        statistics.avg_at_k([[np.nan, 1.0]])
 
 
 @pytest.mark.parametrize(("right", "trials"), [(0, 10), (3, 10), (10, 10), (250, 256)])

@@ -481,7 +481,7 @@ CASES = {
     ),
     "a verifier that is no name": (
         {"eval__verifier": ".."},
-        ("unknown verifier '..': no dotted name",),
+        ("unknown verifier of eval.verifier '..': no dotted name",),
     ),
     "early stop under jit": (
         stopping(function="repetition", window=9) | {"rollout__parallel": "jit"},
@@ -594,7 +594,7 @@ def test_a_method_whose_own_import_fails_says_so(monkeypatch, tmp_path):
 
     (tmp_path / "needy.py").write_text("import package_that_is_not_there\n")
     monkeypatch.setattr(jopd.methods, "__path__", [str(tmp_path)])
-    with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
+    with pytest.raises(ValueError, match=r"'needy.f': .*package_that_is_not_there"):
         binding.resolve("needy.f", None, "signal")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +126,27 @@ def test_a_method_of_the_library_comes_before_a_module_of_its_name(
     assert found.__module__ == "unheard_of"
 
 
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("import no_such_package", r"No module named .* \(.*broken.py, line 1\)"),
+        ("x = 1\ny = z", r"NameError: name 'z' is not .* \(.*broken.py, line 2\)"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_module_of_ones_own_that_breaks_is_one_line(
+    tmp_path, monkeypatch, source, said, models
+):
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    (tmp_path / "broken.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    built = runs.config(models, "opd", eval__verifier="broken.verifier")
+    with pytest.raises(ValueError, match=r"of eval\.verifier 'broken") as caught:
+        validation.validate(built)
+    assert re.search(said, str(caught.value))
+    assert caught.value.__cause__ is not None
+
+
 def test_an_argument_that_it_does_not_take(models):
     built = own(itself, models)
     with built.unlocked():
@@ -135,7 +157,7 @@ def test_an_argument_that_it_does_not_take(models):
 
 def test_verifiers_that_cannot_be_found(models):
     built = runs.config(models, "opd", eval__verifier="no.such.verifier")
-    with pytest.raises(ValueError, match=r"unknown verifier 'no\.such\.verifier'"):
+    with pytest.raises(ValueError, match=r"of eval\.verifier 'no\.such\.verifier'"):
         validation.validate(built)
     # What the command line makes of ``--config.eval.verifier=5`` is no name either.
     built = runs.config(models, "omniopd")

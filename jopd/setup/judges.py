@@ -1,0 +1,75 @@
+"""From ``eval.verifier`` and ``rewards`` to who judges, in evaluation and training."""
+
+from jopd.data import judging, rewards
+from jopd.data.dataset import Dataset
+from jopd.data.judging import Judge, Part
+from jopd.losses.binding import bind
+from jopd.setup import ranges
+
+
+def pick(config, *datasets: Dataset) -> tuple[Judge | None, Judge | None]:
+    """Who judges evaluations, and who gives the rewards of training; None: nobody.
+
+    Raises:
+      ValueError: a row lacks an answer that one of them asks for.
+    """
+    name, processes = config.eval.verifier, config.eval.verifier_processes
+    answers = [answer for dataset in datasets for answer in dataset.answers]
+    lacking = sum(answer is None for answer in answers)
+    if name == "auto":
+        name = "arithmetic" if config.data.path.startswith("task:") else "math"
+        name = "none" if lacking == len(answers) else name
+    verifier = None if name == "none" else Judge((_verifier(name),), processes)
+    given = Judge(tuple(parts(config, name)), processes) if config.rewards else verifier
+    for judge in filter(None, (verifier, given)):
+        for part in judge.parts:
+            if lacking and judging.wanted(part).answers:
+                _say_lacking(config, part.key, lacking, len(answers))
+    return verifier, given
+
+
+def parts(config, verifier) -> list[Part]:
+    """The verifiers of ``config.rewards``; ``correct`` is the one of evaluation.
+
+    Raises:
+      ValueError: nothing of that name, a wrong argument or weight; names the key.
+    """
+    found = []
+    for name, spec in config.rewards.to_dict().items():
+        key = f"rewards.{name}"
+        spec = dict(spec) if isinstance(spec, dict) else {"weight": spec}
+        weight = spec.pop("weight", 1.0)
+        ranges.check(key, weight, ranges.FACTOR)
+        function = spec.pop("function", name)
+        if function == "correct":
+            if verifier == "none":
+                raise ValueError(
+                    f"{key} is the verdict of eval.verifier, and there is none; name "
+                    "one, and the answers in data.answer_column"
+                )
+            function = _verifier(verifier).function
+        function = bind(rewards.resolve(function, key), spec, key)
+        found.append(Part(name, function, float(weight), key))
+    return found
+
+
+def check(config) -> None:
+    """Raises ValueError for a verifier that cannot be, before any data is read."""
+    known = config.eval.verifier
+    asked = [] if known in ("auto", "none") else [_verifier(known)]
+    for part in (*asked, *parts(config, "exact" if known == "auto" else known)):
+        judging.wanted(part)
+
+
+def _verifier(name) -> Part:
+    return Part("correct", rewards.resolve(name, "eval.verifier"))
+
+
+def _say_lacking(config, key: str, lacking: int, rows: int) -> None:
+    column = config.data.answer_column or "answer"
+    name = f"={config.eval.verifier!r}" if key == "eval.verifier" else ""
+    raise ValueError(
+        f"{key}{name} needs answers, and column {column!r} of {config.data.path} gives "
+        f"none in {lacking:,} of {rows:,} rows; name the column in data.answer_column "
+        "or set eval.verifier='none'"
+    )
