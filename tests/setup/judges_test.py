@@ -61,7 +61,7 @@ def test_a_run_is_rewarded_by_both_and_evaluated_by_one(models, tmp_path):
     config.rewards.long = dict(function=length, weight=0.5)
     config.eval.reward_truncated = True
     train.run(config, tmp_path)
-    for row in runs.rows(tmp_path / "metrics.jsonl"):
+    for row in runs.updates(tmp_path):
         both = row["reward/correct"] + 0.5 * row["reward/long"]
         assert row["reward/mean"] == pytest.approx(both, abs=1e-6)
         assert 0 < row["reward/long"] <= 1
