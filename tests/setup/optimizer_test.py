@@ -62,6 +62,7 @@ def test_a_warm_up_of_updates_is_whole():
     holds = ranges.RANGES["optimizer.warmup"].holds
     assert all(map(holds, (0, 0.0, 0.99, 1, 1.0, 50)))
     assert not any(map(holds, (-0.1, 1.5, 50.5, float("nan"), True)))
+    assert optimizer.warmup_updates(1.0, 60) == 1
 
 
 def test_a_schedule_may_be_all_warm_up_or_zero():
