@@ -6,6 +6,7 @@ file, and the metric that the checkpoint was judged by.
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def read(folder: Path) -> dict:
 def check(folder: Path, part: str) -> None:
     """Finds what changed in ``part``, or went missing, before orbax reads any of it.
 
-    Without a list orbax judges.
+    Without a list orbax judges, which does not see every flipped bit: a warning.
 
     Raises:
       OSError: names the file.
@@ -73,6 +74,12 @@ def check(folder: Path, part: str) -> None:
     try:
         listed = read(folder)["files"]
     except FileNotFoundError:
+        if part == "state":
+            warnings.warn(
+                f"{folder} has no {NAME}, as where a process was killed right after a "
+                "save: its arrays are taken as they are, without checksums",
+                stacklevel=2,
+            )
         return
     found = _files(folder)
     for name, (size, crc) in listed.items():

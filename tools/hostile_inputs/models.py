@@ -256,6 +256,7 @@ def _same_config(folder: Path, config: DecoderConfig) -> str | None:
 
 
 def _same_rope(theirs, config: DecoderConfig) -> str | None:
+    theirs.standardize_rope_params()  # as before angles are made
     rope = {k: v for k, v in theirs.rope_parameters.items() if v is not None}
     kind = rope.get("rope_type", "default")
     ours = dict(config.rope_scaling) or {"rope_type": "default"}
