@@ -43,6 +43,7 @@ def fails(response, answer):
     [
         (rewards.exact, [1, 0, 1]),  # of two right answers
         (lambda text, gold: text == gold, [1, 0, 1]),
+        (lambda text, gold: (text, gold) == ("bb", "b"), [0, 1, 0]),
         (lambda text, gold, scale=2.0: scale * (text == gold), [2, 0, 2]),
         (lambda gold, response: response == gold, [0, 0, 0]),  # response is asked for
         (lambda *texts: texts[0] == texts[1], [1, 0, 1]),
@@ -91,6 +92,9 @@ def test_a_failing_verifier_names_key_and_row(processes):
     failed = said(rewards.numeric)
     assert "numeric failed at row first ('a'): ValueError: the ans" in str(failed.value)
     assert failed.value.__cause__ is not None
+    late = Asked(["1"] * 3, ["1", "1", "x"], ids=ASKED.ids)
+    with pytest.raises(ValueError, match=r"failed at row third \('1'\)"):
+        given(rewards.numeric, late, processes=processes)
     if processes:
         assert "cannot be sent to another process" in str(said(lambda a, b: 1).value)
         return
