@@ -22,7 +22,7 @@ def run(models, tmp_path_factory):
     """The folder of a run of two updates, both saved."""
     folder = tmp_path_factory.mktemp("kept") / "run"
     changes = dict(checkpoint__every_steps=1, rollout__stop_ids=(3,))
-    train.run(runs.config(models, optimizer__warmup_steps=0, **changes), folder)
+    train.run(runs.config(models, **changes), folder)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_another_optimizer_is_named(tmp_path):
 def test_a_run_starts_from_another_and_does_not_look_again(models, run, tmp_path):
     source = shutil.copytree(run, tmp_path / "source")
     start = dict(init_from__run=str(source), init_from__checkpoint="2")
-    still = dict(optimizer__learning_rate=0.0, optimizer__warmup_steps=0)
+    still = dict(optimizer__learning_rate=0.0)
     config = runs.config(models, steps=1, rollout__stop_ids=(3,), **start, **still)
     summary = train.run(config, tmp_path / "run")
     assert summary["before"] == train.run(config, tmp_path / "run")["after"]
