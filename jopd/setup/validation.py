@@ -214,9 +214,9 @@ def _check_patterns(config: ConfigDict) -> None:
         section, name = key.split(".")
         try:
             re.compile(config[section][name])
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(
-                f"{key}={config[section][name]!r} is no regular expression: {error}"
+                f"{key}={config[section][name]!r:.80} is no regular expression: {error}"
             ) from error
 
 

@@ -93,6 +93,11 @@ class Checkpointer:
                 f"cannot use {self.directory} for checkpoints: {error}; choose a "
                 "working directory that can be written"
             ) from error
+        except Exception as error:  # orbax reads every step's metadata at once
+            raise OSError(
+                f"checkpoints under {self.directory} cannot be listed: {_root(error)}; "
+                "move the folder of the damaged step away"
+            ) from error
         for step in self.steps():
             self._metrics[step] = sums.metric_of(self.directory / str(step))
 
