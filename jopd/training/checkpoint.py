@@ -88,15 +88,10 @@ class Checkpointer:
                 preservation_policy=_Preserve(self._kept),
                 cleanup_tmp_directories=True,
             )
-        except OSError as error:
+        except Exception as error:  # of the disk, or of a step's damaged metadata
             raise OSError(
-                f"cannot use {self.directory} for checkpoints: {error}; choose a "
-                "working directory that can be written"
-            ) from error
-        except Exception as error:  # orbax reads every step's metadata at once
-            raise OSError(
-                f"checkpoints under {self.directory} cannot be listed: {_root(error)}; "
-                "move the folder of the damaged step away"
+                f"cannot use {self.directory} for checkpoints: {_root(error)}; move a "
+                "damaged step away, or choose a working directory that can be written"
             ) from error
         for step in self.steps():
             self._metrics[step] = sums.metric_of(self.directory / str(step))

@@ -145,6 +145,10 @@ def _again(name: str, found, flat: dict) -> str | None:
     again = keys.flatten(other)
     for key in flat.keys() | again.keys():
         one, two = flat.get(key, {}), again.get(key, {})
-        if one != two and (list(one) if isinstance(one, tuple) else one) != two:
+        if (
+            repr(one) != repr(two)
+            and one != two
+            and (list(one) if isinstance(one, tuple) else one) != two
+        ):
             return f"its flags make {key}={two!r} of {one!r}"
     return None
