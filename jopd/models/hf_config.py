@@ -95,6 +95,7 @@ _ROPE = """
 """
 ROPE = frozenset(_ROPE.split())
 _LARGEST = 2**31 - 1
+_HUGE = 1e18  # no rope has such an angle; as a whole number it fits no array
 _MOST_LAYERS = 4096  # all of them are walked through to see whether tensors are there
 
 
@@ -188,7 +189,7 @@ def _check_values(raw: dict[str, Any], family: str) -> None:
 
 
 def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value < _HUGE
 
 
 def _wrong(key: str, value: Any, wanted: str) -> ValueError:

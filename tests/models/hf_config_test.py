@@ -197,6 +197,7 @@ def test_original_positions_on_the_top_level_come_first():
         ({"num_attention_heads": 0}, "num_attention_heads=0 is not"),
         ({"num_key_value_heads": 3}, "kv_heads=3"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan is not a number above 0"),
+        ({"rms_norm_eps": 10**30}, "rms_norm_eps=1000.* is not a number above 0"),
         ({"rope_theta": "1e4"}, "rope_theta='1e4' is not a number"),
         ({"rope_parameters": [1]}, r"\[1\] is not an object"),
         ({"rope_scaling": {"type": "linear", "factor": [2]}}, r"factor=\[2\] is not"),
