@@ -145,10 +145,7 @@ def _again(name: str, found, flat: dict) -> str | None:
     again = keys.flatten(other)
     for key in flat.keys() | again.keys():
         one, two = flat.get(key, {}), again.get(key, {})
-        if (
-            repr(one) != repr(two)
-            and one != two
-            and (list(one) if isinstance(one, tuple) else one) != two
-        ):
+        # As JSON: a list and a tuple are one to whoever reads them, and NaN is NaN.
+        if json.dumps(one, default=str) != json.dumps(two, default=str):
             return f"its flags make {key}={two!r} of {one!r}"
     return None
