@@ -127,8 +127,9 @@ def updates(directory: Path) -> list[dict]:
 
 
 def plain(row: dict) -> dict:
-    """A line of ``metrics.jsonl`` without what depends on the clock."""
-    return {key: value for key, value in row.items() if not key.startswith("speed/")}
+    """A line of ``metrics.jsonl`` without the clock, and without evaluations, which an end adds."""
+    apart = ("speed/", "eval/")
+    return {key: value for key, value in row.items() if not key.startswith(apart)}
 
 
 def same_weights(one: Path, two: Path) -> bool:
