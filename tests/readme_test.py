@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import runs
 from jopd import commandline
+from jopd.data import judging
 from jopd.setup import experiment
 from jopd.training import loop
 
@@ -124,7 +125,8 @@ def test_the_command_for_own_models_starts(tmp_path, monkeypatch):
     assert max(lengths) <= e.widths.prompts[-1] < max(lengths) + 8
     assert e.rows.train.texts[0].startswith("<|im_start|>user\nA farmer has")
     assert all(solution is not None for solution in e.rows.train.solutions)
-    assert e.rows.verifier("That makes \\boxed{6}", e.rows.train.answers[3]) == 1.0
+    asked = judging.Asked(["That makes \\boxed{6}"], [e.rows.train.answers[3]])
+    assert judging.judge(e.rows.verifier, asked)[0] == [1.0]
 
 
 @pytest.mark.slow

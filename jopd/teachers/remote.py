@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jopd.teachers import continuations, kept, secrecy, transport
+from jopd.teachers import continuations, replies, secrecy, transport
 from jopd.teachers.transport import Unusable, Wire
 
 APIS = ("completions", "chat", "chat_prefill")
@@ -123,7 +123,7 @@ def connect(
     key = _key(key_env, login)
     wire = Wire(url, login, key, concurrency, timeout_seconds, retries)
     folder = Path(cache_dir).expanduser() if cache_dir else None
-    kept.check(folder)
+    replies.check(folder)
     ask = lambda calls: transport.run(transport.gathered(wire, calls))
     ask([functools.partial(_probe, wire, model)])
     settings = _Settings(wire, model, api, per_request, folder, body, token_budget)
@@ -239,8 +239,8 @@ def _request(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> 
 
 async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
     """The n texts of one request, from the cache if they are there; or ``Unusable``."""
-    place = kept.file_of(s.cache_dir, s.wire.url, s.api, request)
-    found = kept.texts(place, n)
+    place = replies.file_of(s.cache_dir, s.wire.url, s.api, request)
+    found = replies.texts(place, n)
     if found is not None:
         totals.update(cache_hits=1)
         return found
@@ -262,7 +262,7 @@ async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
         )
     if place is not None:
         shown = secrecy.hidden_within(request)
-        kept.write(place, {"request": shown, "texts": found, "usage": spent})
+        replies.write(place, {"request": shown, "texts": found, "usage": spent})
     return found
 
 
