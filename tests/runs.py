@@ -127,7 +127,7 @@ def updates(directory: Path) -> list[dict]:
 
 
 def plain(row: dict) -> dict:
-    """A line of ``metrics.jsonl`` without the clock, and without evaluations, which an end adds."""
+    """A line of ``metrics.jsonl`` without the clock, and without what an end adds."""
     apart = ("speed/", "eval/")
     return {key: value for key, value in row.items() if not key.startswith(apart)}
 
