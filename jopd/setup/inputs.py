@@ -40,12 +40,25 @@ def check_tokenizers(
         if name == "student" or path == paths["student"] or not has_tokenizer(path):
             continue
         other = load_tokenizer(path)
-        notes += vocabulary.compare_tokenizers(tokenizer, other, rows)
+        try:
+            notes += vocabulary.compare_tokenizers(tokenizer, other, rows)
+        except ValueError as error:
+            raise ValueError(f"{error}{_left_out(paths, name)}") from error
         if found := vocabulary.pairing(tokenizer, other, rows):
             pairs[path] = found
         ours = {there: here for here, there in found.items()}
         eos.add(ours.get(other.eos_token_id, other.eos_token_id))
     return notes, pairs, eos & set(tokenizer.get_vocab().values())
+
+
+def _left_out(paths: dict[str, str], name: str) -> str:
+    """What to do where only one of two models was named, and the other is bundled."""
+    bundled = [who for who in ("student", name) if Path(paths[who]).parent == ASSETS]
+    if len(bundled) != 1:
+        return ""
+    who = bundled[0]
+    none = "" if who == "student" else f" (an evaluation may do without: {who}.path='')"
+    return f"; the {who} is the bundled one, name yours with {who}.path{none}"
 
 
 def shared_vocabulary(shapes, tokenizer) -> tuple[int, list[str]]:

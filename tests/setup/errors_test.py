@@ -97,6 +97,11 @@ def other_tokenizer(models, tmp):
     return {"teacher__path": str(folder)}
 
 
+def only_the_student(models, tmp):
+    student = other_tokenizer(models, tmp)["teacher__path"]
+    return {"student__path": student, "teacher__path": "demo:teacher"}
+
+
 def same_teacher(models, tmp):
     return {"teacher__path": str(models / "student")}
 
@@ -317,6 +322,10 @@ CASES = {
     "other tokenizer": (
         other_tokenizer,
         ("id 5: student '3', teacher '4'", "differ in 2 of 18", "take a pair"),
+    ),
+    "a teacher that was not named": (
+        only_the_student,
+        ("the teacher is the bundled one, name yours with teacher.path",),
     ),
     "no teacher": (
         {"teacher__path": ""},
