@@ -1,6 +1,7 @@
 """Measures any model: ``jopd evaluate --model=DIR --config=opd``."""
 
 import json
+import tempfile
 from pathlib import Path
 
 from absl import app, flags
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
         config.student.path = path
         if f.out:
-            keep(Path(f.out), {}, [])  # what cannot be written is said now
+            check_out(Path(f.out))
         e = experiment.build(config, train=False)
         console.startup(summary_rows(e))
         measure = stages.make_evaluate(e, save_all=bool(f.out))
@@ -31,6 +32,24 @@ def main(argv: list[str]) -> None:
         if f.out:
             keep(Path(f.out), found, written)
         console.evaluation(found)
+
+
+def check_out(out: Path) -> None:
+    """Says before any load what could not be written, and leaves what is there.
+
+    Raises:
+      ValueError: numbers and generations would be one file.
+      OSError: a folder that is not there, or where nothing may be written.
+    """
+    if out.suffix == ".jsonl":
+        raise ValueError(
+            f"--out={out} is for the numbers, and the generations go to the .jsonl "
+            f"beside them; use --out={out.with_suffix('.json')}"
+        )
+    for file in (out, out.with_suffix(".jsonl")):
+        if file.is_dir():
+            raise IsADirectoryError(f"--out={out}: {file} is a folder; name a file")
+    tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def keep(out: Path, found: dict, written: list[dict]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import runs
 from jopd import __main__ as jopd_command
+from jopd import evaluate
 
 OPD = f"--config={runs.ROOT / 'configs' / 'opd.py'}"
 
@@ -90,6 +91,21 @@ def test_evaluate_writes_its_numbers(models, start, tmp_path):
     assert [row["greedy"] for row in texts] == [False] * 8 + [True] * 4
     assert all({"prompt", "response", "reward"} <= row.keys() for row in texts)
     assert "truncation rate" in child.stdout
+
+
+def test_a_start_that_fails_leaves_earlier_numbers(tmp_path):
+    out = tmp_path / "found.json"
+    evaluate.keep(out, {"k": 2}, [{"response": "7"}])
+    evaluate.check_out(out)
+    assert json.loads(out.read_text()) == {"k": 2}
+    assert runs.rows(tmp_path / "found.jsonl") == [{"response": "7"}]
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match=r"use --out=.*found\.json$"):
+        evaluate.check_out(tmp_path / "found.jsonl")
+    with pytest.raises(OSError):
+        evaluate.check_out(tmp_path / "no" / "found.json")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        evaluate.check_out(tmp_path)
 
 
 def test_evaluate_says_what_is_wrong_in_one_line(models, start):

@@ -44,10 +44,12 @@ def apply(config: ConfigDict, given: Sequence[tuple[str, str]]) -> None:
         that exclude each other.
     """
     asked = dict(given)
-    if {"steps", "epochs"} <= set(asked) and value_of(asked["epochs"]):
+    epochs = value_of(asked.get("epochs", str(config.epochs)))
+    if "steps" in asked and epochs:
+        whose = "" if "epochs" in asked else ", of the config,"
         raise ValueError(
-            f"steps={asked['steps']} and epochs={asked['epochs']} both say how long to "
-            "train; give one of them"
+            f"steps={asked['steps']} and epochs={epochs}{whose} both say how long to "
+            "train; leave one of them out, or set --config.epochs=0"
         )
     with config.unlocked(), config.ignore_type():
         for key, text in given:

@@ -178,6 +178,12 @@ def test_steps_and_epochs_exclude_each_other():
         loaded("opd", "steps=3", "epochs=2")
     assert loaded("opd", "epochs=2").epochs == 2.0
     assert loaded("opd", "steps=3", "epochs=0").steps == 3
+    c = shipped.load("opd")
+    c.epochs = 2.0
+    with pytest.raises(ValueError, match=r"epochs=2.0, of the config, .*epochs=0$"):
+        overrides.apply(c, [("steps", "5")])
+    overrides.apply(c, [("steps", "5"), ("epochs", "0")])
+    assert (c.steps, c.epochs) == (5, 0.0)
 
 
 SLIPS = {
