@@ -55,7 +55,8 @@ def read(
 
     Args:
       source: ``task:arithmetic``; a path (``gs://`` too) ending in ``.jsonl``,
-        ``.json``, ``.parquet``, ``.csv`` or ``.txt``, each also with ``.gz``; else a
+        ``.json``, ``.parquet``, ``.csv``, ``.tsv`` or ``.txt``, in capitals too, each
+        also with ``.gz``; else a
         Hugging Face data set, ``owner/name`` or ``owner/name:configuration``.
       split: of the task or the Hugging Face data set; files have none.
       prompt_column: dots for nested ones (``reward_model.ground_truth``). Empty: the

@@ -6,41 +6,60 @@ import io
 import json
 import re
 import zlib
+from collections.abc import Iterable
 
 from etils import epath
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
+# What lies beside data in a folder.
+NO_DATA = ("readme.txt", "license.txt", "licence.txt", "notice.txt", "changelog.txt")
+NO_DATA += ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+NO_DATA += ("state.json", "citation.txt", "requirements.txt")
+_LONGEST_CELL = 2**31 - 1  # the csv module's own limit is 131,072
 
 
 def parts_of(path: str) -> list[list[str]]:
     """What a path names: for every part between commas its sources, in order.
 
     A folder is the files in it that can be read, and so are the matches of a glob;
-    anything else is one source, a file with a comma in its name too.
+    anything else is one source, a file with a comma in its name too. Of a folder and a
+    glob hidden files and those of ``NO_DATA`` are left out.
 
     Raises:
       FileNotFoundError: a folder or a glob without such a file.
+      ValueError: a part is empty.
     """
     if "," in path and epath.Path(path).exists():
         return [[path]]
-    return [_expanded(part.strip()) for part in path.split(",")]
+    parts = [part.strip() for part in path.split(",")]
+    if not all(parts):
+        raise ValueError(
+            f"data.path or data.eval_path, {path!r}, has an empty part; name a file, a "
+            "folder, a data set or task:arithmetic there, or remove the comma"
+        )
+    return [_expanded(part) for part in parts]
 
 
 def _expanded(part: str) -> list[str]:
     wild = re.search(r"[*?\[]", part)
-    if not wild and (is_file(part) or not epath.Path(part or ".").is_dir()):
+    if not wild and (is_file(part) or not epath.Path(part).is_dir()):
         return [part]
     pattern = part if wild else f"{part.rstrip('/')}/*"
     before = part[: wild.start()] if wild else f"{part.rstrip('/')}/"
     folder = before[: before.rfind("/") + 1]
     matches = epath.Path(folder or ".").glob(pattern[len(folder) :])
-    found = sorted(name for name in map(str, matches) if is_file(name))
+    found = sorted(name for name in map(str, matches) if _is_data(name))
     if not found:
         raise FileNotFoundError(
             f"{part}: no file that ends in {', '.join(SUFFIXES)} (or with .gz); check "
             "the folder or the pattern"
         )
     return found
+
+
+def _is_data(name: str) -> bool:
+    plain = name.rpartition("/")[2].lower()
+    return is_file(name) and not plain.startswith(".") and plain not in NO_DATA
 
 
 def is_file(source: str) -> bool:
@@ -54,8 +73,8 @@ def rows(source: str) -> list[dict]:
 
 
 def suffix(source: str) -> str:
-    """``.jsonl`` of ``a.jsonl`` and ``a.jsonl.gz``; empty for what is no file."""
-    plain = source.removesuffix(".gz")
+    """``.jsonl`` of ``a.jsonl`` and ``A.JSONL.gz``; empty for what is no file."""
+    plain = source.lower().removesuffix(".gz")
     return next((suffix for suffix in SUFFIXES if plain.endswith(suffix)), "")
 
 
@@ -137,7 +156,10 @@ def _object(row, where: str, each: str) -> dict:
 
 
 def _csv(source: str) -> list[dict]:
-    reader = csv.DictReader(io.StringIO(_decode(_load(source), source), newline=""))
+    csv.field_size_limit(_LONGEST_CELL)
+    text = io.StringIO(_decode(_load(source), source), newline="")
+    tabs = suffix(source) == ".tsv"
+    reader = csv.DictReader(text, delimiter="\t" if tabs else ",")
     rows = []
     try:
         names = reader.fieldnames or ()
@@ -170,8 +192,13 @@ def _parquet(source: str) -> list[dict]:
         raise ValueError(
             f"{source}: damaged Parquet ({reason:.200}); fetch it again"
         ) from error
-    found = [_as_texts(row, f"{source}: row {n}") for n, row in enumerate(found)]
-    return [_without_padding(row) for row in found]
+    return _plain(found, source)
+
+
+def _plain(rows: Iterable[dict], source: str) -> list[dict]:
+    """Rows of a table as they were before it was one."""
+    texts = (_as_texts(row, f"{source}: row {n}") for n, row in enumerate(rows))
+    return [_without_padding(row) for row in texts]
 
 
 def _without_padding(value, listed: bool = False):
@@ -222,7 +249,7 @@ def hub_rows(source: str, split: str) -> list[dict]:
         ) from error
     name, _, configuration = source.partition(":")
     found = datasets.load_dataset(name, configuration or None, split=split)
-    return [_without_padding(row) for row in found]
+    return _plain(found, source)
 
 
 def documents(source: str, separator: str, drop_partial: bool) -> list[str]:
@@ -233,4 +260,10 @@ def documents(source: str, separator: str, drop_partial: bool) -> list[str]:
     return [text for text in texts if text]
 
 
-_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+_READERS = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}

@@ -53,8 +53,8 @@ def base_config() -> ConfigDict:
     c.reference = {"path": ""}  # empty: the initial student
 
     c.data = {
-        # .jsonl .parquet .csv .txt (.gz), a folder or a glob of such, hub id, task:; or
-        # several, with commas between them
+        # .jsonl .json .parquet .csv .tsv .txt (.gz), a folder or a glob of such, hub
+        # id, task:; or several, with commas between them
         "path": "task:arithmetic",
         "weights": (),  # of several: their shares of the training rows; empty: all rows
         "split": "train",  # of a hub data set or task

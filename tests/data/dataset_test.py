@@ -209,7 +209,7 @@ def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
         sources.read(str(tmp_path / "none.jsonl"))
     with pytest.raises(ValueError, match="neither task:arithmetic, nor a file"):
-        sources.read("data.tsv")
+        sources.read("data.xlsx")
     with pytest.raises(ValueError, match="no rows"):
         sources.read(write(tmp_path / "a.jsonl", "\n"))
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -227,7 +227,7 @@ def test_hugging_face_data_sets(monkeypatch):
         @staticmethod
         def load_dataset(*args, **kwargs):
             asked.append((args, kwargs))
-            return iter([{"question": "x", "answer": "y"}])
+            return iter([{"question": "x", "answer": b"y"}])
 
     monkeypatch.setitem(sys.modules, "datasets", Package)
     assert sources.read("openai/gsm8k:main", split="test")[0].answer == "y"

@@ -127,3 +127,22 @@ def test_objects_of_a_table_lose_the_keys_of_others(tmp_path):
         tmp_path / "b.parquet", packed([*rows, rows[0] | {"meta": {"truth": "1"}}])
     )
     assert [row.answer for row in sources.read(path, **options)] == [None, None, "1"]
+
+
+def test_a_path_with_an_empty_part_is_refused():
+    for path in ("", "a.jsonl,", ",a.jsonl", "a.jsonl, ,b.jsonl"):
+        with pytest.raises(ValueError, match=r"data\.path .* has an empty part"):
+            tables.parts_of(path)
+
+
+def test_what_lies_beside_data_in_a_folder_is_none(tmp_path):
+    for name in ("README.txt", "LICENSE.txt", "dataset_info.json", ".a.jsonl", "B.CSV"):
+        put(tmp_path / name, b"question\nx\n")
+    assert tables.parts_of(str(tmp_path)) == [[str(tmp_path / "B.CSV")]]
+    assert tables.rows(str(tmp_path / "B.CSV")) == [{"question": "x"}]
+
+
+def test_tabs_and_long_cells(tmp_path):
+    long = "x" * 200_000
+    path = put(tmp_path / "a.tsv", f"question\tanswer\na, b\t{long}\n".encode())
+    assert tables.rows(path) == [{"question": "a, b", "answer": long}]
