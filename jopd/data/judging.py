@@ -12,8 +12,9 @@ import inspect
 import itertools
 import math
 import multiprocessing
+import os
 import pickle
-import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -200,12 +201,22 @@ def _mapped(part: Part, call, parts: list[Asked], processes: int):
 def _pool(processes: int) -> ProcessPoolExecutor:
     """Processes that live as long as this one; JAX forbids forked ones."""
     spawned = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, spawned, initializer=_leave_interrupts)
+    return ProcessPoolExecutor(processes, spawned, initializer=_stand_apart)
 
 
-def _leave_interrupts() -> None:
-    # Ctrl-C is for the run, which still wants its step judged.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _stand_apart() -> None:
+    """Leaves signals to the run, which still wants its step judged, and ends with it.
+
+    In a session of its own a process gets none of those that a terminal, or whoever
+    ends a group, sends to all.
+    """
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _rows(function, what: Wanted, asked: Asked) -> list[float]:

@@ -1,7 +1,13 @@
 """What verifiers are handed, how several add up, and what is said when one fails."""
 
+import contextlib
 import functools
 import operator
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ import pytest
 from jopd.data import judging, rewards
 from jopd.data.judging import Asked, Judge, Part
 
+ROOT = Path(__file__).resolve().parents[2]
 ASKED = Asked(
     responses=["a", "bb", "a"],
     answers=["a", "b", ("b", "a")],
@@ -115,6 +122,43 @@ def test_rows_without_answers():
     assert given(whole, asked) == [2, 1, 2]
     with pytest.raises(ValueError, match="3 responses, but 1 answers"):
         given(rewards.exact, ASKED._replace(answers=["a"]))
+
+
+STAYS = """
+import os, signal
+from jopd.data import judging, rewards
+
+if __name__ == "__main__":
+    asked = judging.Asked(["3", "4"], ["3", "3"])
+    judge = judging.Judge((judging.Part("a", rewards.exact),), 1)
+    print(*judging.judge(judge, asked)[0], *judging._pool(1)._processes, flush=True)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: None)
+        os.killpg(0, name)
+    print(*judging.judge(judge, asked)[0], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_signals_to_all_leave_processes_that_end_with_the_run(tmp_path):
+    (tmp_path / "stays.py").write_text(STAYS)
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "stays.py"],
+        env=paths,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as run:
+        *first, number = run.stdout.readline().split()
+        try:
+            # Its end is there only once the verifier's process, too, is gone.
+            second, _ = run.communicate(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
+    assert first == second.split() == ["1.0", "0.0"]
+    assert run.returncode == -signal.SIGKILL
 
 
 def test_processes_change_nothing():
