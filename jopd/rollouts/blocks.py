@@ -238,9 +238,12 @@ def _end(ends: strings.Ends, held: _Held, written, split: Request, block: int) -
         b = held.row_DB[d, place]
         given, start = split.tokens_BP[d, b], split.prompt_length_B[d, b]
         drawn = written["tokens_BL"][d, b, : written["count_B"][d, b]]
-        response = np.concatenate([given[start : split.length_B[d, b]], drawn])
+        prefix = given[start : split.length_B[d, b]]
+        response = np.concatenate([prefix, drawn])
         # What the last look saw, and the token that a row is begun with.
-        done_DB[d, place] = strings.ended(ends, given[:start], response, block + 1)
+        done_DB[d, place] = strings.ended(
+            ends, given[:start], response, block + 1, len(prefix)
+        )
     loop = held.state.loop._replace(done_B=done_DB)
     return held._replace(state=held.state._replace(loop=loop))
 

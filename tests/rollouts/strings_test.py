@@ -11,7 +11,7 @@ import tiny
 from drawing import CONFIG, DRAW, asked, in_blocks, in_one_loop
 from jopd.data import decoding
 from jopd.rollouts import strings
-from jopd.types import Rollout
+from jopd.types import GOLD, STUDENT, Rollout
 
 WORDS = ["a", "b", "ab", "ba", "\n", "Q", "Qa", "aQ\nb", "", "bb"]
 
@@ -27,10 +27,12 @@ def ends(*given: str) -> strings.Ends:
     return strings.Ends(given, functools.partial(decoding.text_of, Tokenizer()))
 
 
-def slow_end(given: strings.Ends, before, ids) -> int | None:
-    for count in range(len(ids) + 1):
+def slow_end(given: strings.Ends, before, ids, prefix: int = 0) -> int | None:
+    head = given.text_of(before, ids[:prefix])
+    for count in range(prefix, len(ids) + 1):
         text = given.text_of(before, ids[:count])
-        if any(one in text for one in given.strings):
+        ends_at = [i for i in range(len(text) + 1) if text[:i].endswith(given.strings)]
+        if any(i > len(head) for i in ends_at):
             return count
     return None
 
@@ -53,6 +55,46 @@ def test_the_end_is_the_token_that_completes_the_first_string():
         assert said or not new  # nothing that is new is overseen
         assert want is not None or not said
     assert {None} < set(found) and len(set(found)) > 10
+
+
+def test_what_a_prefix_holds_ends_nothing():
+    rng, found = random.Random(1), []
+    for _ in range(300):
+        given = ends(*rng.sample(["\nQ", "abb", "aa", "Qab", "bbbb"], 2))
+        before, ids = drawn(rng, 1), drawn(rng)
+        prefix = rng.randrange(len(ids) + 1)
+        want = slow_end(given, before, ids, prefix)
+        assert strings.first_end(given, before, ids, prefix) == want
+        assert want is None or want > prefix
+        latest = rng.randrange(1, 8)
+        new = want is not None and want > len(ids) - latest
+        said = strings.ended(given, before, ids, latest, prefix)
+        assert said or not new
+        assert want is not None or not said
+        found.append(want != strings.first_end(given, before, ids))
+    assert 20 < sum(found) < 280
+
+
+def test_a_row_whose_prefix_holds_a_string_goes_on():
+    # "ab" "\n" "Q" are given, and the "\n" behind them; of the first row "Q" is drawn.
+    tokens_BT = np.asarray(
+        [[1, 2, 4, 5, 4, 5, 0, 0], [1, 2, 4, 5, 4, 0, 0, 0]], np.int32
+    )
+    source_BT = np.full_like(tokens_BT, STUDENT)
+    source_BT[:, 1:5] = GOLD
+    rollout = Rollout(
+        tokens_BT=tokens_BT,
+        prompt_length_B=np.asarray([1, 1], np.int32),
+        length_B=np.asarray([8, 8], np.int32),
+        finished_B=np.asarray([False, False]),
+        behavior_logp_BT=np.zeros(tokens_BT.shape, np.float32),
+        source_BT=source_BT,
+        group_B=np.asarray([0, 1], np.int32),
+        age_B=np.zeros(2, np.int32),
+    )
+    got = strings.cut(ends("\nQ"), rollout)
+    assert got.length_B.tolist() == [6, 8]
+    assert got.finished_B.tolist() == [True, False]
 
 
 def test_rows_are_cut_behind_it_and_finished():
