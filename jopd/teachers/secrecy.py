@@ -10,7 +10,10 @@ _QUERY = re.compile(
     r"([?&][\w-]*(?:key|token|secret|password|signature)=)[^&\s#'\"]+", re.IGNORECASE
 )
 _FIELD = re.compile(
-    r"(?:api_?key|secret|password|authorization|(?:access|auth)_token)\Z", re.IGNORECASE
+    r"(?:(?:\A|\.)(?:key|token|bearer|auth)|secret|passw(?:or)?d|passphrase"
+    r"|authorization|credentials?|(?:api|access|secret|private|auth)[_-]?key"
+    r"|(?:access|api|auth|bearer|refresh|session)[_-]?token)\Z",
+    re.IGNORECASE,
 )
 
 

@@ -1,7 +1,8 @@
 """Requests to a server, many at a time: a deadline for each, repetitions, totals.
 
 wire = Wire("http://localhost:8000/v1", seconds=60.0, retries=5)
-replies = run(send_all(wire, "completions", bodies))  # dicts, Unusable where none
+call = lambda http: post(http, wire, totals, "completions", {"prompt": "1+2="})
+(reply,) = run(gathered(wire, [call]))  # a dict; raises Unusable
 """
 
 import asyncio
@@ -129,7 +130,7 @@ async def post(http, wire: Wire, totals: Counter, path: str, body: dict) -> dict
         else:
             if reply.status == 200:
                 return decoded(wire, reply)
-            why = wire.hide(f"{reply.status} {reply.text[:200]!r}")
+            why = f"{reply.status} {wire.hide(reply.text)[:200]!r}"
             if reply.status in (401, 403, 404):
                 raise ValueError(refused(wire, reply))
             if reply.status != 429 and reply.status < 500:

@@ -32,6 +32,24 @@ def test_hidden_within_a_config():
     }
 
 
+@pytest.mark.parametrize(
+    "key, secret",
+    [
+        *(
+            (key, True)
+            for key in ("token", "key", "Key", "bearer", "api-key", "passwd")
+        ),
+        *((key, True) for key in ("remote.body.token", "x.access_key", "api_token")),
+        *((key, True) for key in ("client_secret", "credential", "X-API-Key")),
+        *((key, False) for key in ("eos_token", "key_env", "tokens", "monkey", "keys")),
+    ],
+)
+def test_fields_that_are_secrets(key, secret):
+    want = "***" if secret else "x"
+    assert secrecy.hidden_within({key: "x"}) == {key: want}
+    assert secrecy.hidden_within({key: 3}) == {key: 3}
+
+
 def test_logins():
     split = secrecy.without_login
     assert split("http://me:p%2Fw@host:8/v1") == ("http://host:8/v1", ("me", "p/w"))

@@ -32,6 +32,10 @@ def answering(parts, pause: float = 0.0):
             for part in parts():
                 taken.sendall(part)
                 time.sleep(pause)
+            # To close on a request of which a part is unread would reset the reply.
+            taken.shutdown(socket.SHUT_WR)
+            while taken.recv(65_536):
+                pass
 
     threading.Thread(target=serve, daemon=True).start()
     try:
@@ -133,6 +137,18 @@ def test_a_key_that_the_server_repeats_is_not_shown():
         ):
             post(url, key="sk-secret")
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [b"401", b"400"])
+@pytest.mark.parametrize("before", [192, 198])
+def test_a_key_across_the_end_of_what_is_shown(status, before):
+    head = b"HTTP/1.1 %s No\r\n" % status
+    with (
+        answering(whole(b"." * before + b"sk-secret", head)) as url,
+        pytest.raises((ValueError, Unusable), match=r"\.\*\*") as caught,
+    ):
+        post(url, key="sk-secret")
+    assert "sk" not in str(caught.value)
 
 
 def test_many_at_a_time_and_no_more():
