@@ -18,9 +18,22 @@ _OPENER = re.compile(
 )
 _FENCE = re.compile(r"\s*```[\w-]*\n(.*?)\n?```\s*", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "`": "`"}
+_SORRY = r"(?:(?:i['’]?m |i am )?(?:very |so )?sorry|i apologi[sz]e|my apologies)\b"
+_CANNOT = (
+    r"i(?: can ?not| can['’]t| won['’]t|(?:['’]m| am) (?:unable|not able)(?: to)?)\b"
+)
+_ASKED = (
+    r"\b(?:help|assist\w*|fulfil\w*|comply|request\w*|do (?:that|this|so)"
+    r"|(?:continue|complete|provide|answer|write|generate|create) (?:with )?"
+    r"(?:that|this|the|your|a|any) (?:\w+ )?"
+    r"(?:text|solution|question|problem|task|response|answer|content|continuation))\b"
+)
+# Solutions, too, are sorry and cannot: only what speaks of being asked, or ends there.
 _REFUSAL = re.compile(
-    r"\s*(?:i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can(?:not|['’]t)|"
-    r"i(?:['’]m| am) (?:unable|not able)|as an ai\b)",
+    rf"\s*(?:as an ai\b|{_SORRY}\W*(?:but\b[^\n.]{{0,20}}\W*)?\Z"
+    rf"|{_SORRY}[^\n]{{0,80}}?\b(?:as an ai|request\w*)\b"
+    rf"|(?:{_SORRY}\W*(?:(?:but|however|that)\W+)?)?{_CANNOT}"
+    rf"(?:\W*\Z|[^.\n]{{0,60}}?{_ASKED}))",
     re.IGNORECASE,
 )
 

@@ -244,7 +244,7 @@ async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
     if found is not None:
         totals.update(cache_hits=1)
         return found
-    if s.token_budget and _paid(totals) >= s.token_budget:
+    if s.token_budget and (totals["uncounted"] or _paid(totals) >= s.token_budget):
         return Unpaid()
     path = "completions" if s.api == "completions" else "chat/completions"
     try:
@@ -254,12 +254,7 @@ async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
         totals.update(failures=1)
         return error
     spent = transport.spent(reply)
-    totals.update(spent)
-    if s.token_budget and not _paid(spent):
-        raise ValueError(
-            f"remote.token_budget={s.token_budget:,} cannot be kept: the server at "
-            f"{s.wire.url} does not say how many tokens a reply took; set it to 0"
-        )
+    totals.update(spent, uncounted=not _paid(spent))
     if place is not None:
         shown = secrecy.hidden_within(request)
         replies.write(place, {"request": shown, "texts": found, "usage": spent})
@@ -307,11 +302,18 @@ def _joined(totals: Counter, replies, prefix: Prefix, api: str) -> list[str] | N
 
 
 def _stop_if_unpaid(replies: Sequence, s: _Settings, totals: Counter) -> None:
+    kept = f"what was answered is in {s.cache_dir or 'no cache'}"
+    if s.token_budget and totals["uncounted"]:
+        raise ValueError(
+            f"remote.token_budget={s.token_budget:,} cannot be kept: the server at "
+            f"{s.wire.url} does not say how many tokens a reply took; {kept}; set it "
+            "to 0"
+        )
     if any(isinstance(reply, Unpaid) for reply in replies):
         raise ValueError(
             f"remote.token_budget={s.token_budget:,} is used up: {_paid(totals):,} "
-            f"tokens were paid since the start; what was answered is in "
-            f"{s.cache_dir or 'no cache'}. Raise it and run the same command again"
+            f"tokens were paid since this start, and each start counts anew; {kept}. "
+            "Run the same command again for as many more, or raise it"
         )
 
 

@@ -1,8 +1,8 @@
 """What a teacher is: whose weights it has, how they move, and what it reads.
 
     path       weights of its own, from a model directory; they never move
-    initial    the model at ``student.path``, which the student is before the first update
-               unless ``init_from`` names another run
+    initial    the model at ``student.path``; so is the student before the first update,
+               unless ``init_from`` gives it the weights of another run
     live       the student as it is now: no copy exists, no gradient flows
     ema        t <- (1 - rate) t + rate s after every update s of the student
     snapshot   the student as it was at the last multiple of ``every_steps``

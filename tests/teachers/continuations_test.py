@@ -55,6 +55,13 @@ def test_what_a_chat_puts_around_a_continuation(text):
         "Sure enough, she has 17.\n",
         "Here are 3 apples: one, two",
         '"Yes," she said, "17."',
+        "Sorry, I was late, said Tom.",
+        "I'm sorry for the 3 apples, said Tom, and gave 2 back.",
+        "I can't, because 3 < 2",
+        "I cannot divide 7 by 2, so I take 8.",
+        "I can't complete the square here, so I factor.",
+        "I am unable to factor it, so I use the formula.",
+        "I can't say. 3 friends help.",
         " 17 apples",
         "\n```\ncode",
     ],
@@ -70,7 +77,20 @@ def test_only_an_opener_leaves_nothing():
 
 @pytest.mark.parametrize(
     "text",
-    ["I'm sorry, but I can't.", "I cannot help", " As an AI model", "I’m unable"],
+    [
+        "I'm sorry, but I can't.",
+        "I cannot help",
+        " As an AI model",
+        "I’m unable",
+        "Sorry, I can't assist with that request.",
+        "I'm sorry, but I can’t help with that.\nIs there anything else?",
+        "I apologize, but I cannot fulfill this request.",
+        "I am not able to continue this text.",
+        "I'm sorry, but your request is not clear.",
+        "I can't provide a solution to this.",
+        "My apologies, I won't do that.",
+        "Sorry.",
+    ],
 )
 def test_refusals(text):
     assert continuations.is_refusal(text)

@@ -360,11 +360,19 @@ def test_a_budget_of_tokens_ends_the_run_and_is_kept_by_what_was_paid(tmp_path):
         again = connect(port, token_budget=250, **settings)
         assert ask(again) == [["x", "x"]] * 8
         assert again.counts()["cache_hits"] == 3
-    with (
-        server(tmp_path / "other", "--canned=x", "--usage={}") as (port, _),
-        pytest.raises(ValueError, match="does not say how many tokens"),
-    ):
-        ask(connect(port, token_budget=10), PREFIXES[:1])
+
+
+def test_replies_that_nobody_counts_end_the_run_and_are_kept(tmp_path):
+    settings = {"concurrency": 3, "cache_dir": tmp_path / "cache"}
+    with server(tmp_path / "log", "--canned=x", "--usage={}") as (port, _):
+        client = connect(port, token_budget=10, **settings)
+        with pytest.raises(ValueError, match="does not say how many tokens"):
+            ask(client)
+        sent = client.counts()["requests"]
+        assert 1 <= sent <= 3  # those under way were awaited, no other was sent
+        again = connect(port, **settings)
+        assert ask(again) == [["x", "x"]] * 8
+        assert again.counts()["cache_hits"] == sent
 
 
 def test_a_damaged_reply_on_disk_is_asked_again(tmp_path):
