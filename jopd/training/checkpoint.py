@@ -258,8 +258,8 @@ class Checkpointer:
         )
 
     def _failure(self, step: int, error: Exception) -> OSError:
-        whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
-        last = f"step {max(whole)} is complete" if whole else "there is none before it"
+        whole = sums.steps_in(self.directory)
+        last = f"step {whole[-1]} is complete" if whole else "there is none before it"
         free = shutil.disk_usage(self.directory.parent).free / 2**20
         return OSError(
             f"the checkpoint of step {step} could not be written under "

@@ -19,11 +19,12 @@ class Interrupt:
     """SIGTERM, SIGINT and SIGHUP end whatever can be had again, by raising ``Stop``.
 
     That is loading, rollouts and evaluations. An update and a save are ``held``: they
-    are finished first. A SIGHUP that is ignored (nohup) stays ignored.
+    are finished first. A signal behind the first raises nothing more: what ends the run
+    must not be cut short itself. A SIGHUP that is ignored (nohup) stays ignored.
     """
 
     def __init__(self):
-        self.asked = False
+        self.asked = self._raised = False
         self._held, self._before = 0, {}
 
     def __enter__(self):
@@ -41,8 +42,8 @@ class Interrupt:
             with contextlib.suppress(OSError):
                 os.write(2, STOPPING)
         self.asked = True
-        if not self._held:
-            raise Stop
+        if not self._held and not self._raised:
+            self.check()
 
     @contextlib.contextmanager
     def held(self):
@@ -59,6 +60,7 @@ class Interrupt:
         An exception raised in a destructor or a callback goes nowhere.
         """
         if self.asked:
+            self._raised = True
             raise Stop
 
     def __exit__(self, *_):

@@ -19,8 +19,8 @@ def pick(run: Path, which: str) -> int:
     Raises:
       ValueError: there is none; says which there are.
     """
-    folders = (run / "checkpoints").glob("*")
-    metrics = {int(p.name): sums.metric_of(p) for p in folders if p.name.isdecimal()}
+    folder = run / "checkpoints"
+    metrics = {at: sums.metric_of(folder / str(at)) for at in sums.steps_in(folder)}
     if not metrics:
         raise ValueError(f"{run} has no checkpoints; give the folder of a run")
     if which == "last":

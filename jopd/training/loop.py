@@ -12,7 +12,7 @@ from jopd.setup import builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
-from jopd.training import control, ending, idle, kept, observe, origins, workdir
+from jopd.training import control, ending, idle, kept, observe, origins, sums, workdir
 from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
 
@@ -62,7 +62,7 @@ def run(config, directory) -> dict:
             train(e, run, began, interrupt)
             return ending.finish(e, run)
         except control.Stop:
-            return stopped(run)
+            return stopped(run, directory)
 
 
 def train(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) -> None:
@@ -78,9 +78,10 @@ def train(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) -
             run.saver.wait()  # what is being written may be the last good checkpoint
 
 
-def stopped(run: Run | None) -> dict:
-    """Says where a run was stopped, which saved itself if there was one."""
-    step = None if run is None else int(run.state["train"].step)
+def stopped(run: Run | None, directory: Path) -> dict:
+    """Says where a run was stopped, which saved itself if it was open already."""
+    saved = sums.steps_in(directory / "checkpoints")
+    step = max(saved, default=None) if run is None else int(run.state["train"].step)
     where = "before its first update" if step is None else f"at step {step}"
     console.say(f"stopped {where}; the same command continues")
     return {"interrupted": step}
@@ -95,25 +96,29 @@ def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) ->
     if "before" not in record:
         record["before"] = observe.measure(e, run, start, "before")
         run.writer.write(start, observe.evaluation_metrics(record["before"]))
+    if record.get("unmeasured") == start and evaluation_is_due(c, start):
+        make_up(e, run, start, interrupt)
     with console.Progress(c.steps, start_step=start) as progress:
         for done in range(start, c.steps):
             interrupt.check()
             clock = time.perf_counter()
             with saved_if_it_fails(run):
                 drawn = gather(e, run, done)
-            with interrupt.held():
-                update = advance(e, run, done, drawn)
-                record.setdefault("seconds_to_first_step", time.perf_counter() - began)
-                if _due(c.log.every_steps, done + 1, c.steps):
-                    log_step(e, run, done, update, clock)
-                    for line in idle.idle_terms(e, update.logged, idle_for):
-                        console.warn(line)
-                progress.update(done + 1, update.logged)
-                record["wall_seconds"] = spent + time.perf_counter() - began
-            with saved_if_it_fails(run):
+                with interrupt.held():
+                    update = advance(e, run, done, drawn)
+                    record.setdefault(
+                        "seconds_to_first_step", time.perf_counter() - began
+                    )
+                    if _due(c.log.every_steps, done + 1, c.steps):
+                        log_step(e, run, done, update, clock)
+                        for line in idle.idle_terms(e, update.logged, idle_for):
+                            console.warn(line)
+                    progress.update(done + 1, update.logged)
+                    record["wall_seconds"] = spent + time.perf_counter() - began
                 keep(e, run, done + 1, update, interrupt)
     with interrupt.held():
         save_reached(run)
+    interrupt.check()  # asked for in the last update
 
 
 class Drawn(NamedTuple):
@@ -154,6 +159,9 @@ def gather(e: Experiment, run: Run, done: int) -> Drawn:
 def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
     """The update after ``done`` others: prepare, update, move teachers.
 
+    All that it changes in ``run`` is changed before anything is looked at, which may
+    fail: a checkpoint of then is of one step throughout.
+
     Raises:
       FloatingPointError: a loss or the gradient is NaN or infinite.
     """
@@ -165,20 +173,21 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
     seen = (frozen, got.batch, prepared, coefs)
     if _due(c.log.gradient_every_steps, done + 1):
         logged |= stages.term_norms(student.params, *seen)
+    sampled = 0 if got.fresh is None else observe.tokens_in(got.fresh, STUDENT)
+    read = observe.teacher_tokens(e, got)
     state["train"], numbers, parts = stages.update(student, *seen)
     state["buffer"] = drawn.buffer
+    logged |= move_teachers(e, run, got, done + 1)
+    record["tokens_sampled"] += sampled
+    record["teacher_tokens"] += read
     if done == 0:
         for line in observe.check_ratio(e, got, parts):
             console.warn(line)
     # The devices are at work from here until the first of their numbers is read.
     if _due(c.log.every_steps, done + 1, c.steps):
         logged |= observe.describe_rollouts(e, got)
-    logged |= move_teachers(e, run, got, done + 1)
     logged |= {name: float(value) for name, value in numbers.items()}
     observe.stop_if_unfinite(e, logged, parts, got.batch, done + 1)
-    sampled = 0 if got.fresh is None else observe.tokens_in(got.fresh, STUDENT)
-    record["tokens_sampled"] += sampled
-    record["teacher_tokens"] += observe.teacher_tokens(e, got)
     return Update(got, parts, sampled, logged)
 
 
@@ -215,21 +224,45 @@ def keep(
     e: Experiment, run: Run, at: int, update: Update, interrupt: control.Interrupt
 ) -> None:
     """Evaluates, writes and saves what is due at step ``at``."""
-    c, evaluated = e.config, None
+    c, due = e.config, evaluation_is_due(e.config, at)
     logs = _due(c.log.every_steps, at, c.steps) or _due(c.log.gradient_every_steps, at)
     try:
-        if _due(c.eval.every_steps, at) and at < c.steps:
-            evaluated = observe.measure(e, run, at, "train")
-            update.logged.update(observe.evaluation_metrics(evaluated))
+        if due:
+            update.logged.update(evaluate(e, run, at, interrupt))
     finally:  # an evaluation that was cut short takes no line with it
         with interrupt.held():
-            if logs or evaluated is not None:
+            if logs or due:
                 run.writer.write(at, update.logged)
             if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
                 observe.keep_rollouts(e, run, at, update.got, update.parts)
+    run.record.pop("unmeasured", None)
     if save_is_due(c, run, at):
         with interrupt.held():
-            save(run, at, observe.goodness(evaluated))
+            save(run, at)
+
+
+def evaluation_is_due(c, at: int) -> bool:
+    """In the course of a run; that of its last step comes when it is done."""
+    return _due(c.eval.every_steps, at) and at < c.steps
+
+
+def evaluate(e: Experiment, run: Run, at: int, interrupt: control.Interrupt) -> dict:
+    """The scalars of an evaluation in the course of a run.
+
+    A checkpoint saved before it is done says so: a run that goes on there makes it up.
+    """
+    run.record["unmeasured"] = at
+    interrupt.check()
+    found = observe.measure(e, run, at, "train")
+    run.record["judged"] = [at, observe.goodness(found)]
+    return observe.evaluation_metrics(found)
+
+
+def make_up(e: Experiment, run: Run, at: int, interrupt: control.Interrupt) -> None:
+    """The evaluation that a signal or a failure kept from checkpoint ``at``."""
+    run.writer.write(at, evaluate(e, run, at, interrupt))
+    run.saver.judge(at, run.record["judged"][1])
+    del run.record["unmeasured"]
 
 
 def save_is_due(c, run: Run, at: int) -> bool:

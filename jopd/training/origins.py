@@ -12,7 +12,7 @@ import numpy as np
 from jopd.models import hf
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
-from jopd.training import workdir
+from jopd.training import sums, workdir
 
 NAME = "inputs.json"
 SHOWN = 12  # characters of a hash in an error
@@ -25,8 +25,7 @@ def check(directory: Path, now: dict[str, str]) -> None:
       ValueError: names what changed, and how to go on.
     """
     path = directory / NAME
-    begun = any(path.name.isdecimal() for path in (directory / "checkpoints").glob("*"))
-    if not begun or not path.exists():
+    if not sums.steps_in(directory / "checkpoints") or not path.exists():
         return
     differ = changed(_read(path), now)
     if differ:

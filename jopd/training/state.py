@@ -75,7 +75,12 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
             f"workdir {directory} is at step {at} already, past steps={c.steps}; raise "
             f"steps or choose another with --workdir=DIR"
         )
-    workdir.cut_samples(directory, after=at, started=restored is not None)
+    workdir.cut_samples(
+        directory,
+        after=at,
+        started=restored is not None,
+        unmeasured=record.get("unmeasured"),
+    )
     writer = metrics.open_writers(
         directory,
         last_step=at,
@@ -115,8 +120,10 @@ def finite(tree) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def save(run: Run, at: int, metric: float | None = None) -> None:
+def save(run: Run, at: int) -> None:
     """Saves what ``run`` holds, unless the last update broke the parameters.
+
+    It is judged by the evaluation of this step, where there was one.
 
     Raises:
       FloatingPointError: a later start from such a checkpoint could only fail.
@@ -127,6 +134,8 @@ def save(run: Run, at: int, metric: float | None = None) -> None:
             f"stops, they are not saved and earlier checkpoints are kept. Lower "
             f"optimizer.learning_rate"
         )
+    step, metric = run.record.get("judged", (at, None))
+    metric = metric if step == at else None
     run.saver.save(at, run.state, run.record, metric=metric)
 
 

@@ -16,6 +16,11 @@ from jopd.reporting import metrics
 NAME = "sums.json"
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Steps whose checkpoints are complete in ``folder``, ascending; maybe none."""
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """All files of a checkpoint but the list of them, by their names in it."""
     found = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*"))}

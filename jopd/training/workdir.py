@@ -305,18 +305,25 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def cut_samples(directory: Path, *, after: int, started: bool) -> None:
+def cut_samples(
+    directory: Path, *, after: int, started: bool, unmeasured: int | None = None
+) -> None:
     """Drops the samples that a resumed run writes again.
 
-    Those are of later steps, of the final evaluation, and all of them where the run
-    was not ``started``, i.e. has no checkpoint to tell that it was evaluated before.
+    Those are of later steps, of the final evaluation, of that of step ``unmeasured``,
+    and all of them where the run was not ``started``, i.e. has no checkpoint to tell
+    that it was evaluated before.
     """
+    again = lambda row: (
+        row.get("phase") == "after"
+        or (row.get("phase"), row["step"]) == ("train", unmeasured)
+    )
     path = directory / "samples.jsonl"
     if path.exists():
         kept = [
             row
             for row in metrics.read(path)
-            if started and row["step"] <= after and row.get("phase") != "after"
+            if started and row["step"] <= after and not again(row)
         ]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         metrics.write_atomically(path, text)
