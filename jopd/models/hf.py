@@ -131,7 +131,8 @@ def save(
       tokenizer: directory to copy tokenizer files from, or an object with
         ``save_pretrained``; default those of ``source``.
       ends: ids that end a response, for ``generation_config.json``, where whoever
-        generates looks for them; default those of ``source`` or of the tokenizer.
+        generates looks for them, with bos and pad where it lacks them; default those
+        of ``source`` or of the tokenizer.
 
     Raises:
       FileExistsError: ``path`` holds something that is not a model.
@@ -161,16 +162,17 @@ def save(
             _check_source(config, source)
             dtypes = files.dtypes(files.open_weights(source), source)
             files.copy(source, new, (files.CONFIG, files.GENERATION))
-        if ends:
-            file = new / files.GENERATION
-            known = files.read_json(file) if file.exists() else {}
-            known["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
-            files.write_json(file, known)
         tensors = _flatten(config, params, dtypes)
         save_file(tensors, new / files.WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.
         (new / files.WEIGHTS).chmod((new / files.CONFIG).stat().st_mode)
         _save_tokenizer(source if tokenizer is None else tokenizer, new)
+        if ends:
+            file = new / files.GENERATION
+            known = files.read_json(file) if file.exists() else {}
+            known = _special_ids(new) | known
+            known["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
+            files.write_json(file, known)
         if path.exists():
             path.rename(Path(tmp, "old"))
         new.rename(path)
@@ -208,6 +210,22 @@ def _save_tokenizer(tokenizer: Any, target: Path) -> None:
     elif tokenizer is not None:
         known = files.directory(tokenizer, list(files.TOKENIZERS))
         files.copy(known, target, files.TOKENIZERS)
+
+
+def _special_ids(folder: Path) -> dict[str, int]:
+    """``bos_token_id`` and ``pad_token_id``, as far as config or tokenizer say them."""
+    config, said, written = (
+        files.read_json(folder / name) if (folder / name).is_file() else {}
+        for name in (files.CONFIG, "tokenizer_config.json", "tokenizer.json")
+    )
+    ids = {one["content"]: one["id"] for one in written.get("added_tokens") or ()}
+    found = {}
+    for name in ("bos", "pad"):
+        token = said.get(f"{name}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        given = config.get(f"{name}_token_id")
+        found[f"{name}_token_id"] = ids.get(token) if given is None else given
+    return {key: one for key, one in found.items() if type(one) is int and one >= 0}
 
 
 # Tensors.

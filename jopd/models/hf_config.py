@@ -8,6 +8,7 @@ import numpy as np
 
 from jopd.models import decoder
 from jopd.models.decoder import DecoderConfig
+from jopd.models.rope import TYPES
 
 FAMILIES = {
     "llama": "LlamaForCausalLM",
@@ -50,16 +51,18 @@ READ = frozenset((*_SIZES, *_OPTIONAL_SIZES, *_SWITCHES, *_NUMBERS, *_OTHERS))
 # how weights were drawn, dropout (we train without), how others run or decode.
 _HARMLESS = """
     _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
-    _model_name_or_path _name_or_path attention_dropout attn_implementation
-    attn_pdrop begin_suppress_tokens bos_token_id cache_implementation
+    _model_name_or_path _name_or_path attention_dropout attn_implementation attn_pdrop
+    auto_map begin_suppress_tokens bos_token_id cache_implementation
     chunk_size_feed_forward classifier_dropout decoder_start_token_id dtype embd_pdrop
-    eos_token_id experts_implementation finetuning_task hidden_dropout id2label
-    initializer_range is_decoder is_llama_config keys_to_ignore_at_inference label2id
-    max_sequence_length model_max_length name_or_path num_labels output_attentions
-    output_hidden_states pad_token_id prefix pretraining_tp problem_type resid_pdrop
-    return_dict sep_token_id task_specific_params tokenizer_class torch_dtype
-    torchscript transformers.js_config transformers_version unk_token_id unsloth_fixed
-    unsloth_version use_cache use_flash_attention_2
+    eos_token_id experts_implementation finetuning_task gradient_checkpointing
+    hidden_dropout id2label initializer_range is_decoder is_llama_config
+    keys_to_ignore_at_inference label2id loss_type max_sequence_length model_max_length
+    name_or_path neftune_noise_alpha num_labels output_attentions output_hidden_states
+    pad_token pad_token_id prefix pretraining_tp problem_type resid_pdrop return_dict
+    sep_token_id seq_length task_specific_params tokenizer_class tokenizer_padding_side
+    torch_dtype torchscript transformers.js_config transformers_version unk_token_id
+    unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attention_2
+    use_return_dict
 
     assistant_confidence_threshold assistant_lookbehind bad_words_ids diversity_penalty
     do_sample early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty
@@ -83,7 +86,6 @@ ONLY = {
     "qk_layernorm": False,
     "rope_interleaved": False,
     "tie_encoder_decoder": False,
-    "use_bfloat16": False,
     "use_mrope": False,
 }
 
@@ -94,6 +96,7 @@ _ROPE = """
     rope_type truncate type
 """
 ROPE = frozenset(_ROPE.split())
+_ROPE_NOTES = ("finetuned",)  # whether weights were trained under it
 _LARGEST = 2**31 - 1
 _HUGE = 1e18  # no rope has such an angle; as a whole number it fits no array
 _MOST_LAYERS = 4096  # all of them are walked through to see whether tensors are there
@@ -113,8 +116,13 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
             f"supported; supported: {', '.join(FAMILIES)}"
         )
     _check_keys(raw)
-    _check_class(raw.get("architectures"), family)
+    _check_class(raw, family)
     _check_values(raw, family)
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ValueError(
+            f"config.json: hidden_act={raw['hidden_act']!r:.80}, and only 'silu' is "
+            "supported; take another model"
+        )
     heads = raw["num_attention_heads"]
     head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
     if head_dim < 2:
@@ -130,14 +138,13 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
         head_dim=head_dim,
         ffn=raw["intermediate_size"],
         max_positions=raw["max_position_embeddings"],
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        norm_eps=raw.get("rms_norm_eps") or 1e-6,
         rope_theta=theta,
         rope_scaling=scaling,
         qkv_bias=bias or family == "qwen2",
         o_bias=bias,
         qk_norm=family == "qwen3",
         tied=bool(raw.get("tie_word_embeddings", False)),
-        activation=raw.get("hidden_act", "silu"),
         **_window(raw, family),
     )
     _check_rope(config)
@@ -157,7 +164,13 @@ def _check_keys(raw: dict[str, Any]) -> None:
         )
 
 
-def _check_class(named: Any, family: str) -> None:
+def _check_class(raw: dict[str, Any], family: str) -> None:
+    named = raw.get("architectures")
+    if not named and raw.get("auto_map"):
+        raise ValueError(
+            f"config.json: auto_map={raw['auto_map']!r:.80} names code of its own, and "
+            f"no architectures says what it is; add ['{FAMILIES[family]}'] if it is one"
+        )
     if not named:
         return
     names = named if isinstance(named, list) else [named]
@@ -184,7 +197,7 @@ def _check_values(raw: dict[str, Any], family: str) -> None:
         if raw.get(key) is not None and type(raw[key]) is not bool:
             raise _wrong(key, raw[key], "true or false")
     for key in _NUMBERS:
-        if key in raw and not _positive(raw[key]):
+        if raw.get(key) is not None and not _positive(raw[key]):
             raise _wrong(key, raw[key], "a number above 0")
 
 
@@ -219,11 +232,16 @@ def _rope(raw: dict) -> tuple[float, tuple[tuple[str, Any], ...]]:
         raise _wrong("rope_scaling", rope, "an object of keys")
     if rope.get("rope_theta", 1) is None:  # transformers would put nothing there
         raise _wrong("rope_theta", None, "a number above 0")
-    rope = {key: value for key, value in rope.items() if value is not None}
+    rope = {k: v for k, v in rope.items() if v is not None and k not in _ROPE_NOTES}
     _check_rope_keys(rope)
-    theta = rope.pop("rope_theta", raw.get("rope_theta", 10000.0))
+    theta = rope.pop("rope_theta", raw.get("rope_theta") or 10000.0)
     kind = rope.pop("type", "default")
     kind = rope.pop("rope_type", kind)
+    if kind not in TYPES:
+        raise ValueError(
+            f"config.json: rope_type={kind!r:.80} is not supported; take a model with "
+            f"one of {', '.join(TYPES)}"
+        )
     rope.pop("partial_rotary_factor", None)
     if kind == "default":
         return float(theta), ()

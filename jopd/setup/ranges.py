@@ -115,7 +115,7 @@ RANGES = {
     "panels": GROUP,
     "reference.path": TEXT,
     "data.path": TEXT,
-    "data.weights": several(COUNT, "whole numbers"),
+    "data.weights": several(real(0, 1e6, above=True), "shares"),
     "data.template": TEXT,
     "data.split": TEXT,
     "data.size": FROM_0,

@@ -205,9 +205,10 @@ def _mixed(config, picked: Picked, parts: list[Part]) -> Picked:
     counts = np.bincount([places[row.id] for row in train], minlength=len(parts))
     shares = [f"{n:,} from {part.name}" for n, part in zip(counts, parts, strict=True)]
     if 0 in counts:
+        key = f"data.weights={tuple(c.weights)}" if c.weights else f"data.size={c.size}"
         raise ValueError(
-            f"data.weights={tuple(c.weights)} take {', '.join(shares)} of "
-            f"{len(train):,} training rows; raise the weight of what gives none"
+            f"{key}: {', '.join(shares)} of {len(train):,} training rows; raise "
+            "data.size, or the share in data.weights of what gives none"
         )
     said = (*picked.said, "trained on: " + ", ".join(shares))
     return picked._replace(train=train, said=said)

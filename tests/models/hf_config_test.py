@@ -154,6 +154,24 @@ def test_a_harmless_key_changes_nothing(key):
         assert outcome(small("llama") | {key: value}) == outcome(small("llama"))
 
 
+@pytest.mark.parametrize("family", CLASSES)
+def test_null_is_the_default_of_transformers(family):
+    default = CLASSES[family]()
+    found = hf_config.parse(small(family) | {"rms_norm_eps": None, "rope_theta": None})
+    assert found == hf_config.parse(small(family))
+    assert found.norm_eps == default.rms_norm_eps
+    assert found.rope_theta == default.rope_parameters["rope_theta"]
+
+
+def test_notes_within_the_rope_dict_are_harmless():
+    rope = {"type": "linear", "factor": 2.0}
+    plain = outcome(small("llama", rope_scaling=rope))
+    assert plain.rope_scaling
+    assert outcome(small("llama", rope_scaling=rope | {"finetuned": True})) == plain
+    said = outcome(small("llama") | {"hidden_act": None})
+    assert said.startswith("config.json: hidden_act=None, and only 'silu'")
+
+
 @pytest.mark.parametrize("key", sorted(ONLY))
 def test_a_key_with_one_value_refuses_others(key):
     plain = outcome(small("llama"))
@@ -201,7 +219,11 @@ def test_original_positions_on_the_top_level_come_first():
         ({"rope_theta": "1e4"}, "rope_theta='1e4' is not a number"),
         ({"rope_parameters": [1]}, r"\[1\] is not an object"),
         ({"rope_scaling": {"type": "linear", "factor": [2]}}, r"factor=\[2\] is not"),
-        ({"rope_scaling": {"type": "su", "factor": 2.0}}, "'su' is not supported"),
+        (
+            {"rope_scaling": {"type": "su"}},
+            "config.json: rope_type='su' .*one of default",
+        ),
+        ({"architectures": [], "auto_map": {"": "x.Y"}}, "auto_map=.* code of its own"),
         ({"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is not true"),
         ({"architectures": ["LlamaModel"]}, "architectures=.*LlamaModel"),

@@ -8,10 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file, save_file
 
 from jopd.models import decoder, hf, hf_config
 from jopd.models.decoder import DecoderConfig
+from jopd.setup.inputs import model_path
 
 ROOT = Path(__file__).parents[1] / "fixtures"
 FIXTURES = sorted(ROOT.glob("parity_*"))
@@ -256,7 +258,29 @@ def test_ends_are_written_for_whoever_generates(model, tmp_path):
     for ends, written in (((), 3), ((5,), 5), ((5, 3), [5, 3])):
         hf.save(tmp_path / "new", config, params, source=model, ends=ends)
         found = json.loads((tmp_path / "new" / "generation_config.json").read_text())
-        assert found == {"top_p": 0.9, "eos_token_id": written}
+        bos = {"bos_token_id": 1} if ends else {}
+        assert found == {"top_p": 0.9, "eos_token_id": written} | bos
+
+
+def test_ends_come_with_bos_and_pad(tmp_path):
+    """Of the tokenizer's files where neither config says them: the bundled student."""
+    source = model_path("demo:student")
+    config, params = hf.load(source)
+    hf.save(tmp_path / "new", config, params, source=source, ends=(1,))
+    found = transformers.GenerationConfig.from_pretrained(tmp_path / "new")
+    assert (found.eos_token_id, found.pad_token_id) == (1, 0)
+    assert found.bos_token_id is None  # its tokenizer has none
+    tokenizer = tmp_path / "new" / "tokenizer_config.json"
+    said = json.loads(tokenizer.read_text()) | {"bos_token": {"content": "<eos>"}}
+    tokenizer.write_text(json.dumps(said))
+    edit_config(tmp_path / "new", pad_token_id=7)
+    hf.save(tmp_path / "b", config, params, source=tmp_path / "new", ends=(1,))
+    found = json.loads((tmp_path / "b" / "generation_config.json").read_text())
+    assert found == {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    (tmp_path / "new" / "generation_config.json").unlink()
+    hf.save(tmp_path / "c", config, params, source=tmp_path / "new", ends=(1,))
+    found = json.loads((tmp_path / "c" / "generation_config.json").read_text())
+    assert found == {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 7}
 
 
 def test_file_hash_sees_every_weight_file(tmp_path):
@@ -315,7 +339,7 @@ def test_truncated_weights(model, keep):
             {"model_type": "gemma3"},
             r"'gemma3'.*supported: llama, mistral, qwen2, qwen3",
         ),
-        ({"hidden_act": "gelu"}, "activation='gelu'"),
+        ({"hidden_act": "gelu"}, "config.json: hidden_act='gelu', and only 'silu'"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope' is not supported"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial"),

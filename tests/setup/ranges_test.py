@@ -31,7 +31,8 @@ def wrong_values(key: str, default) -> list:
         below = [] if key in NEGATIVE else [-1.0, -1e-9]
         return [None, NAN, INF, -INF, "abc", "", True, (1.0,), 1e30, *below]
     if isinstance(default, tuple):
-        return [None, 3, "abc", (None,), (1.5,), (NAN,), (-1,)]
+        part = (1.5,) if key != "data.weights" else (0.0,)
+        return [None, 3, "abc", (None,), part, (NAN,), (-1,)]
     if isinstance(default, dict):
         return [None, 3, "abc", NAN]
     return [None, 3, 1.5, NAN, True, ("a",)]

@@ -87,7 +87,7 @@ def test_the_bundled_widths_stay(models, digits):
 
 
 def picked(models, **changes) -> reading.Picked:
-    return reading.read_examples(runs.config(models, data__size=0, **changes))
+    return reading.read_examples(runs.config(models, **({"data__size": 0} | changes)))
 
 
 def ids(found: list[Example]) -> list[str]:
@@ -221,6 +221,8 @@ def test_a_mixture_has_the_shares_of_its_weights(models, tmp_path):
     assert counts == [36, 12] and len(found.held) == 2
     assert not {r.prompt for r in found.held} & {r.prompt for r in found.train}
     assert found.said[-1] == f"trained on: 36 from {one}, 12 from {two}"
+    shares = picked(models, **mix, data__weights=(0.75, 0.25))
+    assert ids(shares.train) == ids(found.train) and shares.said == found.said
     # The few rows come again and again, none of the many twice.
     times = collections.Counter(row.prompt for row in found.train)
     short = [n for prompt, n in times.items() if prompt.count("+1") == 2]
@@ -249,7 +251,8 @@ def test_mixed_gives_every_row_as_often_as_it_fits_in():
     [
         ("{0},{1}", {"weights": (1,)}, "has 1 numbers, and .* names 2 sources"),
         ("{0},task:arithmetic", {}, "mixes the bundled task"),
-        ("{0},{1}", {"weights": (999, 1)}, "take 18 from .*, 0 from .* of 18"),
+        ("{0},{1}", {"weights": (999, 1)}, "18 from .*, 0 from .* of 18"),
+        ("{0},{1},{0}", {"size": 2}, "^data.size=2: .* of 2 training rows; raise data"),
         ("{0}", {"split": "test"}, "data.split='test' names a split"),
         ("{0},{1}", {"eval_split": "test"}, "data.eval_split='test' names a split"),
     ],

@@ -234,7 +234,10 @@ _TOKENIZER = Path(inputs.model_path("demo:student"), "tokenizer.json")
 
 def _same_config(folder: Path, config: DecoderConfig) -> str | None:
     raw = json.loads((folder / files.CONFIG).read_bytes())
-    theirs = CLASSES[raw["model_type"]](**raw)
+    # Null is the default here, and an error or nothing in transformers.
+    absent = {key for key in ("rms_norm_eps", "rope_theta") if raw.get(key) is None}
+    given = {key: value for key, value in raw.items() if key not in absent}
+    theirs = CLASSES[raw["model_type"]](**given)
     heads = theirs.num_attention_heads
     want = {
         "vocab_size": theirs.vocab_size,
