@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jopd.reporting.metrics import NONE, compare, cut_short, show
+from jopd.reporting.metrics import NONE, asked_otherwise, compare, cut_short, show
 from jopd.teachers.secrecy import hidden
 
 # Metric, label, how it is written; in the order of the progress line.
@@ -143,6 +143,8 @@ def before_after_table(before, after, paths: Sequence[Any] = ()) -> RenderableTy
             Text(row.change, style=style),
         )
     why = _explained([("before: ", before), ("after: ", after)])
+    if otherwise := asked_otherwise(before, after):
+        why.append(Text(f"warning: {otherwise}", style="yellow"))
     lines = [Text(str(p), style="cyan", overflow="fold") for p in paths]
     return Group(table, *why, *lines)
 

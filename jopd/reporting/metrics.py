@@ -198,6 +198,18 @@ def cut_short(found: Mapping[str, Any]) -> str | None:
     )
 
 
+def asked_otherwise(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """What two evaluations were asked differently, as a resumed run may have them."""
+    changed = [
+        f"eval.{key} {before[key]} before, {after[key]} after"
+        for key in ("prompts", "k")
+        if key in before and key in after and before[key] != after[key]
+    ]
+    if not changed:
+        return None
+    return f"not comparable: {' and '.join(changed)}"
+
+
 def show(value: float | None, kind: str, *, signed: bool = False) -> str:
     """A number as people read it: ``kind`` is ``rate``, ``tokens`` or ``nats``."""
     value = _number(value)

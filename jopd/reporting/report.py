@@ -144,6 +144,9 @@ def render(
         comparison=metrics.compare(
             summary.get("before") or {}, summary.get("after") or {}
         ),
+        otherwise=metrics.asked_otherwise(
+            summary.get("before") or {}, summary.get("after") or {}
+        ),
         intervals=any((summary.get(p) or {}).get("intervals") for p in PHASES),
         terms=terms,
         shared=shared,

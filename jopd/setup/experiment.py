@@ -17,7 +17,7 @@ from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, hf, quantize, sharding
 from jopd.setup import builders, doubts, inputs, lengths, needs, validation
 from jopd.setup import rows as row_sets
-from jopd.teachers import roles
+from jopd.teachers import remote, roles
 
 
 class Experiment(NamedTuple):
@@ -26,7 +26,7 @@ class Experiment(NamedTuple):
     ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
     those that have some of their own and keep them. ``panels`` are those that terms
     name. ``rewards_first``: an update reads rewards, so it waits for the verifier.
-    ``generator``: what rollouts run under, "pmap" or "jit".
+    ``generator``: what rollouts run under, "pmap" or "jit". ``server``: of the audit.
     """
 
     config: Any
@@ -44,6 +44,7 @@ class Experiment(NamedTuple):
     rewards_first: bool
     stop_ids: tuple[int, ...]
     generator: str
+    server: remote.Client | None
     notes: list[str]
 
 
@@ -181,11 +182,12 @@ def build(config, *, train: bool = True) -> Experiment:
       train: False for evaluation only, which needs no terms to be trainable.
     """
     validation.validate(config, train=train)
+    server = None
     mesh, mix = sharding.make_mesh(**config.mesh), make_mix(config)
     if train:
         check_rows(config, mesh, mix)
         if config.audit.chunks and config.audit.teacher == "http":
-            inputs.connect(config)  # a server that is down is said before any load
+            server = inputs.connect(config)  # one that is down is said before any load
     generator = pick_generator(config, mesh)
     terms = builders.build_terms(config)
     cast = choose_cast(config, terms)
@@ -215,6 +217,7 @@ def build(config, *, train: bool = True) -> Experiment:
         "divergence begins at zero; name another model"
         for name, teacher in cast.teachers.items()
         if teacher.weights == "path" and name not in rows.own_prompts
+        if not config.init_from.run  # which gives the student other weights
         if name in params and same_weights(params["student"], params[name])
     ]
     return Experiment(
@@ -233,6 +236,7 @@ def build(config, *, train: bool = True) -> Experiment:
         rewards_first=needs.waits_for_rewards(config, terms),
         stop_ids=stop_ids,
         generator=generator,
+        server=server,
         notes=[
             *notes,
             *heads,

@@ -7,7 +7,7 @@ from jopd.batches import collect
 from jopd.data.dataset import Dataset
 from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
-from jopd.setup import inputs, lengths
+from jopd.setup import lengths
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, remote, similarity
@@ -59,7 +59,7 @@ def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
     """What continues the student's chunks: a server, or the teacher of this run."""
     c = e.config.audit
     if c.teacher == "http":
-        return inputs.connect(e.config)
+        return e.server
     drawn = sampling.Filter(temperature=c.temperature)
     limits = dict(max_new_tokens=c.chunk_tokens, copies=c.samples)
     generate = make_generate(e, drawn, name="teacher", **limits)

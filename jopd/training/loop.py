@@ -130,12 +130,15 @@ class Drawn(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One update as it went. ``logged`` grows until it is written."""
+    """One update as it went. ``logged`` grows until it is written; ``judged`` are its
+    fresh rollouts as ``observe.judged`` gives them, None where nothing asked for it.
+    """
 
     got: collect.Collected
     parts: dict[str, jax.Array]
     sampled: int
     logged: dict
+    judged: tuple | None
 
 
 def gather(e: Experiment, run: Run, done: int) -> Drawn:
@@ -184,11 +187,13 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
         for line in observe.check_ratio(e, got, parts):
             console.warn(line)
     # The devices are at work from here until the first of their numbers is read.
-    if _due(c.log.every_steps, done + 1, c.steps):
-        logged |= observe.describe_rollouts(e, got)
+    judged = None
+    if got.fresh is not None and _due(c.log.every_steps, done + 1, c.steps):
+        judged = observe.judged(e, got.fresh)
+        logged |= observe.describe_rollouts(e, judged)
     logged |= {name: float(value) for name, value in numbers.items()}
     observe.stop_if_unfinite(e, logged, parts, got.batch, done + 1)
-    return Update(got, parts, sampled, logged)
+    return Update(got, parts, sampled, logged, judged)
 
 
 def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
@@ -234,7 +239,8 @@ def keep(
             if logs or due:
                 run.writer.write(at, update.logged)
             if update.got.fresh is not None and _due(c.log.samples_every_steps, at):
-                observe.keep_rollouts(e, run, at, update.got, update.parts)
+                seen = (update.got, update.parts, update.judged)
+                observe.keep_rollouts(e, run, at, *seen)
     run.record.pop("unmeasured", None)
     if save_is_due(c, run, at):
         with interrupt.held():

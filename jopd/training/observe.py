@@ -121,11 +121,11 @@ def check_ratio(e: Experiment, got: collect.Collected, parts: dict) -> list[str]
     return [f"{said}, so clips may act: {', '.join(why) or 'rounding of bfloat16'}"]
 
 
-def describe_rollouts(e: Experiment, got: collect.Collected) -> dict:
-    """Health of the fresh rollouts; waits for nothing that an update computes."""
-    if got.fresh is None:
-        return {}
-    fresh, texts, means = judged(e, got.fresh)
+def describe_rollouts(e: Experiment, seen: tuple[Batch, list[str], dict]) -> dict:
+    """Health of fresh rollouts that were judged; waits for nothing that an update
+    computes.
+    """
+    fresh, texts, means = seen
     found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
     if e.rows.rewards is not None:
         found |= diagnostics.reward_metrics(fresh) | means
@@ -207,9 +207,15 @@ def measure(e, run: Run, at: int, phase: str) -> dict:
     return found
 
 
-def keep_rollouts(e, run: Run, at: int, got: collect.Collected, parts: dict) -> None:
-    """Adds a few of an update's rollouts to ``samples.jsonl``."""
-    (fresh, texts, _), place_B = judged(e, got.fresh), np.argsort(got.order_B)
+def keep_rollouts(
+    e, run: Run, at: int, got: collect.Collected, parts: dict, seen=None
+) -> None:
+    """Adds a few of an update's rollouts to ``samples.jsonl``.
+
+    ``seen`` is what ``judged`` gave of them, None where they were not judged yet.
+    """
+    fresh, texts, _ = seen or judged(e, got.fresh)
+    place_B = np.argsort(got.order_B)
     group = evaluation.Rolled(
         jax.tree.map(np.asarray, fresh),
         texts,

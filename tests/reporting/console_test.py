@@ -94,6 +94,19 @@ def test_before_after_table_has_values_intervals_and_paths():
     assert "forward KL" not in text
 
 
+def test_evaluations_that_were_asked_otherwise_are_not_comparable():
+    shown = lambda before, after: render(
+        c.before_after_table(BEFORE | before, AFTER | after)
+    )
+    asked = dict(prompts=256, k=4)
+    assert "not comparable" not in shown(asked, asked)
+    assert "not comparable" not in shown({}, dict(prompts=8))  # nobody knows
+    text = " ".join(shown(asked, dict(prompts=8, k=2)).split())
+    assert "not comparable: eval.prompts 256 before, 8 after and eval.k 4 bef" in text
+    text = shown(asked, asked | dict(k=2))
+    assert "eval.k" in text and "eval.prompts" not in text
+
+
 @pytest.mark.parametrize(
     "found, said",
     [

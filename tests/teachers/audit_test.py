@@ -323,8 +323,11 @@ def test_an_audited_batch_reaches_the_loop():
 # A server.
 
 
-def test_a_run_with_a_server_and_without_a_teachers_model(models, tmp_path):
-    log = tmp_path / "log"
+def test_a_run_with_a_server_and_without_a_teachers_model(
+    models, tmp_path, monkeypatch
+):
+    log, probes, connect = tmp_path / "log", [], inputs.connect
+    monkeypatch.setattr(inputs, "connect", lambda c: probes.append(c) or connect(c))
     changes = {
         "audit__teacher": "http",
         "remote__model": "tiny",
@@ -338,6 +341,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(models, tmp_path):
         changes["remote__url"] = url_of(port)
         config = runs.config(models, "omniopd", **changes)
         summary = train.run(config, tmp_path / "run")
+        assert len(probes) == 1
         rows = runs.updates(tmp_path / "run")
         sent = runs.rows(log)
         assert len(sent) == sum(row["teacher/requests"] for row in rows) > 8

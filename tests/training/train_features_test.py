@@ -144,12 +144,12 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["opd", "grpo"])
 def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
-    seen, describe = [], observe.describe_rollouts
+    seen, judge = [], observe.judged
 
-    def spy(e, got):
-        rewards_B = np.asarray(got.batch.reward_B)
-        found = describe(e, got)
-        seen.append((rewards_B, found["reward/mean"]))
+    def spy(e, fresh):
+        rewards_B = np.asarray(fresh.reward_B)
+        found = judge(e, fresh)
+        seen.append((rewards_B, float(np.mean(found[0].reward_B))))
         return found
 
     config = runs.config(
@@ -161,8 +161,9 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
         eval__save_samples=100,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(observe, "describe_rollouts", spy)
+        patch.setattr(observe, "judged", spy)
         train.run(config, tmp_path / "run")
+    assert len(seen) == config.steps  # once each, though both logs and samples ask
     rows = runs.rows(tmp_path / "run" / "samples.jsonl")
     for at, (reward_B, logged) in enumerate(seen, start=1):
         kept = [r for r in rows if r["phase"] == "rollout" and r["step"] == at]
