@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jopd.data.templates import Template, compile_template
+from jopd.data.turns import SYSTEM
 
-SYSTEM = ("system", "developer")
 # What links a call to its result, or names its kind: no text of its own.
 LINKS = ("id", "type", "tool_call_id", "name", "index")
 _MARK = " qzwx"

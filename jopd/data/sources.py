@@ -48,6 +48,7 @@ def read(
     count: int = 10_000,
     seed: int = 0,
     levels: Sequence[int] = tasks.LEVELS,
+    roles: Sequence[str] = (),
     skip: int = 0,
     limit: int | None = None,
 ) -> list[Example]:
@@ -63,7 +64,7 @@ def read(
         first of `shapes.PROMPT_COLUMNS`, with what belongs to it. A chat whose last
         turn is the assistant's gives that turn as the solution.
       solution_column, answer_column: empty: ``solution`` and ``answer`` if they exist.
-        A list of answers holds right ones.
+        A list of answers holds right ones; an empty cell is none.
       answer_after: marker within the answer column, ``"####"`` for GSM8K. The text
         after its last occurrence is the answer; the whole cell, which states it, is
         the solution unless there is a solution column.
@@ -73,6 +74,7 @@ def read(
       separator: between the documents of a text file; `data.encode` cuts them with
         `prefix_tokens`.
       drop_partial: leave out the first and last document, cut ones, of a text file.
+      roles: of turns, beside `turns.ROLES`.
       count, seed, levels: of ``task:arithmetic``, see `tasks.make`.
       skip, limit: rows to leave out first, and to read at most after that.
 
@@ -100,6 +102,7 @@ def read(
         answer_after=answer_after,
         template=template,
         fields=fields,
+        roles=roles,
         source=source,
     )
 
@@ -113,11 +116,12 @@ def examples(
     answer_after: str = "",
     template: str = "",
     fields: Sequence[str] = (),
+    roles: Sequence[str] = (),
     source: str = "rows",
 ) -> list[Example]:
     """Picks prompt, solution, answer and further fields out of rows; see `read`."""
     prompt = prompt_column or _prompt_column(rows[0], source)
-    beside = () if prompt_column else shapes.COMPANIONS.get(prompt, ())
+    shapes.check_template(template)
     document = prompt == shapes.DOCUMENT and not prompt_column
     if document and template:
         raise ValueError(
@@ -127,15 +131,17 @@ def examples(
     found = []
     for index, row in enumerate(rows):
         where = f"{source}: row {index}"
-        told = shapes.Shape(_value(row, prompt, where))
+        cell = shapes.value_of(prompt, _value(row, prompt, where), where)
+        told = shapes.Shape(cell)
         if not prompt_column:
-            told = shapes.told(row, prompt, told.prompt, where)
-        asked, last = _prompt(told.prompt, prompt, where)
+            told = shapes.told(row, prompt, cell, where)
+        beside = told.beside
+        asked, last = _prompt(told.prompt, prompt, where, roles)
         if template:
             value = functools.partial(_field, row, where)
             asked = shapes.worded(template, asked, value)
-        gold = _text(row, solution_column, "solution", where)
-        beside_it = _as_text(told.solution, beside[-1:], where)
+        gold = _stated(_text(row, solution_column, "solution", where))
+        beside_it = _stated(_as_text(told.solution, beside[-1:], where))
         gold, own = gold or beside_it, gold
         answers = _answers(row, answer_column, where)
         if answer_after and answers:
@@ -178,7 +184,7 @@ def _answers(row: dict, named: str, where: str) -> list[str]:
     column = named or "answer"
     value = _value(row, column, where) if named else row.get(column)
     several = value if isinstance(value, list) and len(value) > 1 else [value]
-    found = [_as_text(one, (column,), where) for one in several]
+    found = [_stated(_as_text(one, (column,), where)) for one in several]
     return [one for one in found if one is not None]
 
 
@@ -210,7 +216,7 @@ def _listed(names) -> str:
 
 
 def _prompt_column(row: dict, source: str) -> str:
-    name = next((name for name in shapes.PROMPT_COLUMNS if name in row), None)
+    name = shapes.column_of(row)
     if name is None:
         raise ValueError(
             f"{source}: no column {_listed(shapes.PROMPT_COLUMNS)}; the columns are "
@@ -236,16 +242,21 @@ def _value(row: dict, column: str, where: str) -> Any:
 def _text(row: dict, named: str, default: str, where: str) -> str | None:
     """A cell as text: a named column has to exist, the default one need not.
 
-    A list of one counts as its entry.
+    A list of one counts as its entry, an empty one as nothing.
     """
     column = named or default
     value = _value(row, column, where) if named else row.get(default)
     return _as_text(value, (column,), where)
 
 
+def _stated(text: str | None) -> str | None:
+    """A gold response or an answer; an empty cell has none."""
+    return text if text and text.strip() else None
+
+
 def _as_text(value: Any, columns: Sequence[str], where: str) -> str | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
     if isinstance(value, list | dict):
         raise ValueError(
             f"{where}: column {columns[0]!r} holds {type(value).__name__} "
@@ -254,7 +265,9 @@ def _as_text(value: Any, columns: Sequence[str], where: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _prompt(value: Any, column: str, where: str) -> tuple[str | list, dict | None]:
+def _prompt(
+    value: Any, column: str, where: str, roles: Sequence[str]
+) -> tuple[str | list, dict | None]:
     """A prompt and, for chats that end with it, the assistant's last turn."""
     if isinstance(value, str) and value.strip():
         return value, None
@@ -264,7 +277,7 @@ def _prompt(value: Any, column: str, where: str) -> tuple[str | list, dict | Non
             f"is not empty or a list of {{role, content}}"
         )
     where = f"{where}: column {column!r}"
-    return turns.split(turns.conversation(value, where), where)
+    return turns.split(turns.conversation(value, where, roles), where)
 
 
 def _task(source: str, split: str, count: int, seed: int, levels) -> list[dict]:

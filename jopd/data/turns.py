@@ -4,33 +4,50 @@
 {"role": "assistant", "content": "", "tool_calls": [...], "reasoning_content": "..."}
 """
 
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Columns that a template is given beside the turns.
 BESIDE = ("tools", "documents", "chat_template_kwargs")
-ALIASES = {"human": "user", "gpt": "assistant"}
+SYSTEM = ("system", "developer")
+ROLES = (*SYSTEM, "user", "assistant", "tool", "function", "ipython")
+# Other names of roles, in any letters.
+_MODELS = ("gpt", "chatgpt", "model", "bard", "bing", "ai", "bot")
+ALIASES = {"human": "user"} | dict.fromkeys(_MODELS, "assistant")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
-def conversation(turns: list, where: str) -> list[dict]:
+def conversation(turns: list, where: str, roles: Sequence[str] = ()) -> list[dict]:
     """Turns as ``{"role", "content", ...}``, content as text, empty keys left out.
 
-    ``from`` and ``value`` are role and content, ``human`` and ``gpt`` are user and
-    assistant; parts of text are joined; arguments of tool calls are objects.
+    ``from`` and ``value`` are role and content, roles are ``ROLES``, their ``ALIASES``
+    and those of ``roles``; parts of text are joined; arguments of tool calls are
+    objects; days are texts. A system turn that says nothing is none.
 
     Raises:
       ValueError: names the turn and what it lacks, or the part that is no text.
     """
-    return [_turn(turn, f"{where}, turn {n}") for n, turn in enumerate(turns)]
+    found = [_turn(turn, f"{where}, turn {n}", roles) for n, turn in enumerate(turns)]
+    said = [turn for turn in found if turn["role"] not in SYSTEM or not is_empty(turn)]
+    if not said:
+        raise ValueError(f"{where} holds {turns!r:.80}, which says nothing; drop it")
+    return said
 
 
-def _turn(turn: Any, where: str) -> dict:
+def is_empty(turn: dict) -> bool:
+    """Whether a turn says nothing."""
+    return turn.keys() == {"role", "content"} and not turn["content"].strip()
+
+
+def _turn(turn: Any, where: str, roles: Sequence[str]) -> dict:
     if not isinstance(turn, dict):
         raise ValueError(f"{where} holds {turn!r:.80}, no object with role and content")
     # Tables give every turn the keys of all, and null where it has none.
-    kept = {key: value for key, value in turn.items() if value not in (None, [])}
+    kept = {k: _plain(value) for k, value in turn.items() if value not in (None, [])}
+    if kept.get("tool_calls") == "":
+        del kept["tool_calls"]
     if "role" not in kept and "from" in kept:
         names = {"from": "role", "value": "content"}
         kept = {names.get(key, key): value for key, value in kept.items()}
@@ -38,11 +55,13 @@ def _turn(turn: Any, where: str) -> dict:
     if not isinstance(role, str) or not role:
         raise ValueError(f"{where} holds {turn!r:.80}, whose role is {role!r}")
     where = f"{where} ({role})"
-    if not kept:
+    role = _role(role, where, roles)
+    # An assistant may have nothing to say; as the last turn, that is no gold response.
+    if not kept and role not in (*SYSTEM, "assistant"):
         raise ValueError(f"{where} has no content; write it or drop the row")
     _check_json(kept, where)
     content = _content(kept.pop("content", ""), role, where)
-    found = {"role": ALIASES.get(role, role), "content": content}
+    found = {"role": role, "content": content}
     for name in REASONING:
         if name in kept:
             thought = _content(kept.pop(name), name, where)
@@ -51,6 +70,28 @@ def _turn(turn: Any, where: str) -> dict:
     if "tool_calls" in kept:
         found["tool_calls"] = _calls(kept.pop("tool_calls"), where)
     return found | kept
+
+
+def _role(role: str, where: str, more: Sequence[str]) -> str:
+    if role in more:
+        return role
+    usual = role.strip().lower()
+    known = ALIASES.get(usual, usual)
+    if known not in ROLES:
+        raise ValueError(
+            f"{where}: the role {role!r:.60} is none of {', '.join(ROLES)}; correct "
+            "it, or add it to data.roles if your chat template shows it"
+        )
+    return known
+
+
+def _plain(value: Any) -> Any:
+    """Days and times, which tables have, as texts."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _content(content: Any, role: str, where: str) -> str:
@@ -82,7 +123,7 @@ def _part(part: Any, where: str) -> str:
 
 def _calls(calls: Any, where: str) -> list[dict]:
     """Tool calls whose arguments are objects, as templates expect them."""
-    calls = _parsed(calls, list, f"{where}: tool_calls")
+    calls = parsed(calls, list, f"{where}: tool_calls")
     return [_call(call, f"{where}: tool_calls[{n}]") for n, call in enumerate(calls)]
 
 
@@ -93,11 +134,12 @@ def _call(call: Any, where: str) -> dict:
         return call | {"function": _call(call["function"], where)}
     if "arguments" not in call:
         return call
-    arguments = _parsed(call["arguments"], dict, f"{where}: arguments")
+    given = call["arguments"]
+    arguments = {} if given == "" else parsed(given, dict, f"{where}: arguments")
     return call | {"arguments": arguments}
 
 
-def _parsed(value: Any, kind: type, where: str) -> Any:
+def parsed(value: Any, kind: type, where: str) -> Any:
     """``value``, read where it is JSON text, which must be of a ``kind``."""
     read = value
     if isinstance(value, str):
@@ -126,24 +168,22 @@ def beside(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in BESIDE:
         kind = dict if name == "chat_template_kwargs" else list
         if row.get(name) not in (None, [], {}, "", "[]", "{}"):
-            found[name] = _parsed(row[name], kind, f"{where}: column {name!r}")
+            found[name] = parsed(row[name], kind, f"{where}: column {name!r}")
             _check_json(found[name], f"{where}: column {name!r}")
     return found
 
 
 def split(turns: list[dict], where: str) -> tuple[list[dict], dict | None]:
-    """The prompt, and the last turn where it is the assistant's.
+    """The prompt, and the last turn where it is the assistant's; None if it is empty.
 
     Raises:
-      ValueError: nothing stands before that turn, or it says nothing.
+      ValueError: nothing stands before that turn.
     """
     if turns[-1]["role"] != "assistant":
         return turns, None
     if len(turns) == 1:
         raise ValueError(f"{where} has no turn before the assistant's; drop the row")
-    if turns[-1] == {"role": "assistant", "content": ""}:
-        raise ValueError(f"{where}: the assistant's last turn is empty; drop the row")
-    return turns[:-1], turns[-1]
+    return turns[:-1], None if is_empty(turns[-1]) else turns[-1]
 
 
 def whole(reply: dict) -> dict | None:

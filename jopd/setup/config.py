@@ -66,8 +66,9 @@ def base_config() -> ConfigDict:
         "eval_split": "",  # of a hub data set or task; empty: a task's validation
         # for evaluation; 0: 256, of one's own file one in ten at most, of eval_path all
         "eval_rows": 0,
-        # empty: prompt, messages, question, problem, conversations, instruction (with
-        # input and output), or text, a document
+        # empty: messages, prompt, question, problem, conversations, conversation,
+        # instruction (with input and output, or context and response), or text, a
+        # document
         "prompt_column": "",
         # of the question, e.g. "{question} Put the answer in \\boxed{}."; other fields
         # in braces are columns, {{name}} is written {name}
@@ -87,6 +88,7 @@ def base_config() -> ConfigDict:
         # role, for tokenizers without a template)
         "chat_template": "auto",
         "date": "",  # that templates print, YYYY-MM-DD; empty: the day a run began
+        "roles": (),  # of turns beside the usual ones, which the template shows
         "ignored_keys": (),  # of turns, which the template may leave out
         "student_template_kwargs": {},  # e.g. enable_thinking=False
         # empty: the student's; else teachers read their own rendering of each prompt

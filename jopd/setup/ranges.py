@@ -134,6 +134,7 @@ RANGES = {
     "data.on_long_solution": choice("auto", "drop", "truncate"),
     "data.chat_template": choice(*dataset.CHAT_TEMPLATE),
     "data.date": DAY,
+    "data.roles": several(TEXT, "names of roles"),
     "data.ignored_keys": several(TEXT, "names of keys"),
     "data.student_template_kwargs": GROUP,
     "data.teacher_template_kwargs": GROUP,

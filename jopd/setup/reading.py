@@ -118,6 +118,7 @@ def _read(config, path: str, split: str, count: int) -> list[Part]:
                 count=count,
                 seed=config.seed,
                 levels=tuple(c.levels),
+                roles=tuple(c.roles),
             )
         ]
         found.append(rows)
@@ -143,10 +144,20 @@ def _unique(parts: list[list[Example]]) -> list[list[Example]]:
 def _said(parts: list[Part]) -> list[str]:
     shown = lambda part: f" ({part.files} files)" if part.files > 1 else ""
     return [
-        f"{len(part.rows):,} rows of {part.name}{shown(part)}"
+        f"{len(part.rows):,} rows of {part.name}{shown(part)}{_lacking(part.rows)}"
         for part in parts
         if not _is_task(part.name)
     ]
+
+
+def _lacking(rows: list[Example]) -> str:
+    """How many rows have no gold response or answer, where others do."""
+    counts = {
+        "gold response": sum(row.solution is None for row in rows),
+        "answer": sum(row.answer is None for row in rows),
+    }
+    found = [f"{n:,} without {what}" for what, n in counts.items() if 0 < n < len(rows)]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _evaluated(config, rows: list[Example], said: list[str]) -> Picked:

@@ -179,7 +179,7 @@ def test_every_column_is_read_or_listed():
     ("turns", "key"),
     [
         ([turn("user", "a", mood="b")], r"turn 0 \(user\): messages\[0\].mood"),
-        ([turn("critic", "a"), turn("user", "b")], r"turn 0 \(critic\): .*content"),
+        ([turn("function", "a"), turn("user", "b")], r"turn 0 \(function\): .*content"),
         ([turn("user", "a"), turn("assistant", "b", weight=0)], r"turn 1 .*weight"),
         (
             [turn("user", "a"), turn("assistant", "b", reasoning_content="c")],

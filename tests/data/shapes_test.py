@@ -45,6 +45,34 @@ SHAPES = {
         "2",
         (),
     ),
+    "the chat's own system turn": (
+        dict(conversation=[{"from": "System", "value": "Own."}, *SHARED], system="No."),
+        [{"role": "system", "content": "Own."}, USER],
+        "2",
+        ("system",),
+    ),
+    "Dolly's names": (
+        dict(instruction="Add.", context="1+1", response="2"),
+        "Add.\n\n1+1",
+        "2",
+        (),
+    ),
+    "a prompt that its messages repeat": (
+        dict(prompt="1+1?", messages=[USER, REPLY]),
+        [USER],
+        "2",
+        ("prompt",),
+    ),
+    "a chat as JSON text": (dict(messages=json.dumps([USER, REPLY])), [USER], "2", ()),
+    "an empty completion": (dict(prompt="1+1?", completion=""), "1+1?", None, ()),
+    "an empty output": (dict(instruction="1+1?", output=" "), "1+1?", None, ()),
+    "an empty solution": (dict(prompt="1+1?", solution=""), "1+1?", None, ()),
+    "an empty last turn": (
+        dict(messages=[USER, {"role": "assistant", "content": ""}]),
+        [USER],
+        None,
+        (),
+    ),
     "preferences": (
         dict(prompt="1+1?", chosen="2", rejected="3"),
         "1+1?",
@@ -62,6 +90,11 @@ def test_a_shape_is_read_whole(name):
     assert found.prompt == prompt and found.solution == solution
     assert found.unread == unread
     assert found.document == ("text" in row)
+
+
+def test_a_chat_that_is_damaged_json_is_refused():
+    with pytest.raises(ValueError, match=r"column 'messages' holds .* nor JSON of one"):
+        sources.examples([{"messages": "[{'role': 'user'}]"}])
 
 
 def test_a_named_column_is_taken_as_it_is():
@@ -95,6 +128,9 @@ def test_each_of_several_answers_is_right():
     rows = [{"prompt": "?", "answer": ["so #### 1", "thus #### 2"]}]
     (found,) = sources.examples(rows, answer_after="####")
     assert found.answer == ("1", "2")
+    for empty in ([], "", " ", None):
+        (found,) = sources.examples([{"prompt": "?", "answer": empty}])
+        assert found.answer is None
     with pytest.raises(ValueError, match="row 0: column 'answer' holds dict"):
         sources.examples([{"prompt": "?", "answer": [{"a": 1}, "2"]}])
 
@@ -110,8 +146,8 @@ BOXED = "{question}\nPut the answer in \\boxed{}."
         (BOXED, "1+1?\nPut the answer in \\boxed{}."),
         ("{hint} {question} {meta.level}", "Add! 1+1? 2"),
         (
-            "{{question}} {{}} {} {1} \\frac{1}{2} { x }",
-            "{question} {} {} {1} \\frac{1}{2} { x }",
+            "{{question}} {{}} {} {1} \\frac{1}{2} { x } {hint}",
+            "{question} {} {} {1} \\frac{1}{2} { x } Add!",
         ),
         ("{question}{question}", "1+1?1+1?"),
     ],
@@ -140,6 +176,8 @@ def test_an_unknown_field_is_one_line():
     said = str(caught.value)
     assert "row 0: no column 'hnit'; the columns are 'prompt', 'hint'" in said
     assert "braces that are none of a field are written {{hnit}}" in said
+    with pytest.raises(ValueError, match="has no field, so no question would reach"):
+        sources.examples([{"prompt": "?"}], template="Put it in \\boxed{}.")
     with pytest.raises(ValueError, match="these rows are documents"):
         sources.examples([{"text": "One day."}], template=BOXED)
 

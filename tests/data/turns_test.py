@@ -1,5 +1,6 @@
 """Turns of rows: what is mapped, joined, read, and what is refused by name."""
 
+import datetime
 import json
 
 import pytest
@@ -28,6 +29,31 @@ def test_names_of_roles_and_keys():
     ]
 
 
+def test_roles_in_any_letters_and_no_others():
+    names = dict.fromkeys(["GPT", "ChatGPT", "model", "Assistant", "bing"], "assistant")
+    for name, role in (names | {"User": "user", "Human": "user"}).items():
+        assert one({"role": name, "content": "a"})["role"] == role
+    critic = {"role": "critic", "content": "a"}
+    with pytest.raises(ValueError, match=r"row 7, turn 0 .*role 'critic' is none of"):
+        one(critic)
+    assert turns.conversation([critic], "row 7", ["critic"]) == [critic]
+
+
+def test_a_system_turn_of_nothing_is_none():
+    ask = {"role": "user", "content": "a"}
+    for text in (None, "", " "):
+        empty = {"role": "system", "content": text}
+        assert turns.conversation([empty, ask], "row 7") == [ask]
+        with pytest.raises(ValueError, match=r"row 7 holds .* which says nothing"):
+            turns.conversation([empty], "row 7")
+
+
+def test_days_are_texts():
+    day = datetime.datetime(2024, 5, 6, 7, 8)
+    found = one({"role": "user", "content": "a", "timestamp": day})
+    assert found["timestamp"] == "2024-05-06T07:08:00"
+
+
 def test_parts_of_text_are_joined_and_others_refused():
     parts = ["a ", {"type": "text", "text": "b", "image": None}, {"text": "c"}]
     assert one({"role": "user", "content": parts})["content"] == "a bc"
@@ -40,7 +66,7 @@ def test_parts_of_text_are_joined_and_others_refused():
 
 
 def test_nothing_is_not_the_text_none():
-    for turn in ({"role": "user"}, {"role": "assistant", "content": None}):
+    for turn in ({"role": "user"}, {"role": "tool", "content": None}):
         with pytest.raises(ValueError, match=r"turn 0 .* has no content"):
             one(turn)
     calling = one({"role": "assistant", "content": None, "tool_calls": [CALL]})
@@ -59,6 +85,11 @@ def test_calls_and_tools_may_be_json():
         assert one({"role": "assistant", "tool_calls": calls})["tool_calls"] == [CALL]
     nested = one({"role": "assistant", "tool_calls": [{"function": text, "id": "1"}]})
     assert nested["tool_calls"] == [{"function": CALL, "id": "1"}]
+    bare = {"role": "assistant", "content": "a", "tool_calls": ""}
+    assert one(bare) == {"role": "assistant", "content": "a"}
+    empty = [CALL | {"arguments": ""}]
+    found = one({"role": "assistant", "tool_calls": empty})
+    assert found["tool_calls"] == [CALL | {"arguments": {}}]
     for arguments in ("{", "[1]", 3, None, "[" * 100_000):
         wrong = [CALL | {"arguments": arguments}]
         with pytest.raises(ValueError, match=r"tool_calls\[0\]: arguments holds"):
@@ -100,8 +131,7 @@ def test_the_last_turn_of_the_assistant():
     assert turns.split([ask, say, ask], "row 0") == ([ask, say, ask], None)
     with pytest.raises(ValueError, match="row 0 has no turn before"):
         turns.split([say], "row 0")
-    with pytest.raises(ValueError, match="row 0: the assistant's last turn is empty"):
-        turns.split([ask, say | {"content": ""}], "row 0")
+    assert turns.split([ask, say | {"content": " "}], "row 0") == ([ask], None)
     assert turns.whole(say) is None
     rich = say | {"reasoning_content": "r", "tool_calls": [CALL]}
     assert turns.whole(rich) == rich

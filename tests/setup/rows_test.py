@@ -39,6 +39,14 @@ def read(models, tokenizer, *, known=None, method="opd", **changes) -> rows.Rows
     return rows.read_rows(made, tokenizer, known or {}, None, POSITIONS)
 
 
+def test_rows_without_a_gold_response_are_counted(models, digits, tmp_path):
+    path = written(
+        tmp_path / "a.jsonl", [*sums(3, 9), sums(4, 1)[0] | {"solution": ""}]
+    )
+    said = read(models, digits, data__path=path).said[0]
+    assert said == f"10 rows of {path} (1 without gold response)"
+
+
 # How long prompts may be.
 
 
