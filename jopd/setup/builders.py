@@ -3,6 +3,8 @@
 ``ConfigDict`` stops here: everything below takes plain values.
 """
 
+import difflib
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -28,16 +30,19 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
     factors = []
     for key, value in spec.get("weights", {}).items():
         ranges.check(f"{where}.weights.{key}", value, ranges.GROUP)
-        factors.append(build_scored({"function": key} | value, f"weight of {where}"))
+        own = {"function": key} | value
+        at = f"{where}.weights.{key}"
+        factors.append(build_scored(own, f"weight of {where}", at))
     advantage, report = spec.get("advantage") or None, spec.get("report") or None
+    of = lambda part: (f"{part} of {where}", f"{where}.{part}")
     term = objective.Term(
         name=name,
         signal=signal,
         weights=tuple(factors),
-        advantage=advantage and build_scored(advantage, f"advantage of {where}"),
+        advantage=advantage and build_scored(advantage, *of("advantage")),
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
-        report=report and build_scored(report, f"report of {where}", reports),
+        report=report and build_scored(report, *of("report"), reports),
     )
     term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
@@ -79,13 +84,16 @@ def build_stop(config: ConfigDict):
     return rule
 
 
-def build_scored(given, where: str, namespace=weights):
-    """A function of scores from its name, or ``dict(function=name, **arguments)``."""
+def build_scored(given, where: str, key: str, namespace=weights):
+    """A function of scores from its name, or ``dict(function=name, **arguments)``.
+
+    ``where`` names its place in a sentence, ``key`` in the config.
+    """
     arguments = dict(given) if isinstance(given, dict) else {"function": given}
     if "function" not in arguments:
         raise ValueError(f"{where} has no function; write dict(function=..., ...)")
     function = resolve(arguments.pop("function"), namespace, where)
-    return _checked(function, arguments, where)
+    return _checked(function, arguments, key)
 
 
 def _checked(function, arguments: dict, where: str, beside=()):
@@ -104,8 +112,10 @@ def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
     for name, spec in config.loss.items():
         if "signal" not in spec:
             others = [other for other in config.loss if other != name]
+            slip = difflib.get_close_matches("signal", list(spec), n=1)
+            meant = f"did you mean signal by {slip[0]!r}? " if slip else ""
             raise ValueError(
-                f"loss.{name} has no signal; {nearest(name, others)}"
+                f"loss.{name} has no signal; {meant or nearest(name, others)}"
                 f"known: {', '.join(names(signals))}"
             )
     return tuple(

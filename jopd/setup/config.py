@@ -108,7 +108,7 @@ def base_config() -> ConfigDict:
         "top_k": 0,  # 0: off
         "top_p": 1.0,  # 1: off
         "min_p": 0.0,  # 0: off
-        "stop_ids": (),  # added to the tokenizer's end of sequence
+        "stop_ids": (),  # added to the ends of models, tokenizers and template
         "stop_strings": (),  # text that ends a response, as a stop token does; it
         # stays in the tokens, up to the one that completes it, and not in the text
         "ignore_eos": False,  # always write max_new_tokens (base language models)
@@ -227,7 +227,7 @@ def base_config() -> ConfigDict:
         "k": 4,  # samples per prompt for avg@k and pass@k
         "temperature": 1.0,  # of the k samples; accuracy is greedy
         "top_p": 1.0,
-        "batch_rows": 256,  # rows generated at one time
+        "batch_rows": 256,  # rows generated at one time; 0: as many as an update has
         # exact | numeric | math | arithmetic | none | auto, or your own
         "verifier": either("auto"),
         "verifier_processes": 0,  # that judge; 0: this one

@@ -1,9 +1,11 @@
 """From ``eval.verifier`` and ``rewards`` to who judges, in evaluation and training."""
 
+from collections.abc import Sequence
+
 from jopd.data import judging, rewards
 from jopd.data.dataset import Dataset
 from jopd.data.judging import Judge, Part
-from jopd.losses.binding import bind
+from jopd.losses.binding import bind, name_of
 from jopd.setup import ranges
 
 
@@ -49,8 +51,37 @@ def parts(config, verifier) -> list[Part]:
                 )
             function = _verifier(verifier).function
         function = bind(rewards.resolve(function, key), spec, key)
-        found.append(Part(name, function, float(weight), key))
+        part = Part(name, function, float(weight), key)
+        _check_own(part, spec)
+        found.append(part)
     return found
+
+
+def doubts(judges: Sequence[Judge | None], *datasets: Dataset) -> list[str]:
+    """A line for each verifier of a whole batch that is handed several right answers.
+
+    Row by row each is tried in its turn; a batch has them as they are.
+    """
+    answers = [answer for dataset in datasets for answer in dataset.answers]
+    several = sum(isinstance(answer, tuple) for answer in answers)
+    asked = {part for judge in judges if judge for part in judge.parts}
+    whole = [part for part in asked if judging.wanted(part).whole]
+    return [
+        f"{part.key}: {name_of(part.function)} judges whole batches, and {several:,} "
+        f"of {len(answers):,} rows have several right answers, given as a tuple; "
+        "compare with each of them"
+        for part in sorted(whole, key=lambda part: part.key)
+        if several and judging.wanted(part).answers
+    ]
+
+
+def _check_own(part: Part, given: dict) -> None:
+    """Raises ValueError where what a config gives is what the row would overwrite."""
+    for name in given.keys() & judging.wanted(part).by_name.keys():
+        raise ValueError(
+            f"{part.key}: {name}={given[name]!r:.80} is what each row says; leave "
+            f"it out, or call that parameter of {name_of(part.function)} otherwise"
+        )
 
 
 def check(config) -> None:

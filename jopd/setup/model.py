@@ -90,6 +90,8 @@ class Model:
         if isinstance(stop_strings, str):
             raise ValueError(f"stop_strings={stop_strings!r} is one; give a list")
         decoding.check_strings(self.tokenizer, stop_strings, "stop_strings")
+        if not len(texts):
+            return []
         dataset = encode(
             sources.examples([{"prompt": text} for text in texts]),
             tokenizer=self.tokenizer,

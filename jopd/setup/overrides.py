@@ -154,12 +154,25 @@ def _value(node: ast.expr):
 def unknown(key: str, config: ConfigDict) -> str:
     """What to say of a key that there is not: the nearest that there are."""
     known = list(keys.flatten(config))
-    wrong = key.rpartition(".")[2]
+    section, dot, wrong = key.rpartition(".")
+    short = [
+        name
+        for name in known
+        if name.startswith(section + dot) and _abbreviates(wrong, name)
+    ]
     near = [name for name in known if name.rpartition(".")[2] == wrong]
-    near += difflib.get_close_matches(key, known, n=2)
+    near += short or difflib.get_close_matches(key, known, n=2)
     shown = " or ".join(dict.fromkeys(near[:2]))
     return (
         f"unknown key --config.{key}; "
         + (f"did you mean {shown}? " if shown else "")
         + "jopd train --help lists all keys"
     )
+
+
+def _abbreviates(short: str, key: str) -> bool:
+    """Whether a word is the initials of a key's last name, or how it begins."""
+    name = key.rpartition(".")[2]
+    initials = "".join(word[:1] for word in name.split("_"))
+    begins = len(short) > 2 and name.startswith(short)
+    return begins or (len(short) > 1 and short == initials)

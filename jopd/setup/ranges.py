@@ -319,7 +319,7 @@ def check_arguments(function, arguments: Mapping[str, object], where: str) -> No
         row = ARGUMENTS.get(f"{function.__name__}.{key}") if ours else None
         known = row or _annotated(parameters[key].annotation)
         if known:
-            check(f"{where}: {key}", value, known)
+            check(f"{where}.{key}", value, known)
 
 
 def _annotated(annotation) -> Range | None:

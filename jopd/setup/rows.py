@@ -104,7 +104,7 @@ def read_rows(
         reward_truncated=config.eval.reward_truncated,
         stop_strings=tuple(config.rollout.stop_strings),
         said=picked.said + _left_out(config, train, held),
-        notes=picked.notes,
+        notes=(*picked.notes, *judges.doubts((verifier, given), train, held)),
         digests={} if panels is None else picked.digests(),
     )
 

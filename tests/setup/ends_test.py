@@ -74,6 +74,7 @@ def test_strings_end_texts_too(models):
     assert free != ended
     with pytest.raises(ValueError, match="stop_strings='1' is one; give a list"):
         alone.generate(["1+2="], stop_strings="1")
+    assert alone.generate([]) == []
     with pytest.raises(ValueError, match=r"rollout\.stop_strings: '<eos>' holds"):
         built(models, rollout__stop_strings=("<eos>",))
 

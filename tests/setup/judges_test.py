@@ -1,10 +1,12 @@
 """Rewards as a config weighs them; the verifier of evaluation stays its own."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import runs
-from jopd.data import rewards
+from jopd.data import judging, rewards
 from jopd.setup import judges, shipped, validation
 from jopd.training import loop as train
 
@@ -13,6 +15,10 @@ pytestmark = pytest.mark.usefixtures("plain_charts")
 
 def length(response: str, *, most: int = 9) -> float:
     return min(len(response), most) / most
+
+
+def batch(responses, answers):
+    return [float(r == a) for r, a in zip(responses, answers, strict=True)]
 
 
 def weighed(**given):
@@ -40,12 +46,30 @@ def test_names_weights_and_arguments():
         ({"format": np.nan}, r"rewards\.format=nan must be a number"),
         ({"a": {"function": length, "least": 3}}, r"rewards\.a: .*takes no 'least'"),
         ({"a": {"function": "no.such.f"}}, r"verifier of rewards\.a 'no\.such\.f'"),
+        (
+            {"a": {"function": "exact", "answer": "7"}},
+            r"rewards\.a: answer='7' is what",
+        ),
+        (
+            {"a": {"function": batch, "answers": ()}},
+            r"answers=\(\) is what each row",
+        ),
         ({"a": {"function": lambda x, y, z: 0}}, "asks for 'z'; a verifier may"),
     ],
 )
 def test_mistakes_name_the_key(given, said):
     with pytest.raises(ValueError, match=said):
         validation.validate(weighed(**given))
+
+
+def test_several_answers_and_a_whole_batch_are_said():
+    row = SimpleNamespace(answers=["7", ("1/2", "0.5")])
+    judge = judging.Judge((judging.Part("own", batch, key="rewards.own"),))
+    (line,) = judges.doubts((None, judge, judge), row)
+    assert line.startswith("rewards.own: ") and "1 of 2 rows have several" in line
+    assert not judges.doubts((judge,), SimpleNamespace(answers=["7"]))
+    each = judging.Judge((judging.Part("own", rewards.exact),))
+    assert not judges.doubts((each, None), row)
 
 
 def test_the_verdict_of_nobody():

@@ -155,6 +155,10 @@ UNKNOWN = {
     "rollout.temprature=0.8": "did you mean rollout.temperature",
     "max_new_tokens=3": "did you mean rollout.max_new_tokens",
     "optimizer.warmup_steps=3": "did you mean optimizer.warmup",
+    "optimizer.lr=1e-3": "did you mean optimizer.learning_rate? ",
+    "optimizer.wd=0": "did you mean optimizer.weight_decay? ",
+    "lr=1e-3": "did you mean optimizer.learning_rate? ",
+    "rollout.temp=1": "did you mean rollout.temperature? ",
     "nonsense.x=1": "unknown key --config.nonsense.x; jopd train --help",
     "steps.x=1": "unknown key --config.steps.x",
     "mesh=3": "mesh is a group; set its keys, such as --config.mesh.",
@@ -188,10 +192,11 @@ def test_steps_and_epochs_exclude_each_other():
 
 SLIPS = {
     "loss.opdd.clip_low=0.3": "loss.opdd has no signal; did you mean 'opd'?",
+    "loss.new.signl=k1": "loss.new has no signal; did you mean signal by 'signl'?",
     "loss.opd.cliplow=0.3": "takes no 'cliplow'; did you mean 'clip_low'?",
     "loss.opd.coeff=0.3": "takes no 'coeff'; did you mean 'coef'?",
     "teachers.big.contxt=x": "no key 'contxt'; did you mean 'context'?",
-    "loss.opd.clip_low=abc": "loss.opd: clip_low='abc' must be a number",
+    "loss.opd.clip_low=abc": "loss.opd.clip_low='abc' must be a number",
     "rollout.stop_ids=abc": "rollout.stop_ids=('abc',) must be a tuple of ids",
     "rollout.prompt_buckets=None": "rollout.prompt_buckets=(None,) must be",
     "panels.both.members=teacher,big": "names the model 'teacher,big'",

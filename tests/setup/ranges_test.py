@@ -173,7 +173,7 @@ def test_wrong_arguments_of_a_term_are_refused_in_one_line(name):
                 lambda key=key, value=value: ranges.check_arguments(
                     function, {key: value}, "loss.mine"
                 ),
-                f"loss.mine: {key}={value!r} must be ",
+                f"loss.mine.{key}={value!r} must be ",
             )
             tried += 1
     assert tried or not binding.arguments_of(function)
@@ -203,7 +203,14 @@ WRONG_TERMS = {
         {"coef": dict(schedule="linear", value=1.0, steps=0)},
         "loss.opd.coef.steps=0 must be a whole number, at least 1",
     ),
-    "decay": ({"weights": {"staleness": {"decay": 1.5}}}, "decay=1.5 must be"),
+    "decay": (
+        {"weights": {"staleness": {"decay": 1.5}}},
+        "loss.opd.weights.staleness.decay=1.5 must be",
+    ),
+    "an argument of an advantage": (
+        {"advantage": {"function": "minillm.reward_to_go", "discount": 2.0}},
+        "loss.opd.advantage.discount=2.0 must be",
+    ),
 }
 
 
