@@ -64,7 +64,8 @@ def parse(argv: list[str]) -> list[str]:
         words = with_paths(words)
         check_flags(words)
         if asks:
-            explain(words, given)
+            with one_error():
+                explain(words, given)
             sys.exit(0)
         rest = app.parse_flags_with_usage(words)
         found = flags.FLAGS["config"].value
@@ -77,7 +78,8 @@ def parse(argv: list[str]) -> list[str]:
     else:
         found.lock()
         if flags.FLAGS["print_config"].value:
-            print(keys.as_flags(found))
+            with one_error():
+                print(keys.as_flags(found))
             sys.exit(0)
         return rest
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
@@ -93,7 +95,8 @@ def explain(words: list[str], given: list[tuple[str, str]]) -> None:
     found = flags.FLAGS["config"].value or config.base_config()
     overrides.apply(found, given)
     print(sys.modules["__main__"].__doc__.strip(), end="\n\n")
-    print(flags.FLAGS.main_module_help().partition("\n")[2])  # without its file
+    of_file = flags.FLAGS.main_module_help().strip()
+    print(f"flags:\n{of_file.partition(chr(10))[2]}")  # without the file's name
     print(f"\nconfigs: {', '.join(shipped.names())}; or a file of yours\n\nkeys:\n")
     print(keys.explained(found, shutil.get_terminal_size((100, 24)).columns))
 

@@ -212,14 +212,6 @@ def build(config, *, train: bool = True) -> Experiment:
     widths = lengths.pick_widths(config, rows)
     lengths.check_positions(config, cast.shapes, rows, widths)
     models, params = load_models(config, cast, mesh)
-    copies = [
-        f"{name} has the student's own weights and reads what it reads: every "
-        "divergence begins at zero; name another model"
-        for name, teacher in cast.teachers.items()
-        if teacher.weights == "path" and name not in rows.own_prompts
-        if not config.init_from.run  # which gives the student other weights
-        if name in params and same_weights(params["student"], params[name])
-    ]
     return Experiment(
         config=config,
         mesh=mesh,
@@ -228,8 +220,8 @@ def build(config, *, train: bool = True) -> Experiment:
         teachers=cast.teachers,
         panels=cast.panels,
         models=models,
-        params=params.pop("student"),
-        frozen=params,
+        params=params["student"],
+        frozen={name: params[name] for name in params if name != "student"},
         rows=rows,
         widths=widths,
         mix=mix,
@@ -244,7 +236,7 @@ def build(config, *, train: bool = True) -> Experiment:
             *doubt,
             *endless(rows, stop_ids),
             *(doubts.doubts(config, mix) if train else []),
-            *(copies if train else []),
+            *(copies(config, cast, rows.own_prompts, params) if train else []),
         ],
     )
 
@@ -263,6 +255,21 @@ def find_ends(config, cast: Cast, rows: row_sets.Rows):
     found |= {rows.train.turn_end} - {None}
     doubt = inputs.other_ends(rows.tokenizer, own, found - asked, rows.train.turn_end)
     return tuple(sorted(found | asked)), doubt
+
+
+def copies(config, cast: Cast, own_prompts, params) -> list[str]:
+    """A warning for each teacher that is what the student is before the first update.
+
+    None where ``init_from`` gives the student other weights than it was loaded with.
+    """
+    return [
+        f"{name} has the student's own weights and reads what it reads: every "
+        "divergence begins at zero; name another model"
+        for name, teacher in cast.teachers.items()
+        if teacher.weights == "path" and name not in own_prompts
+        if name in params and not config.init_from.run
+        if same_weights(params["student"], params[name])
+    ]
 
 
 def same_weights(params, others) -> bool:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jopd.setup import doubts, experiment, shipped, validation
+from jopd.teachers import roles
 
 
 def test_the_loss_follows_the_temperature_of_the_rollouts():
@@ -77,6 +78,20 @@ def test_epochs_give_steps_and_what_follows_them(epochs, prompts, steps):
     assert found.loss.trusted.coef.steps == steps // 2
     c.epochs = 0.0
     assert experiment.in_epochs(c, mix, prompts) is c
+
+
+def test_a_teacher_that_is_the_student():
+    c = shipped.load("opd")
+    weights = {"w": jnp.ones(2)}
+    params = {"student": weights, "teacher": weights, "other": {"w": jnp.zeros(2)}}
+    known = {name: roles.Teacher() for name in ("teacher", "other", "self")}
+    cast = experiment.Cast({}, {}, known, ())
+    (line,) = experiment.copies(c, cast, {}, params)
+    assert line.startswith("teacher has the student's own weights")
+    assert experiment.copies(c, cast, {"teacher": None}, params) == []
+    with c.unlocked():
+        c.init_from.run = "runs/x"  # whose weights are not the teacher's
+    assert experiment.copies(c, cast, {}, params) == []
 
 
 def test_the_same_weights_are_known():
