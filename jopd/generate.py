@@ -30,12 +30,15 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computati
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
+    from jopd.data import decoding
     from jopd.setup import model
     from jopd.training import kept
 
     f = flags.FLAGS
     names = "samples", "max_new_tokens", "temperature", "top_k", "top_p", "min_p"
     options = {name: f[name].value for name in names}
+    for line in decoding.escapes(f.stop, "--stop"):
+        print(f"warning: {line}", file=sys.stderr)  # stdout is for texts
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
         student = model.load(path, dtype=f.dtype)
         found = student.generate(

@@ -72,6 +72,16 @@ def check_strings(tokenizer, strings: Sequence[str], key: str) -> None:
             )
 
 
+def escapes(strings: Sequence[str], key: str) -> list[str]:
+    """A line for each string with a backslash and an n where a line break is meant."""
+    shown = r"write $'\nQ:' in a shell, '\n' in Python"
+    return [
+        f"{key}: {one!r} holds a backslash and an n, and no line break; for one {shown}"
+        for one in strings
+        if r"\n" in one
+    ]
+
+
 def _written(tokenizer, text: str) -> str:
     try:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -235,6 +235,7 @@ def build(config, *, train: bool = True) -> Experiment:
             *rows.notes,
             *doubt,
             *endless(rows, stop_ids),
+            *decoding.escapes(stop_strings, "rollout.stop_strings"),
             *(doubts.doubts(config, mix) if train else []),
             *(copies(config, cast, rows.own_prompts, params) if train else []),
         ],

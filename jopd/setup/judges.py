@@ -64,13 +64,13 @@ def doubts(judges: Sequence[Judge | None], *datasets: Dataset) -> list[str]:
     """
     answers = [answer for dataset in datasets for answer in dataset.answers]
     several = sum(isinstance(answer, tuple) for answer in answers)
-    asked = {part for judge in judges if judge for part in judge.parts}
-    whole = [part for part in asked if judging.wanted(part).whole]
+    asked = {part.key: part for judge in judges if judge for part in judge.parts}
+    whole = [part for part in asked.values() if judging.wanted(part).whole]
     return [
         f"{part.key}: {name_of(part.function)} judges whole batches, and {several:,} "
         f"of {len(answers):,} rows have several right answers, given as a tuple; "
         "compare with each of them"
-        for part in sorted(whole, key=lambda part: part.key)
+        for part in whole
         if several and judging.wanted(part).answers
     ]
 

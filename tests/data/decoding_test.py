@@ -110,3 +110,9 @@ def test_strings_that_can_end_nothing_are_refused(given, pieces):
 def test_strings_that_a_tokenizer_writes_are_taken():
     decoding.check_strings(runs.bundled_tokenizer(), (";", "=1"), "stop_strings")
     decoding.check_strings(sentencepiece(tidy=True), ("\nQ:", " a"), "stop_strings")
+
+
+def test_a_line_break_that_the_shell_left_as_two_characters_is_said():
+    (line,) = decoding.escapes((r"\nQ:", "\nQ:", "Q"), "--stop")
+    assert line.startswith(r"--stop: '\\nQ:' holds a backslash and an n")
+    assert r"$'\nQ:'" in line
