@@ -151,6 +151,7 @@ class _Helper:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # signals to all are for the run, which ends it
         )
 
 

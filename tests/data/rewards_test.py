@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 
 import numpy as np
@@ -146,3 +147,11 @@ def test_resolve():
 )
 def test_format(response, right):
     assert rewards.resolve("format")(response) == right
+
+
+def test_the_process_of_math_gets_no_signals_that_are_for_the_run():
+    helper = rewards._Helper._start()
+    with helper:
+        assert os.getsid(helper.pid) == helper.pid
+        helper.stdin.close()  # as the end of the run does
+        assert helper.wait(60) == 0
