@@ -14,10 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jopd.data.templates import Template, compile_template
-from jopd.data.turns import SYSTEM
+from jopd.data.turns import SYSTEM, as_chat
 
 # What links a call to its result, or names its kind: no text of its own.
 LINKS = ("id", "type", "tool_call_id", "name", "index")
+# Values of a template that are not free, and parts whose loss is never suggested.
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
+WHOLE = ("messages", "content", "tool_calls", "function", "tools", "documents")
+MEANT = ("content", "arguments", "parameters", "name", "description", "text", "title")
 _MARK = " qzwx"
 
 
@@ -52,8 +56,7 @@ class Layout:
     def notes(self) -> list[str]:
         """What was left out of some rows, each said once."""
         known = {
-            "system": "data.system is not put before rows with a system turn of their "
-            "own",
+            "system": "data.system is not put before system turns that rows have",
             "cut": "prompts above the limit lost their oldest turns, or the beginning "
             "of the longest",
         }
@@ -138,7 +141,7 @@ def turn_end(layout: Layout) -> int | None:
 
 
 def _with_system(layout: Layout, prompt: str | list[dict]) -> list[dict]:
-    turns = _turns(prompt)
+    turns = as_chat(prompt)
     if "developer" not in str(layout.tokenizer.chat_template):
         own = {"developer": "system"}
         turns = [{**t, "role": own.get(t["role"], t["role"])} for t in turns]
@@ -180,6 +183,11 @@ def _render(layout: Layout, turns, given, where: str, **how) -> str:
 def check_kwargs(kwargs: dict, template: str, key: str) -> None:
     """Templates ignore names they do not know, so a typo would pass unseen."""
     for name in kwargs:
+        if name in RESERVED:
+            raise ValueError(
+                f"{key}: {name!r} is set from the rows (their turns, and their columns "
+                "'tools' and 'documents'); remove it here"
+            )
         if not re.search(rf"\b{re.escape(name)}\b", template):
             raise ValueError(
                 f"{key}: {name!r} does not occur in the chat template"
@@ -211,23 +219,18 @@ def _check_reach(layout: Layout, turns, given, where: str, text: str) -> None:
     """
     columns = {k: given[k] for k in ("tools", "documents") if k in given}
     values = {"messages": turns, **columns}
-    generation = turns[-1]["role"] != "assistant"
+    how = {"add_generation_prompt": turns[-1]["role"] != "assistant"}
 
     def differs(path, leaf) -> bool:
         other = _replaced(values, path, _changed(leaf))
         tried = given | {name: other[name] for name in columns}
         try:
-            made = _render(
-                layout,
-                other["messages"],
-                tried,
-                where,
-                add_generation_prompt=generation,
-            )
+            made = _render(layout, other["messages"], tried, where, **how)
         except ValueError:
             return True  # it was read
         return made != text
 
+    lost = []
     for path, leaf in _leaves(values, ()):
         if path[2:] == ("role",) or leaf == "":
             continue
@@ -236,30 +239,49 @@ def _check_reach(layout: Layout, turns, given, where: str, text: str) -> None:
             continue
         if differs(path, leaf):
             layout.reached.add(kind)
-        else:
-            _left_out(layout, path, turns, where)
+        elif not _may_go(layout, path, turns):
+            lost.append(path)
+    if lost:
+        _refuse(lost, turns, where)
 
 
-def _left_out(layout: Layout, path: tuple, turns, where: str) -> None:
-    """Notes a part that templates may leave out, and refuses another."""
+def _may_go(layout: Layout, path: tuple, turns) -> bool:
+    """Whether templates may leave a part out, which is noted."""
     keys = [step for step in path if isinstance(step, str)]
     earlier = "reasoning_content" in keys and path[1] < len(turns) - 1
     link = keys[-1] in LINKS and "arguments" not in keys
     link = link and (keys[-1] != "name" or len(path) == 3)
-    if earlier or link or set(keys) & set(layout.ignored):
+    free = earlier or link or bool(set(keys) & set(layout.ignored))
+    if free:
         layout.left_out.add(".".join(keys[keys[0] == "messages" :]))
-        return
+    return free
+
+
+def _refuse(lost: list[tuple], turns, where: str) -> None:
+    """Names the first part that is left out, and the keys of all that might be."""
+    path = lost[0]
     name = "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in path
     )
-    place = f"column {keys[0]!r}"
-    if keys[0] == "messages":
+    place = f"column {path[0]!r}"
+    if path[0] == "messages":
         place = f"turn {path[1]} ({turns[path[1]]['role']})"
+    keys = list(dict.fromkeys(key for path in lost if (key := _minor(path))))
+    shown = ", ".join(f"{key!r:.60}" for key in keys[:20])
+    more = f" (nor do {len(lost) - 1} other parts)" if len(lost) > 1 else ""
     raise ValueError(
-        f"{where}: {place}: {name[1:]} does not reach the text, the chat template "
-        f"leaves it out; remove it, take another template, or add "
-        f"{keys[min(1, len(keys) - 1)]!r} to data.ignored_keys"
+        f"{where}: {place}: {name[1:]} does not reach the text{more}, the chat "
+        "template leaves it out; remove it, or take another template"
+        + (f", or add {shown} to data.ignored_keys" if keys else "")
     )
+
+
+def _minor(path: tuple) -> str:
+    """The key by which a part may be ignored; empty where it carries what is meant."""
+    keys = [step for step in path if isinstance(step, str)]
+    if set(keys) & set(MEANT):
+        return ""
+    return next((key for key in keys if key not in WHOLE), "")
 
 
 def _kind(path: tuple, turns) -> tuple:
@@ -348,7 +370,7 @@ def shorten(example, fits: Callable[[Any], bool], where: str):
     Raises:
       ValueError: not even without that turn's text does it fit.
     """
-    turns = _turns(example.prompt)
+    turns = as_chat(example.prompt)
     own = next((n for n, turn in enumerate(turns) if turn["role"] not in SYSTEM), 0)
     head, body = turns[:own], turns[own:]
     later = [n for n, turn in enumerate(body) if n and turn["role"] == "user"]
@@ -374,7 +396,3 @@ def shorten(example, fits: Callable[[Any], bool], where: str):
             "max_prompt_tokens or set on_long_prompt='drop'"
         )
     return without(found)
-
-
-def _turns(prompt: str | list[dict]) -> list[dict]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -71,7 +71,6 @@ def encode(
     template_kwargs: dict[str, Any] | None = None,
     system: str | None = None,
     add_bos: str = "auto",
-    add_eos: bool = True,
     on_long_prompt: str = "error",
     on_long_solution: str = "drop",
     prefix_tokens: int = 0,
@@ -94,8 +93,6 @@ def encode(
         by itself, and adds BOS where the tokenizer's configuration has
         ``add_bos_token`` true, or leaves it open for a Llama or Gemma tokenizer:
         those models were trained with BOS.
-      add_eos: end solutions as the chat template ends turns, else with the tokenizer's
-        EOS.
       on_long_prompt: ``error``, ``drop`` (the row) or ``truncate_left``: BOS stays, and
         of what a template lays out the turns that `chat.shorten` keeps.
       on_long_solution: ``drop`` (the row stays as a prompt) or ``truncate`` (then
@@ -105,7 +102,8 @@ def encode(
       date: the day that a template prints, ``YYYY-MM-DD``; empty: today.
       ignored_keys: of turns, which the template may leave out.
 
-    A solution is tokenised apart from its prompt, as a sampled response would stand.
+    A solution is tokenised apart from its prompt, as a sampled response would stand,
+    and ends as the chat template ends turns, else with the tokenizer's EOS.
 
     Raises:
       ValueError: unknown options; no rows left; a prompt too long or empty.
@@ -136,20 +134,20 @@ def encode(
                 how = (names[row], ids_of, max_prompt_tokens)
                 texts[row], prompts[row] = _shortened(layout, one, *how)
     turn_end = chat.turn_end(layout)
-    eos = [_eos_id(tokenizer) if turn_end is None else turn_end] if add_eos else []
+    eos = _eos_id(tokenizer) if turn_end is None else turn_end
+    usual = {eos, tokenizer.eos_token_id} - {None}
     if prefix_tokens:
         cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in prompts]
         golds = [ids[cut:] or None for ids, cut in zip(prompts, cuts, strict=True)]
         prompts = [ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)]
         texts = tokenizer.batch_decode(prompts, skip_special_tokens=True)
     else:
-        golds = _solution_ids(replies, tokenizer)
+        golds = _solution_ids(replies, tokenizer, usual)
     # One that ends in it already, as chats written out do, needs no second, and a
     # reply laid out by the template ends as the template ends turns.
     added = set(tokenizer.added_tokens_decoder)
-    usual = {*eos, tokenizer.eos_token_id} if add_eos else set()
     closed = [usual | (added if one.reply else set()) for one in examples]
-    whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, *eos]
+    whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, eos]
     golds = [
         None if gold is None else whole(gold, ends)
         for gold, ends in zip(golds, closed, strict=True)
@@ -234,14 +232,16 @@ def _leading_bos(ids: list[int], tokenizer) -> int:
 
 def _eos_id(tokenizer) -> int:
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS; set its eos_token or add_eos=False")
+        raise ValueError("the tokenizer has no EOS; set its eos_token")
     return tokenizer.eos_token_id
 
 
-def _solution_ids(texts, tokenizer) -> list[list[int] | None]:
-    rows = _tokenise(
-        tokenizer, [text or "" for text in texts], add_special_tokens=False
-    )
+def _solution_ids(texts, tokenizer, ends: set[int]) -> list[list[int] | None]:
+    """Without the white space that templates and people write behind an end."""
+    names = tuple(tokenizer.convert_ids_to_tokens(sorted(ends)))
+    bare = [(text or "").rstrip() for text in texts]
+    whole = [b if b.endswith(names) else t or "" for b, t in zip(bare, texts)]
+    rows = _tokenise(tokenizer, whole, add_special_tokens=False)
     return [
         None if text is None else row for text, row in zip(texts, rows, strict=True)
     ]

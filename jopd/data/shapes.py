@@ -46,7 +46,8 @@ def column_of(row: dict[str, Any]) -> str | None:
 
     Rows with a ``prompt`` that is only the first turn of their ``messages`` give these.
     """
-    if row.get("messages") and "completion" not in row:
+    told = value_of("messages", row.get("messages"), "the first row")
+    if told and isinstance(told, list) and "completion" not in row:
         return "messages"
     return next((name for name in PROMPT_COLUMNS if name in row), None)
 

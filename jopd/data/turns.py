@@ -203,6 +203,11 @@ def user(text: str) -> dict:
     return {"role": "user", "content": text}
 
 
+def as_chat(prompt: str | list[dict]) -> list[dict]:
+    """A prompt as turns."""
+    return [user(prompt)] if isinstance(prompt, str) else prompt
+
+
 def question(prompt: str | list[dict]) -> str:
     """What is asked: the text, or of a chat the last turn of the user."""
     return prompt if isinstance(prompt, str) else prompt[_last(prompt)]["content"]

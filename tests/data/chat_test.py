@@ -193,6 +193,25 @@ def test_a_key_that_a_template_leaves_out_is_an_error(speak, turns, key):
         encode(speak(CALLING), wrong)
 
 
+def test_the_remedy_names_all_minor_keys_and_never_what_is_meant(speak):
+    more = dict(mood="b", header={"agent": "c", "tongue": "d"}, toxic=False)
+    with pytest.raises(ValueError) as raised:
+        encode(speak(OWN), {"messages": [turn("user", "a", **more)]})
+    said = str(raised.value)
+    assert "mood does not reach the text (nor do 3 other parts)" in said
+    assert said.endswith("add 'mood', 'header', 'toxic' to data.ignored_keys")
+    strict = {"function": {"name": "f", "arguments": {}, "strict": True}}
+    calls = turn("assistant", "", tool_calls=[strict])
+    named = CALLING.replace("c.function", "c.function.name")
+    with pytest.raises(ValueError, match=r"or add 'strict' to data\.ignored_keys"):
+        encode(speak(named), {"messages": [turn("user", "a"), calls]})
+    unshown = {"messages": [turn("function", "a"), turn("user", "b")]}
+    with pytest.raises(ValueError, match=r"or take another template$"):
+        encode(speak(CALLING), unshown)
+    with pytest.raises(ValueError, match=r"or take another template$"):
+        encode(speak(OWN), {"messages": [turn("user", "a")], "tools": [TOOL]})
+
+
 def test_keys_may_be_ignored_by_name(speak):
     turns = [turn("user", "a", mood="b"), turn("assistant", "c", weight=0)]
     found = encode(speak(CALLING), {"messages": turns}, ignored_keys=("mood", "weight"))
@@ -312,6 +331,12 @@ def test_the_rows_own_arguments_of_the_template(speak):
     off = row | {"chat_template_kwargs": {"enable_thinking": False}}
     found = encode(speak("qwen3"), row, off)
     assert found.texts[1] == found.texts[0] + "<think>\n\n</think>\n\n"
+    for name in ("messages", "tools", "documents", "add_generation_prompt"):
+        own = row | {"chat_template_kwargs": {name: []}}
+        with pytest.raises(ValueError, match=rf"row 0 .*'{name}' is set from the rows"):
+            encode(speak(EVERYTHING), own)
+        with pytest.raises(ValueError, match=f"kwargs: '{name}' is set from the rows"):
+            encode(speak(EVERYTHING), row, template_kwargs={name: []})
     off = row | {"chat_template_kwargs": {"thinkin": False}}
     with pytest.raises(ValueError, match=r"row 0 .*'thinkin' does not occur"):
         encode(speak("qwen3"), off)
@@ -419,14 +444,11 @@ def test_large_numbers_reach_the_text_too(speak):
 def test_solutions_end_as_the_template_ends_turns(speak, template, end):
     tokenizer = speak(template)
     known = tokenizer.convert_tokens_to_ids([end or "</s>", "b", "</s>"])
-    rows = [
-        dict(prompt="a", solution=text)
-        for text in ("b", "b</s>", "b" + (end or "</s>"))
-    ]
+    own = "b" + (end or "</s>")
+    texts = ("b", "b</s>", own, own + " \n")
+    rows = [dict(prompt="a", solution=text) for text in texts]
     data = dataset.encode(sources.examples(rows), tokenizer, **LIMITS)
     assert data.turn_end == (known[0] if end else None)
-    plain, usual, ended = (gold.tolist() for gold in data.solutions)
-    assert plain == ended == [known[1], known[0]]
+    plain, usual, ended, spaced = (gold.tolist() for gold in data.solutions)
+    assert plain == ended == spaced == [known[1], known[0]]
     assert usual == [known[1], known[2]]  # what is written out stays
-    data = dataset.encode(sources.examples(rows), tokenizer, add_eos=False, **LIMITS)
-    assert data.solutions[0].tolist() == [known[1]]
