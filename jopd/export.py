@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     with commandline.one_error():
         at = kept.pick(run, f.checkpoint)
         out = Path(f.out or run / f"export-{at}")
-        kept.export(run, str(at), out)
+        kept.export(run, at, out)
         console.say(f"checkpoint {at}: {out}")
 
 

@@ -51,14 +51,15 @@ def _place(key: str, line: int, value):
         yield from _place(f"{key}.{name.value}", name.lineno, below)
 
 
-def flatten(found: ConfigDict, prefix: str = "") -> dict[str, object]:
+def flatten(found: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
     """Key with dots -> value; a section without keys is a ``{}`` of its own."""
     flat = {}
     for name, value in found.items():
-        if isinstance(value, ConfigDict) and value:
+        section = isinstance(value, (ConfigDict, dict))
+        if section and value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = {} if isinstance(value, ConfigDict) else value
+            flat[prefix + name] = {} if section else value
     return flat
 
 

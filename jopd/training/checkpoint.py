@@ -6,7 +6,6 @@ its files (``sums``); a folder that does not agree with it is damaged, never res
 """
 
 import contextlib
-import math
 import re
 import shutil
 import threading
@@ -119,7 +118,7 @@ class Checkpointer:
                 f"step {step} is saved under {self.directory} already; save it once, "
                 "or see steps()"
             )
-        metric = None if metric is None or math.isnan(metric) else float(metric)
+        metric = sums.comparable(metric)
         record = dict(meta=dict(meta), leaves=_describe(state))
         items = dict(state=jax.tree.map(_to_saved, state), meta=record)
         self._metrics[step], self._saved = metric, time.monotonic()
@@ -136,7 +135,7 @@ class Checkpointer:
           OSError: the save failed, or its sums cannot be written.
         """
         self.wait()
-        self._metrics[step] = metric
+        self._metrics[step] = metric = sums.comparable(metric)
         folder = self.directory / str(step)
         known = sums.read(folder)["files"] if sums.listed(folder) else None
         sums.write(folder, metric, known)
@@ -175,12 +174,6 @@ class Checkpointer:
             if candidate in damaged:
                 continue
             self._set_aside(damaged, candidate)
-            if not sums.listed(self.directory / str(candidate)):
-                warnings.warn(
-                    f"the checkpoint of step {candidate} has no checksums (its process "
-                    "was killed as it was saved); it is used as it is",
-                    stacklevel=2,
-                )
             state = jax.tree.map(_from_saved, template, state)
             return Restored(candidate, state, record["meta"])
         if damaged:
@@ -194,11 +187,10 @@ class Checkpointer:
         """Steps that are saved, ascending; one that is still being written included."""
         return [info.step for info in self._orbax.checkpoints]
 
-    def best_step(self) -> int | None:
-        """The saved step with the best metric, the later one of equals."""
+    def best_steps(self) -> list[int]:
+        """The saved steps that have a metric, the best first (``ranked``)."""
         known = {s: self._metrics.get(s) for s in self.steps()}
-        found = ranked(known, self._keep["best_mode"])
-        return found[0] if found else None
+        return ranked(known, self._keep["best_mode"])
 
     def seconds_since(self) -> float:
         """Since the last save of this process, or since it opened the folder."""

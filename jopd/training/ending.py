@@ -1,5 +1,7 @@
 """What a run leaves when it has made all its updates."""
 
+from typing import Any
+
 from jopd.models import hf
 from jopd.reporting import console, report
 from jopd.setup import inputs
@@ -14,9 +16,7 @@ def finish(e: Experiment, run: Run) -> dict:
     after = observe.measure(e, run, c.steps, "after")
     run.writer.write(c.steps, observe.evaluation_metrics(after))
     run.saver.judge(c.steps, observe.goodness(after))
-    exported = c.steps
-    if c.export.which == "best":
-        exported = run.saver.best_step() or c.steps
+    exported, params = to_export(e, run) if c.export.enabled else (None, None)
     summary = {
         "before": record["before"],
         "after": after,
@@ -26,7 +26,7 @@ def finish(e: Experiment, run: Run) -> dict:
         "compilations": run.compiled.count,
         "tokens_sampled": record["tokens_sampled"],
         "teacher_tokens": record["teacher_tokens"],
-        "exported_step": exported if c.export.enabled else None,
+        "exported_step": exported,
         "config_name": c.name,
         "seed": c.seed,
         "versions": workdir.versions(),
@@ -40,7 +40,7 @@ def finish(e: Experiment, run: Run) -> dict:
         hf.save(
             directory / "export",
             e.models["student"].config,
-            params_at(e, run, exported),
+            params,
             source=inputs.model_path(c.student.path),
             ends=e.stop_ids,
         )
@@ -52,11 +52,19 @@ def finish(e: Experiment, run: Run) -> dict:
     return summary
 
 
-def params_at(e: Experiment, run: Run, at: int):
-    """The student's parameters as of step ``at``, the last or one that is kept."""
-    params = run.state["train"].params
-    if at == e.config.steps:
-        return params
-    return kept.read(run.directory, at, {"train": {"params": params}})[0]["train"][
-        "params"
-    ]
+def to_export(e: Experiment, run: Run) -> tuple[int, Any]:
+    """Step and parameters of the last update, or of the best that can be read."""
+    last, params = e.config.steps, run.state["train"].params
+    best = run.saver.best_steps() if e.config.export.which == "best" else []
+    for at in best:
+        if at == last:
+            break
+        try:
+            found = kept.read(run.directory, at, {"train": {"params": params}})[0]
+            return at, found["train"]["params"]
+        except ValueError as error:
+            console.warn(
+                f"step {at} is the best, and {error}; the next best, or the "
+                "last, is exported"
+            )
+    return last, params

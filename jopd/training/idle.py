@@ -29,12 +29,9 @@ def reason(e: Experiment, term: Term, logged: dict) -> str:
     if not logged.get(f"tokens/{name}", 1):
         if logged.get(f"unserved/{name}"):
             return f"no row follows the route of {' or '.join(term.models)}"
-        by_turns = 0 < mix.on_policy_probability < 1
-        return (
-            ""
-            if by_turns
-            else f"tokens/{name}=0, no token is of source {term.source!r}"
-        )
+        if 0 < mix.on_policy_probability < 1:
+            return ""  # on- and off-policy updates take turns
+        return f"tokens/{name}=0, no token is of source {term.source!r}"
     if logged.get(f"weight/{name}", 1) == 0:
         return f"weight/{name}=0, its weights leave every token out"
     ends = (logged.get(f"advantage/{name}_min"), logged.get(f"advantage/{name}_max"))

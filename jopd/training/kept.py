@@ -17,7 +17,7 @@ def pick(run: Path, which: str) -> int:
     """The step of ``which`` checkpoint of a run: "last", "best" or a number.
 
     Raises:
-      ValueError: there is none; says which there are.
+      ValueError: there is none, or none was judged; says which there are.
     """
     folder = run / "checkpoints"
     metrics = {at: sums.metric_of(folder / str(at)) for at in sums.steps_in(folder)}
@@ -25,11 +25,17 @@ def pick(run: Path, which: str) -> int:
         raise ValueError(f"{run} has no checkpoints; give the folder of a run")
     if which == "last":
         return max(metrics)
+    there = ", ".join(map(str, sorted(metrics)))
     if which == "best":
-        return (checkpoint.ranked(metrics, "max") or [max(metrics)])[0]
+        best = checkpoint.ranked(metrics, "max")
+        if not best:
+            raise ValueError(
+                f"{run} has no best checkpoint: none was evaluated so far "
+                f"(eval.every_steps); give last or one of {there}"
+            )
+        return best[0]
     if which.isdecimal() and int(which) in metrics:
         return int(which)
-    there = ", ".join(map(str, sorted(metrics)))
     raise ValueError(
         f"{run} has no checkpoint {which!r}; give last, best or one of {there}"
     )
@@ -44,7 +50,7 @@ def read(run: Path, at: int, template) -> tuple:
       template: dicts and tuples of arrays as in ``state.Run``, or some of them.
 
     Raises:
-      ValueError: it is damaged, or holds other leaves there.
+      ValueError: it is damaged or gone, or holds other leaves there.
     """
     folder = run / "checkpoints" / str(at)
     handlers = ocp.handlers.local_registry()
@@ -52,19 +58,31 @@ def read(run: Path, at: int, template) -> tuple:
     context = ocp.Context()
     context.checkpointables.registry = handlers
     context.pytree.loading.partial_load = True
-    try:
-        with context:
-            for part in ("meta", "state"):
-                sums.check(folder, part)
+    with context:
+        with _readable(run, folder):
+            sums.check(folder, "meta")
             record = ocp.load_checkpointables(folder, {"meta": None})["meta"]
-            checkpoint.require_same(record["leaves"], template, at, part=True)
+            leaves, meta = record["leaves"], record["meta"]
+        checkpoint.require_same(leaves, template, at, part=True)
+        with _readable(run, folder):
+            sums.check(folder, "state")
             found = ocp.load_checkpointables(folder, {"state": template})["state"]
-    except OSError as error:
+    return found, meta
+
+
+@contextlib.contextmanager
+def _readable(run: Path, folder: Path):
+    """Whatever fails in reading a checkpoint says which one it is, and why."""
+    try:
+        yield
+    except Exception as error:  # of the disk, or of any library that reads from it
+        reason = f"is damaged ({type(error).__name__}: {error})"
+        if not folder.is_dir():
+            reason = "is gone: a run keeps its last and its best (checkpoint.keep_last)"
         raise ValueError(
-            f"checkpoint {at} of {run} is damaged ({error}); take another with "
+            f"checkpoint {folder.name} of {run} {reason}; another may be taken with "
             "--checkpoint"
         ) from error
-    return found, record["meta"]
 
 
 def train_state(run: Path, at: int, fresh: step.TrainState, *, optimizer: bool):
@@ -90,13 +108,12 @@ def train_state(run: Path, at: int, fresh: step.TrainState, *, optimizer: bool):
     return fresh._replace(params=params, opt_state=moments)
 
 
-def export(run: Path, which: str, out: Path) -> int:
-    """Writes a checkpoint's student as a Hugging Face directory; returns its step.
+def export(run: Path, at: int, out: Path) -> None:
+    """Writes the student of checkpoint ``at`` as a Hugging Face directory.
 
     Raises:
-      ValueError: see ``pick`` and ``read``; ``run`` is not the folder of a run.
+      ValueError: see ``read``; ``run`` is not the folder of a run.
     """
-    at = pick(run, which)
     source = inputs.model_path(workdir.read_config(run)["student"]["path"])
     shape = hf.load_config(source)
     params = jax.eval_shape(lambda: decoder.init(shape, jax.random.key(0)))
@@ -107,7 +124,6 @@ def export(run: Path, which: str, out: Path) -> int:
     found, record = read(run, at, {"train": {"params": params}})
     ends = record.get("stop_ids", ())
     hf.save(out, shape, found["train"]["params"], source=source, ends=ends)
-    return at
 
 
 @contextlib.contextmanager
@@ -126,5 +142,5 @@ def as_model(path: str, which: str):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="jopd.") as folder:
-        export(Path(path), which, Path(folder, "model"))
+        export(Path(path), pick(Path(path), which), Path(folder, "model"))
         yield str(Path(folder, "model"))

@@ -5,6 +5,7 @@ file, and the metric that the checkpoint was judged by.
 """
 
 import json
+import math
 import os
 import warnings
 import zlib
@@ -43,6 +44,11 @@ def _seal(files: Mapping, metric: float | None) -> int:
     return zlib.crc32(json.dumps([files, metric], sort_keys=True).encode())
 
 
+def comparable(metric: float | None) -> float | None:
+    """A metric that checkpoints can be ranked by; None for NaN, which is never best."""
+    return None if metric is None or math.isnan(metric) else float(metric)
+
+
 def write(folder: Path, metric: float | None, files: Mapping | None = None) -> None:
     """Lists what ``folder`` holds now, or held when ``files`` were listed."""
     if files is None:
@@ -77,7 +83,7 @@ def check(folder: Path, part: str) -> None:
       OSError: names the file.
     """
     try:
-        listed = read(folder)["files"]
+        known = read(folder)["files"]
     except FileNotFoundError:
         if part == "state":
             warnings.warn(
@@ -87,7 +93,7 @@ def check(folder: Path, part: str) -> None:
             )
         return
     found = _files(folder)
-    for name, (size, crc) in listed.items():
+    for name, (size, crc) in known.items():
         if name not in found:
             raise OSError(f"{name} is missing")
         if found[name].stat().st_size != size:
@@ -103,6 +109,6 @@ def listed(folder: Path) -> bool:
 
 def metric_of(folder: Path) -> float | None:
     try:
-        return read(folder)["metric"]
+        return comparable(read(folder)["metric"])
     except OSError:
         return None

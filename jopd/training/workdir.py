@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import jax
@@ -17,9 +18,12 @@ from ml_collections import ConfigDict
 from jopd.data import templates
 from jopd.losses.binding import name_of
 from jopd.reporting import metrics
+from jopd.setup import config as configs
+from jopd.setup import keys
 from jopd.teachers.secrecy import hidden_within
 
 LOCK = ".lock"
+STALE_SECONDS = 3600  # an export that was begun before that is not going on
 # What a run writes in its directory, besides a lock that goes with it.
 FILES = (
     "config.json",
@@ -52,6 +56,7 @@ FREE_KEYS = (
         for key in (
             "url",
             "key_env",
+            "cache_dir",
             "concurrency",
             "timeout_seconds",
             "retries",
@@ -72,17 +77,6 @@ def write_json(path: Path, value) -> None:
 def written(config: dict) -> dict:
     """The config as it is kept: functions by name, nothing that is secret."""
     return hidden_within(json.loads(json.dumps(config, default=name_of)))
-
-
-def flatten(config: dict, prefix: str = "") -> dict:
-    """Nested keys to dotted ones."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def dated(workdir: Path, config: ConfigDict) -> ConfigDict:
@@ -149,7 +143,7 @@ def _try_directory(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a run that begins removes it, too
     except OSError as error:
         raise ValueError(
             f"workdir {workdir} cannot be written ({error.strerror}); choose another "
@@ -172,8 +166,11 @@ def prepare(workdir: Path, config: dict) -> bool:
     """
     for half in (*(workdir / f"{name}.tmp" for name in FILES), workdir / ".writable"):
         half.unlink(missing_ok=True)
-    for half in workdir.glob(".export.*"):
-        shutil.rmtree(half, ignore_errors=True)
+    for half in (*workdir.glob(".export.*"), *workdir.glob(".export-*.*")):
+        # One that is being written is let be: ``jopd export`` may run beside the run.
+        own = half.name.startswith(".export.")
+        if own or time.time() - half.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(half, ignore_errors=True)
     _try_targets(workdir, config)
     path = workdir / "config.json"
     if path.exists():
@@ -245,9 +242,8 @@ def _check_same(workdir: Path, before: dict, now: dict) -> None:
             f"workdir {workdir} holds a run already and config.resume is False; choose "
             f"another with --workdir=DIR, remove it, or set --config.resume=True"
         )
-    old, new = (
-        flatten(json.loads(json.dumps(config, default=str))) for config in (before, now)
-    )
+    old, new = keys.flatten(before), keys.flatten(now)
+    old = _of_older_release(new) | old
     differ = [
         f"{key} was {old.get(key)!r:.80} and is now {new.get(key)!r:.80}"
         for key in sorted(old.keys() | new.keys())
@@ -260,6 +256,17 @@ def _check_same(workdir: Path, before: dict, now: dict) -> None:
             f"workdir {workdir} holds a run of another config: {'; '.join(differ)}; "
             "choose another with --workdir=DIR or give the same values"
         )
+
+
+def _of_older_release(new: dict) -> dict:
+    """What keys stand for that a run's own release did not know: their defaults.
+
+    Templates printed the day on which they were read.
+    """
+    known = keys.flatten(written(configs.base_config().to_dict()))
+    return {key: known[key] for key in new.keys() & known.keys()} | {
+        "data.date": new.get("data.date")
+    }
 
 
 def may_change(key: str) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints that others read: picked, exported, started from."""
 
 import shutil
+from types import SimpleNamespace as Fake
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import runs
 from jopd.models import hf
-from jopd.training import kept, step, sums, workdir
+from jopd.training import ending, kept, step, sums, workdir
 from jopd.training import loop as train
 from jopd.training.checkpoint import Checkpointer
 
@@ -32,7 +33,7 @@ def run(models, tmp_path_factory):
         ({2: None, 10: 0.5, 9: 0.75}, "last", 10),
         ({2: None, 10: 0.5, 9: 0.75}, "best", 9),
         ({2: None, 10: 0.5, 9: 0.75}, "2", 2),
-        ({2: None, 10: None}, "best", 10),
+        ({2: float("nan"), 10: 0.5}, "best", 10),
     ],
 )
 def test_which_checkpoint(metrics, which, found, tmp_path):
@@ -43,6 +44,48 @@ def test_which_checkpoint(metrics, which, found, tmp_path):
     assert kept.pick(tmp_path, which) == found
     with pytest.raises(ValueError, match=r"'7'; give last, best or one of 2"):
         kept.pick(tmp_path, "7")
+
+
+def test_where_nothing_was_judged_nothing_is_the_best(tmp_path):
+    for at in (2, 10):
+        (tmp_path / "checkpoints" / str(at)).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no best checkpoint.*give last or one of 2,"):
+        kept.pick(tmp_path, "best")
+
+
+def test_what_is_gone_or_unreadable_in_any_way_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"checkpoint 4 of .* is gone: a run keeps its"
+    ):
+        kept.read(tmp_path, 4, {})
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    sums.write(tmp_path / "checkpoints" / "4", None)
+    monkeypatch.setattr(kept.ocp, "load_checkpointables", lambda *_: {"meta": {}})
+    with pytest.raises(ValueError, match=r"4 of .* is damaged \(KeyError: 'leaves'\)"):
+        kept.read(tmp_path, 4, {})
+
+
+def test_a_damaged_best_is_no_reason_to_export_nothing(monkeypatch, capsys):
+    """The next best, or the last update, as if that were the best."""
+
+    def read(run, at, template):
+        if at == 2:
+            raise ValueError("checkpoint 2 of x is damaged")
+        return {"train": {"params": f"of {at}"}}, {}
+
+    monkeypatch.setattr(kept, "read", read)
+    e = Fake(config=Fake(steps=9, export=Fake(which="best")))
+    for best, found in (
+        ([2, 4], (4, "of 4")),
+        ([2, 9, 4], (9, "now")),
+        ([2], (9, "now")),
+    ):
+        saver = Fake(best_steps=lambda best=best: best)
+        run = Fake(saver=saver, directory="x", state={"train": Fake(params="now")})
+        assert ending.to_export(e, run) == found
+        assert "step 2 is the best, and checkpoint 2 of x is" in capsys.readouterr().out
+    e.config.export.which = "last"
+    assert ending.to_export(e, run) == (9, "now")
 
 
 def test_a_folder_without_checkpoints_is_said(tmp_path):
@@ -56,7 +99,7 @@ def tree(folder):
 
 def test_the_last_is_what_the_run_exported_and_nothing_is_touched(run, tmp_path):
     before = tree(run)
-    assert kept.export(run, "last", tmp_path / "export") == 2
+    kept.export(run, kept.pick(run, "last"), tmp_path / "export")
     assert tree(run) == before
     assert runs.same_weights(run, tmp_path)
     for name in ("generation_config.json", "config.json", "tokenizer.json"):
@@ -84,7 +127,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(run, tmp_path):
     file = next((tmp_path / "checkpoints" / "2" / "state").glob("**/d/*"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"checkpoint 2 of .* damaged \(.*changed"):
-        kept.export(tmp_path, "last", tmp_path / "export")
+        kept.export(tmp_path, 2, tmp_path / "export")
 
 
 def state_of(transform, seed):
@@ -147,8 +190,8 @@ def test_the_best_is_exported(models, tmp_path, monkeypatch):
     summary = train.run(config, tmp_path)
     assert summary["exported_step"] == 1
     assert kept.pick(tmp_path, "best") == 1
-    kept.export(tmp_path, "1", tmp_path / "one" / "export")
+    kept.export(tmp_path, 1, tmp_path / "one" / "export")
     assert runs.same_weights(tmp_path, tmp_path / "one")
-    kept.export(tmp_path, "last", tmp_path / "two" / "export")
+    kept.export(tmp_path, kept.pick(tmp_path, "last"), tmp_path / "two" / "export")
     assert not runs.same_weights(tmp_path, tmp_path / "two")
     assert workdir.read_config(tmp_path)["export"]["which"] == "best"

@@ -70,9 +70,33 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_none(tmp_path, monkeypatch)
 def test_what_kills_left_is_cleaned_and_what_is_not_ours_stays(tmp_path):
     for name in ("config.json.tmp", "metrics.jsonl.tmp", "slurm-17.out", "job.log"):
         (tmp_path / name).write_text("x")
-    (tmp_path / ".export.ab12" / "new").mkdir(parents=True)
+    for name in (".export.ab12", ".export-20.ab12", ".export-21.ab12"):
+        (tmp_path / name / "new").mkdir(parents=True)
+    os.utime(tmp_path / ".export-20.ab12", (0, 0))
     workdir.prepare(tmp_path, PLAIN)
-    assert {p.name for p in tmp_path.iterdir()} == {"slurm-17.out", "job.log"}
+    going_on = ".export-21.ab12"
+    assert {p.name for p in tmp_path.iterdir()} == {"slurm-17.out", "job.log", going_on}
+
+
+def test_a_run_of_an_older_release_knows_fewer_keys(tmp_path):
+    older = changed("data.date", "2026-01-01")
+    del older["init_from"], older["remote"]["api"], older["data"]["date"]
+    workdir.write_config(tmp_path, older)
+    now = changed("data.date", "2026-01-02")
+    workdir.prepare(tmp_path, now)
+    now["init_from"]["run"] = "runs/x"
+    with pytest.raises(
+        ValueError, match=r"config: init_from.run was '' and is now 'runs"
+    ):
+        workdir.prepare(tmp_path, now)
+
+
+def test_a_start_whose_probe_another_start_removed_is_not_refused(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workdir.Path, "write_text", lambda *_: None)
+    with workdir.locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("name", [*workdir.FILES, *workdir.FOLDERS])
@@ -110,6 +134,7 @@ FREE = [
     ("eval.k", 9),
     ("mesh.fsdp", 2),
     ("optimizer.accumulate", 2),
+    ("remote.cache_dir", "elsewhere"),
     ("rollout.at_once", 8),
     ("checkpoint.every_minutes", 1.0),
 ]

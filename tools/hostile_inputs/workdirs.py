@@ -12,10 +12,12 @@ from pathlib import Path
 
 from hostile_inputs import Case, damage, dump, mutate_json
 from jopd.reporting import metrics
-from jopd.setup import shipped
+from jopd.setup import keys, shipped
+from jopd.setup.config import base_config
 from jopd.training import origins, workdir
 
 AT = 4  # the step that the run goes on from
+DEFAULTS = keys.flatten(workdir.written(base_config().to_dict()))
 FACTS = {"the rows": "3 rows, sha256 ab12", "the tokenizer": "sha256 cd34"}
 
 
@@ -81,7 +83,10 @@ def _go_on(folder: Path, config: dict) -> str | None:
     writer.close()
     kept = json.loads((folder / "config.json").read_bytes())
     free = lambda flat: {k: v for k, v in flat.items() if not workdir.may_change(k)}
-    old, new = free(workdir.flatten(kept)), free(workdir.flatten(config))
+    old, new = free(keys.flatten(kept)), free(keys.flatten(config))
+    # What an older release did not know is as it is by default, the day any.
+    unknown = {key: DEFAULTS[key] for key in DEFAULTS.keys() & new.keys()}
+    old = unknown | {"data.date": new["data.date"]} | old
     if any(old.get(key) != new.get(key) for key in old.keys() | new.keys()):
         return "a run of another config goes on"
     if (folder / "inputs.json").exists():
