@@ -81,7 +81,7 @@ def judge_gap(e: Experiment, average: float, largest: float, at: int) -> list[st
         f"{average:.1e} nats in the mean and {largest:.1e} at most, {excess:.1f} times "
         f"the {tolerance:.1e} (100 times that at most) of log.sampler_tolerance: "
     )
-    if excess > BUG:
+    if not excess <= BUG:  # NaN is neither
         raise FloatingPointError(
             line + "no rounding; the sampler is not the trainer's student"
         )
@@ -189,11 +189,13 @@ def blame(e: Experiment, name: str, parts: dict, batch) -> str:
         if key.startswith("logp/")
         and not np.isfinite(np.asarray(parts[key])[row, token])
     ]
+    place = token - int(np.asarray(batch.rollout.prompt_length_B)[row]) + 1
     told = f" and the log-prob of {' and of '.join(models)}" if models else ""
     shown = e.rows.train.texts[number][:60]
     return (
         f", in {int(bad_BT.any(axis=1).sum())} of {len(bad_BT)} rows; in the first, "
-        f"prompt {number} ({shown!r}), this{told} from token {token} on"
+        f"prompt {number} ({shown!r}), this{told} from token {place} of the "
+        "response on"
     )
 
 

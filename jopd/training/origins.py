@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jopd.data.dataset import Dataset
 from jopd.models import hf
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
 from jopd.training import sums, workdir
 
 NAME = "inputs.json"
+TOKENS, ENDS = FOLLOWING = ("tokens of the rows", "ends of responses")
 SHOWN = 12  # characters of a hash in an error
 
 
@@ -56,10 +58,10 @@ def keep(directory: Path, now: dict[str, str]) -> None:
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs, in words; tokens only where nothing that makes them does."""
+    """What differs, in words; what follows from others only where none of them does."""
     differ = [name for name in before if before[name] != now.get(name)]
-    if len(differ) > 1:
-        differ = [name for name in differ if name != "tokens of the rows"]
+    causes = [name for name in differ if not name.startswith(FOLLOWING)]
+    differ = causes or differ
     return [
         f"{name} had {_short(before[name])} and has {_short(now.get(name, 'nothing'))}"
         for name in differ
@@ -74,25 +76,53 @@ def _short(fact: str) -> str:
 def found(e: Experiment) -> dict[str, str]:
     """What there is now, by name."""
     tokenizer, rows = e.rows.tokenizer, e.rows
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    rules = core.to_str() if core else json.dumps(tokenizer.get_vocab())
-    tokens = (
-        row
-        for data in (rows.train, rows.held)
-        for row in (*data.prompts, *(s for s in data.solutions if s is not None))
-    )
+    others = {
+        name: inputs.model_path(path)
+        for name, path in _own(e).items()
+        if path != e.config.student.path and inputs.has_tokenizer(path)
+    }
     return rows.digests | {
-        "the tokenizer": _sha(rules.encode()),
+        "the tokenizer": _rules(tokenizer),
         "the chat template": _sha(str(tokenizer.chat_template).encode()),
-        "tokens of the rows": _sha(*(np.append(row, -1).tobytes() for row in tokens)),
+        TOKENS: _tokens(rows.train, rows.held),
+        ENDS: f"{sorted(e.stop_ids)}",
+        **{
+            f"the tokenizer of {name}": _rules(inputs.load_tokenizer(path))
+            for name, path in others.items()
+        },
+        **{
+            f"{TOKENS} as {name} reads them": _tokens(*data)
+            for name, data in rows.own_prompts.items()
+        },
         **_weights(e),
     }
+
+
+def _rules(tokenizer) -> str:
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    rules = core.to_str() if core else json.dumps(tokenizer.get_vocab())
+    return _sha(rules.encode())
+
+
+def _tokens(*parts: Dataset) -> str:
+    """Of the prompts and solutions of several sets of rows."""
+    tokens = (
+        row
+        for data in parts
+        for row in (*data.prompts, *(s for s in data.solutions if s is not None))
+    )
+    return _sha(*(np.append(row, -1).tobytes() for row in tokens))
+
+
+def _own(e: Experiment) -> dict[str, str]:
+    """Teachers with weights of their own, and where these are."""
+    return {name: t.path for name, t in e.teachers.items() if t.weights == "path"}
 
 
 def _weights(e: Experiment) -> dict[str, str]:
     """Of every model with weights of its own."""
     paths = {"student": e.config.student.path}
-    own = {name: t.path for name, t in e.teachers.items() if t.weights == "path"}
+    own = _own(e)
     known: dict[str, str] = {}
     for path in map(inputs.model_path, (paths | own).values()):
         if path not in known:

@@ -47,7 +47,8 @@ def test_a_gap_is_fine_or_said_or_stops():
     assert "step 50" in line and "1.5 times the 2.0e-05" in line
     (line,) = gap(0, 900 * allowed)
     assert "9.0 times" in line
-    for found in ((10.1 * allowed, 0), (0, 1010 * allowed)):
+    none = float("nan")
+    for found in ((10.1 * allowed, 0), (0, 1010 * allowed), (none, none)):
         with pytest.raises(FloatingPointError, match="not the trainer's student"):
             gap(*found)
         assert gap(*found, dtype="bfloat16") == []
@@ -108,11 +109,15 @@ def test_what_is_no_number_is_named_with_term_model_and_row():
     loss[2, 4] = np.inf
     teacher[1, 2] = -np.inf
     parts = {"loss/opd": loss, "logp/teacher": teacher, "logp/student": student}
-    batch = Fake(prompt_id_B=np.array([4, 7, 5]))
+    rollout = Fake(prompt_length_B=np.array([1, 2, 3]))
+    batch = Fake(prompt_id_B=np.array([4, 7, 5]), rollout=rollout)
     said = (
         "in 2 of 3 rows; in the first, prompt 7 ('question 7'), this and the log-prob"
     )
-    with pytest.raises(FloatingPointError, match=re.escape(said + " of teacher from")):
+    with pytest.raises(
+        FloatingPointError,
+        match=re.escape(said + " of teacher from token 1 of the response on"),
+    ):
         observe.stop_if_unfinite(e, {"loss/opd": np.nan}, parts, batch, 3)
     assert observe.blame(e, "optim/grad_norm", parts, batch) == ""
     observe.stop_if_unfinite(e, {"loss/opd": 0.5, "optim/grad_norm": 1.0}, {}, batch, 3)

@@ -64,7 +64,24 @@ def shape(tmp):
     file.write_text(json.dumps(changed))
 
 
+def ends(tmp):
+    """What ends responses; the same models, the same prompts."""
+    file = tmp / "teacher" / "generation_config.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | {"eos_token_id": [1, 2, 3, 5]}))
+
+
+def theirs(tmp):
+    """A teacher's way to cut text, of the same vocabulary."""
+    file = tmp / "teacher" / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    rules["normalizer"] = {"type": "NFC"}
+    file.write_text(json.dumps(rules))
+
+
 CHANGES = {
+    ends: "ends of responses had [",
+    theirs: "the tokenizer of teacher had sha256 ",
     train_rows: "training rows had 8 rows, sha256 ",
     fewer_rows: "training rows had 8 rows, sha256 ",
     eval_rows: "held-out rows had 2 rows, sha256 ",
