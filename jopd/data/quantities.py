@@ -5,6 +5,7 @@ units: ``$20``, ``20 %`` and ``20 cm^2`` are all 20.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 
 # Thousands as they are written in most places, and in India.
@@ -23,6 +24,24 @@ _FRACTION = re.compile(
     r"(?P<behind>[0-9]\s*)?\\[dtc]?frac\s*(?:\{([^{}]*)\}|([0-9]))"
     r"\s*(?:\{([^{}]*)\}|([0-9]))"
 )
+_GLYPH = re.compile(r"([0-9]?)[^\S\n]?([\u00bc-\u00be\u2150-\u215e])")
+# What makes a value of more than one number, or of none: roots, functions, variables.
+_BEYOND = re.compile(
+    r"\\(?:sqrt|pi|[dtc]?frac|log|ln|sin|cos|tan|exp|pm|mp|cup|cap|binom|begin"
+    r"|alpha|beta|gamma|theta|phi|lambda|overline|dot|infty)(?![A-Za-z])"
+    r"|[\u221a\u03c0\u221e\u00b1]"
+    r"|[0-9][abcijknpqrtuvwxyzBDEGIJNOPQRSTUXYZ](?![A-Za-z0-9])"
+    r"|[0-9]_\{?[0-9]"  # of another base
+    r"|(?<![A-Za-z\\])[a-z]\s*[-+*/^]\s*[0-9({\\]"
+    r"|[0-9)}]\s*[-+*]\s*[a-z](?![A-Za-z])"
+)
+_BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
+_LIST = re.compile(r"\s*-?[0-9./]+(?:\s*[,;]\s*-?[0-9./]+)+\s*")
+# Beside a number that stands in the open, as the last one of a response.
+_ROOT_BEFORE = re.compile(r"(?:\\sqrt|\u221a)\s*[({\[]?\s*\Z")
+_ROOT_BEHIND = re.compile(
+    r"[^\S\n]*\}?[^\S\n]*(?:\\(?:sqrt|pi)(?![A-Za-z])|[\u221a\u03c0])"
+)
 _UNIT_POWER = re.compile(
     r"(?<=[A-Za-z}])\s*\^\s*(?:\{-?[0-9]+\}|-?[0-9]+)"
     r"|(?<![A-Za-z])(?:mm|cm|dm|km|m|ft|in|yd)[23]\b"
@@ -40,7 +59,7 @@ _MOST_BITS = 16_000  # of a power
 
 
 class Unreadable(ValueError):
-    """There is a number, but none that can be compared: ``5/0``, ``1e999999``."""
+    r"""There is a number, but none that can be compared: ``5/0``, ``2\sqrt{3}``."""
 
 
 def answer_of(text: str) -> Fraction | None:
@@ -56,13 +75,46 @@ def answer_of(text: str) -> Fraction | None:
     box, marks = _last_box(text), list(_MARK.finditer(text))
     behind = marks[-1].end() if marks else -1
     if box is None and not marks:
-        return _last(text)
+        return _in_the_open(text)
     if box is not None and box[1] > behind:
         inside = text[slice(*box)]
-        bare = _last(_WORDS.sub(" ", inside))
-        return _last(inside) if bare is None else bare
-    line = text[behind:].lstrip().partition("\n")[0].rpartition("=")[2]
-    return _value(line, _QUANTITY.search(line))
+        bare = _WORDS.sub(" ", inside)
+        _check_one_number(bare)
+        value = _last(bare)
+        return _last(inside) if value is None else value
+    line = text[behind:].lstrip().partition("\n")[0]
+    first, _, rest = line.partition("=")
+    # "18 = 9*2" says its value first, "9*2 = 18" last.
+    if not _QUANTITY.fullmatch(first.strip()):
+        first = rest.rpartition("=")[2] or first
+    return _value(first, _QUANTITY.search(first))
+
+
+def check_answer(text: str) -> None:
+    """Raises Unreadable where an answer of one line is no single number."""
+    plain = _plain(text)
+    if not is_marked(text) and "\n" not in plain.strip():
+        _check_one_number(_WORDS.sub(" ", plain))
+
+
+def _check_one_number(text: str) -> None:
+    text = text.replace("\\left", "").replace("\\right", "")
+    grouped = re.sub(rf"(?<![0-9,]){_DIGITS}(?![0-9])", "0", text)
+    several = [grouped, *_BRACKETS.findall(grouped)]
+    if _BEYOND.search(text) or any(map(_LIST.fullmatch, several)):
+        raise Unreadable(f"{text.strip()[:60]!r} is no single number")
+
+
+def _in_the_open(text: str) -> Fraction | None:
+    """The last number, unless it stands under a root or before one."""
+    matches = list(_QUANTITY.finditer(text))
+    if not matches:
+        return None
+    last = matches[-1]
+    before, behind = text[: last.start()][-9:], text[last.end() :][:16]
+    if _ROOT_BEFORE.search(before) or _ROOT_BEHIND.match(behind):
+        raise Unreadable(f"{last.group()!r} stands by a root or a constant")
+    return _value(text, last)
 
 
 def is_marked(text: str) -> bool:
@@ -75,13 +127,22 @@ def _plain(text: str) -> str:
     """One spelling of minus signs, separators, fractions; units without exponents."""
     text = text.translate(_MINUSES).replace("\\$", "$").replace("\\!", "")
     text = _SEPARATOR.sub(",", text)
+    text = _GLYPH.sub(_glyph, text)
     return _FRACTION.sub(_quotient, _UNIT_POWER.sub("", text))
+
+
+def _glyph(match: re.Match) -> str:
+    """``3½`` as ``3 1/2``."""
+    value = Fraction(unicodedata.numeric(match[2])).limit_denominator(10)
+    return f"{match[1]} {value}" if match[1] else str(value)
 
 
 def _quotient(match: re.Match) -> str:
     """``3\\frac{1}{2}`` as ``3 1/2``, anything else as ``1/2``."""
     behind, *parts = match.groups()
     above, below = (part.strip() for part in parts if part is not None)
+    if below.startswith("-"):
+        above, below = f"-{above}".removeprefix("--"), below[1:].strip()
     return f"{behind.strip()} {above}/{below}" if behind else f"{above}/{below}"
 
 

@@ -35,12 +35,16 @@ def numeric(response: str, answer: str, tolerance: float = 0.0) -> float:
     ``|a - b| <= tolerance * max(1, |b|)`` pass.
 
     Raises:
-      ValueError: the answer holds no number.
+      ValueError: the answer is no single number.
     """
     try:
+        quantities.check_answer(answer)
         wanted = quantities.answer_of(answer)
-    except quantities.Unreadable:
-        wanted = None
+    except quantities.Unreadable as error:
+        raise ValueError(
+            f"the answer {answer!r:.80} cannot be compared as a number ({error}); use "
+            "the verifier 'math'"
+        ) from error
     if wanted is None:
         raise ValueError(
             f"the answer {answer!r:.80} holds no number; use the verifier 'math' or "

@@ -39,6 +39,11 @@ TABLE = [
     (r"3\frac{1}{2}", "7/2"),
     ("-3 1/2", "-7/2"),
     ("12 3/2", "3/2"),
+    (r"\frac{1}{-2}", "-1/2"),
+    (r"\frac{-1}{-2}", "1/2"),
+    ("\u00bd", "1/2"),
+    ("3\u00bd cm", "7/2"),
+    ("-3 \u00be", "-15/4"),
     ("4/5/2020", "2020"),
     # units
     ("20 cm^2", "20"),
@@ -56,6 +61,8 @@ TABLE = [
     ("#### 18. That took 3 steps", "18"),
     ("#### 3*6=18 (3 steps)", "18"),
     ("####\n$18", "18"),
+    ("#### 18 = 9*2", "18"),
+    ("#### 9*2 = 18 apples", "18"),
     ("#### **18** in 3", "18"),
     ("#### Step 3: add\n so it is 18", "18"),
     (r"\boxed{5} #### 6 in 7", "6"),
@@ -78,6 +85,43 @@ def test_numbers_that_cannot_be_compared(text):
     with pytest.raises(quantities.Unreadable):
         quantities.answer_of(text)
     assert rewards.numeric(text, "1") == 0.0
+
+
+BEYOND = [
+    r"2\sqrt{3}",
+    "2\u221a3",
+    r"\frac{\sqrt3}{2}",
+    r"3\pi",
+    "(1, 2)",
+    r"\left(\frac{3}{5}, 4\right]",
+    "204_5",
+    "3R^2",
+    "[0,2]",
+    "3, 4",
+]
+BEYOND += ["3x", "x+2", "2x + 1", r"0.\overline{3}", r"\pm 2", "5k"]
+
+
+@pytest.mark.parametrize("text", BEYOND)
+def test_what_is_no_single_number(text):
+    for number in ("2", "3", "4", "1"):
+        assert rewards.numeric(rf"so \boxed{{{text}}}", number) == 0.0
+    for answer in (text, rf"\boxed{{{text}}}"):
+        with pytest.raises(ValueError, match=r"no single number.* verifier 'math'"):
+            rewards.numeric("2", answer)
+
+
+def test_a_root_in_the_open():
+    for text in (r"it is 2\sqrt{3}", r"so 3\pi", r"\sqrt{3}"):
+        assert rewards.numeric(text, "3") == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5 apples", "5 m", "20 cm^2", "(5)", "1,234", "$5", "5%", "-3", "5 a day"],
+)
+def test_units_are_no_variables(answer):
+    assert rewards.numeric(rf"\boxed{{{answer}}}", answer) == 1.0
 
 
 def spellings(value: int, cents: int) -> list[str]:
@@ -132,9 +176,24 @@ def test_all_answers_of_gsm8k(shared):
 
 
 def test_hostile_texts_take_no_time():
-    parts = [r"\boxed{", r"\frac{", "####", "1,", "1/", "- ", "is ", "1e", "a^", " "]
+    parts = [
+        "1.",
+        "(",
+        "x+",
+        r"\boxed{",
+        r"\frac{",
+        "####",
+        "1,",
+        "1/",
+        "- ",
+        "is ",
+        "1e",
+        "a^",
+        " ",
+    ]
     started = time.perf_counter()
     for part in parts:
         rewards.numeric(part * 4000, "3")
+        rewards.numeric(rf"\boxed{{({part * 4000}}}", "3")
         rewards.numeric(f"1{part}" * 2000 + " " * 4000, "3")
     assert time.perf_counter() - started < 5
