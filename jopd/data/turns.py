@@ -54,7 +54,7 @@ def _turn(turn: Any, where: str, roles: Sequence[str]) -> dict:
     role = kept.pop("role", None)
     if not isinstance(role, str) or not role:
         raise ValueError(f"{where} holds {turn!r:.80}, whose role is {role!r}")
-    where = f"{where} ({role})"
+    where = f"{where} ({role:.60})"
     role = _role(role, where, roles)
     # An assistant may have nothing to say; as the last turn, that is no gold response.
     if not kept and role not in (*SYSTEM, "assistant"):
