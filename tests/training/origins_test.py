@@ -71,17 +71,8 @@ def ends(tmp):
     file.write_text(json.dumps(known | {"eos_token_id": [1, 2, 3, 5]}))
 
 
-def theirs(tmp):
-    """A teacher's way to cut text, of the same vocabulary."""
-    file = tmp / "teacher" / "tokenizer.json"
-    rules = json.loads(file.read_text())
-    rules["normalizer"] = {"type": "NFC"}
-    file.write_text(json.dumps(rules))
-
-
 CHANGES = {
     ends: "ends of responses had [",
-    theirs: "the tokenizer of teacher had sha256 ",
     train_rows: "training rows had 8 rows, sha256 ",
     fewer_rows: "training rows had 8 rows, sha256 ",
     eval_rows: "held-out rows had 2 rows, sha256 ",
@@ -112,6 +103,17 @@ def test_without_updates_nothing_is_kept_up(begun, tmp_path):
 def test_what_may_change_is_no_other_input(begun, tmp_path):
     free = {"eval__prompts": 2, "eval__k": 1, "student__remat": False}
     origins.check(tmp_path, begun(**free))
+
+
+def test_a_teacher_of_its_own_has_its_tokenizer_and_prompts_kept(begun, monkeypatch):
+    kwargs = {"teacher__context": "{question}{question}"}
+    found = begun(**kwargs)
+    theirs = "tokens of the rows as teacher reads them"
+    assert found["the tokenizer of teacher"] == found["the tokenizer"]
+    assert theirs in found and theirs not in begun()
+    monkeypatch.setattr(origins, "_rules", lambda tokenizer: tokenizer.name_or_path)
+    one, two = (begun()[f"the tokenizer{of}"] for of in ("", " of teacher"))
+    assert one.endswith("student") and two.endswith("teacher")
 
 
 def test_tokens_are_the_last_resort():
