@@ -44,13 +44,10 @@ def read(
     template: str = "",
     fields: Sequence[str] = (),
     separator: str = "<|endoftext|>",
-    drop_partial: bool = False,
     count: int = 10_000,
     seed: int = 0,
     levels: Sequence[int] = tasks.LEVELS,
     roles: Sequence[str] = (),
-    skip: int = 0,
-    limit: int | None = None,
 ) -> list[Example]:
     """Reads prompts, with gold solutions and answers where there are any.
 
@@ -73,10 +70,8 @@ def read(
       fields: columns kept beside these, as text (``level`` of ``task:arithmetic``).
       separator: between the documents of a text file; `data.encode` cuts them with
         `prefix_tokens`.
-      drop_partial: leave out the first and last document, cut ones, of a text file.
       roles: of turns, beside `turns.ROLES`.
       count, seed, levels: of ``task:arithmetic``, see `tasks.make`.
-      skip, limit: rows to leave out first, and to read at most after that.
 
     Raises:
       FileNotFoundError, ValueError: each names the source, the row or line, and a
@@ -87,13 +82,12 @@ def read(
     elif not tables.is_file(source):
         rows = tables.hub_rows(source, split)
     elif tables.suffix(source) == ".txt":
-        documents = tables.documents(source, separator, drop_partial)
+        documents = tables.documents(source, separator)
         rows = [{shapes.DOCUMENT: text} for text in documents]
     else:
         rows = tables.rows(source)
-    rows = rows[skip:][:limit]
     if not rows:
-        raise ValueError(f"{source}: no rows (skip={skip}, limit={limit}); add some")
+        raise ValueError(f"{source}: no rows; add some")
     return examples(
         rows,
         prompt_column=prompt_column,

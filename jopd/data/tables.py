@@ -252,11 +252,10 @@ def hub_rows(source: str, split: str) -> list[dict]:
     return _plain(found, source)
 
 
-def documents(source: str, separator: str, drop_partial: bool) -> list[str]:
-    """Splits before decoding, so a cut end may cut a UTF-8 character too."""
-    pieces = _load(source).replace(b"\r\n", b"\n").split(separator.encode())
-    pieces = pieces[1:-1] if drop_partial else pieces
-    texts = [_decode(piece, source).strip() for piece in pieces]
+def documents(source: str, separator: str) -> list[str]:
+    """The texts between separators, those of white space alone left out."""
+    pieces = _decode(_load(source), source).replace("\r\n", "\n").split(separator)
+    texts = [piece.strip() for piece in pieces]
     return [text for text in texts if text]
 
 
