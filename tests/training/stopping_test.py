@@ -39,7 +39,7 @@ def light(monkeypatch):
 
     def advance(e, run, done, drawn):
         run.state["train"] = types.SimpleNamespace(step=done + 1, params={})
-        return train.Update(types.SimpleNamespace(fresh=None), {}, 0, {})
+        return train.Update(types.SimpleNamespace(fresh=None), {}, 0, {}, None)
 
     monkeypatch.setattr(train, "gather", lambda e, run, done: None)
     monkeypatch.setattr(train, "advance", advance)
