@@ -385,6 +385,10 @@ def _causes(damaged: Mapping[int, Exception]) -> str:
 
 
 def _root(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    """What went wrong first; an error that is kept and raised again is in a ring."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        if any(inner is known for known in chain):
+            break
+        chain.append(inner)
+    return f"{type(chain[-1]).__name__}: {chain[-1]}".splitlines()[0][:200]

@@ -512,3 +512,10 @@ def test_root_cause_is_named():
             raise KeyError("outer") from error
     except KeyError as error:
         assert checkpoint._root(error) == "OSError: inner"
+
+
+def test_an_error_that_causes_itself_is_said():
+    """A failed save is kept, and raised again where the next one waits for it."""
+    first, second = OSError("no space"), OSError("not saved")
+    second.__cause__, first.__context__ = first, second
+    assert checkpoint._root(second) == "OSError: no space"

@@ -119,7 +119,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(interrupted, uninterrupted):
 def test_evaluations_share_the_line_of_their_step(uninterrupted):
     rows = runs.updates(uninterrupted)
     at = [row["step"] for row in rows if "eval/reverse_kl" in row]
-    assert at == list(range(4, STEPS, 4))
+    assert at == list(range(4, STEPS + 1, 4))  # and the one after the run
     assert all("loss" in row for row in rows)
 
 
