@@ -67,8 +67,8 @@ def check(panel: Panel, known: Iterable[str], panels: Iterable[str]) -> None:
             )
         if name not in known:
             raise ValueError(
-                f"{where}.members names the model {name!r}; known: {', '.join(known)} "
-                "(add it to config.teachers)"
+                f"{where}.members names the model {name!r:.60}; known: "
+                f"{', '.join(known)} (add it to config.teachers)"
             )
         if panel.members.count(name) > 1:
             raise ValueError(

@@ -71,6 +71,19 @@ TEXT = Range("text", lambda v: isinstance(v, str))
 NAMED = Range("a name or a function", lambda v: isinstance(v, str) or callable(v))
 DAY = Range("a day, YYYY-MM-DD, or '' for today", templates.is_day)
 GROUP = Range("keys with values, as dict(...)", lambda v: isinstance(v, Mapping))
+
+
+def _recorded(value) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return all(map(_recorded, value))
+    return isinstance(value, str | Real | NoneType) or callable(value)
+
+
+RECORDED = Range(
+    "texts, numbers, None, functions, or lists and dicts of them", _recorded
+)
 COUNT, FROM_0 = whole(1), whole(0)
 SHARE = real(0, 1)
 RATE = real(0, 10)  # of learning: what is above trains nothing, it only breaks
@@ -299,6 +312,7 @@ def check_all(flat: Mapping[str, object]) -> None:
         elif known is not GROUP:
             raise ValueError(f"{key} is missing; it must be {known.says}")
     for key, value in flat.items():
+        check(key, value, RECORDED)  # what config.json can say
         first, *rest = key.split(".", 2)
         if first in ("loss", "teachers", "panels") and len(rest) == 1:
             check(key, value, GROUP)

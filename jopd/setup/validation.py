@@ -150,6 +150,8 @@ def check_no_rewards(config: ConfigDict, terms, why: str) -> None:
 def _check_teachers(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
     panels = [panel.name for panel in panels_of(config)]
+    for name, teacher in known.items():
+        roles.check_route(name, teacher, config.data.fields)
     own = config.data.teacher_template_kwargs
     other_rendering = own and own != config.data.student_template_kwargs
     for name in sorted(models_named(terms)):
@@ -161,7 +163,6 @@ def _check_teachers(config: ConfigDict, terms) -> None:
     for name in sorted(frozen_named(config, terms)):
         teacher = known[name]
         roles.check(name, teacher)
-        roles.check_route(name, teacher, config.data.fields)
         if name not in models_named(terms):
             continue  # a panel's member alone, which may well be the student
         same = teacher.weights == "path" and teacher.path == config.student.path

@@ -323,6 +323,10 @@ CASES = {
         other_tokenizer,
         ("id 5: student '3', teacher '4'", "differ in 2 of 18", "take a pair"),
     ),
+    "half a route of a teacher that no term names": (
+        {"teachers__math": {"path": "x", "route": {"field": "domain"}}},
+        ("math.route={'field': 'domain'} must be dict(field=..., equals=...)",),
+    ),
     "a teacher that was not named": (
         only_the_student,
         ("the teacher is the bundled one, name yours with teacher.path",),

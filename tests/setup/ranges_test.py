@@ -221,3 +221,11 @@ def test_a_wrong_term_is_refused_in_one_line(name):
     with c.loss.ignore_type():
         c.loss.opd.update(changes)
     refused(lambda: validation.validate(c), said)
+
+
+def test_values_of_free_keys_can_be_recorded():
+    ranges.check_all(DEFAULTS | {"data.student_template_kwargs.x": {"a": [1, None]}})
+    with pytest.raises(
+        ValueError, match=r"student_template_kwargs.x=b'x' must be texts"
+    ):
+        ranges.check_all(DEFAULTS | {"data.student_template_kwargs.x": b"x"})
