@@ -2,6 +2,10 @@
 
 import importlib.metadata
 import os
+import signal
+
+# Under nohup hangups are ignored, by child processes too; tests send them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _FLAGS = [
     "--xla_force_host_platform_device_count=2",
