@@ -190,7 +190,7 @@ def build(config, *, train: bool = True) -> Experiment:
             server = inputs.connect(config)  # one that is down is said before any load
     generator = pick_generator(config, mesh)
     terms = builders.build_terms(config)
-    cast = choose_cast(config, terms)
+    cast = choose_cast(config, terms if train else ())
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
     stop_strings = tuple(config.rollout.stop_strings)
     decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")

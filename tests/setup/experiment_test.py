@@ -46,3 +46,11 @@ def test_a_teacher_with_tokens_in_other_places_is_read_by_name(models, swapped):
         np.testing.assert_array_equal, e.frozen["teacher"], wanted.frozen["teacher"]
     )
     assert not [note for note in wanted.notes if "shared ids" in note]
+
+
+def test_an_evaluation_loads_what_it_compares_with(models):
+    """Whom terms name is of no use there; no teacher is one that is not named."""
+    found = experiment.build(runs.config(models, "stableopd"), train=False)
+    assert set(found.models) == {"student", "teacher"}
+    alone = runs.config(models, "stableopd", teacher__path="")
+    assert set(experiment.build(alone, train=False).models) == {"student"}
