@@ -54,12 +54,15 @@ def load(path: str | Path) -> Encoder:
                 "in Hugging Face format"
             )
     config = _config(folder)
-    opened = files.open_weights(folder)
+    opened = {
+        name: file
+        for name, file in files.open_weights(folder).items()
+        if "position_ids" not in name and "pooler" not in name
+    }
     files.dtypes(opened, folder)
     params = {
         name.removeprefix("bert."): jnp.asarray(file.get_tensor(name), jnp.float32)
         for name, file in opened.items()
-        if "position_ids" not in name and "pooler" not in name
     }
     _check(config, params, folder)
     return Encoder(config, params, files.tokenizer(folder))

@@ -26,7 +26,7 @@ import runs
 from jopd.models import decoder, hf
 from jopd.rollouts import generate as rollout
 from jopd.rollouts import sampling
-from jopd.teachers import audit, remote
+from jopd.teachers import audit, remote, transport
 from jopd.teachers.remote import Prefix
 
 NEEDED = ("torch", "fastapi", "uvicorn", "openai", "accelerate")
@@ -149,7 +149,7 @@ def greedy(folder, prefixes, max_tokens: int) -> list[list[str]]:
 
 
 def test_continuations_of_a_served_model(served, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.05)
     log, port = tmp_path / "log", free_port()
     prefixes = [Prefix(f"{i}+2=", f"{i}+2={i + 2};") for i in range(1, 5)]
     seeds = [0, 10, 20, 30]
@@ -194,6 +194,7 @@ def run(models, served, tmp_path, cache):
         "rollout.prompts_per_step": 4,
         "audit.teacher": "http",
         "audit.samples": 4,
+        "audit.judge_first": False,  # random weights write nonsense
         "remote.url": f"http://127.0.0.1:{port}/v1",
         "remote.model": served,
         "remote.per_request": 1,
