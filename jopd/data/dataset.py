@@ -80,8 +80,7 @@ def encode(
     """Tokenises prompts and gold solutions.
 
     Args:
-      examples: what `read` returned.
-      tokenizer: of transformers.
+      examples, tokenizer: what `read` returned; one of transformers.
       max_prompt_tokens, max_response_tokens: limits, EOS counts.
       chat_template: ``auto`` (if the tokenizer has one; without, several turns are an
         error), ``always`` (an error if it has none), ``never`` (the contents of the
@@ -120,38 +119,17 @@ def encode(
         date=date,
         ignored=tuple(ignored_keys),
     )
-    templated = layout.form == "template"
-    template = str(tokenizer.chat_template) if templated else ""
-    chat.check_kwargs(layout.kwargs, template, "template_kwargs")
-    names = [f"row {row} ({one.id!r})" for row, one in enumerate(examples)]
-    pairs = [chat.lay_out(layout, *one) for one in zip(examples, names, strict=True)]
-    texts, replies = (list(column) for column in zip(*pairs, strict=True))
-    prompts = _prompt_ids(texts, tokenizer, templated, add_bos)
-    if on_long_prompt == "truncate_left" and not prefix_tokens:
-        ids_of = lambda text: _prompt_ids([text], tokenizer, templated, add_bos)[0]
-        for row, one in enumerate(examples):
-            if len(prompts[row]) > max_prompt_tokens and chat.has_turns(layout, one):
-                how = (names[row], ids_of, max_prompt_tokens)
-                texts[row], prompts[row] = _shortened(layout, one, *how)
+    cut = on_long_prompt == "truncate_left" and not prefix_tokens
+    limit = max_prompt_tokens if cut else None
+    texts, prompts, replies = _laid_out(layout, examples, add_bos, limit)
     turn_end = chat.turn_end(layout)
     eos = _eos_id(tokenizer) if turn_end is None else turn_end
     usual = {eos, tokenizer.eos_token_id} - {None}
     if prefix_tokens:
-        cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in prompts]
-        golds = [ids[cut:] or None for ids, cut in zip(prompts, cuts, strict=True)]
-        prompts = [ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)]
-        texts = tokenizer.batch_decode(prompts, skip_special_tokens=True)
+        texts, prompts, golds = _documents(prompts, prefix_tokens, tokenizer)
     else:
         golds = _solution_ids(replies, tokenizer, usual)
-    # One that ends in it already, as chats written out do, needs no second, and a
-    # reply laid out by the template ends as the template ends turns.
-    added = set(tokenizer.added_tokens_decoder)
-    closed = [usual | (added if one.reply else set()) for one in examples]
-    whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, eos]
-    golds = [
-        None if gold is None else whole(gold, ends)
-        for gold, ends in zip(golds, closed, strict=True)
-    ]
+    golds = _ended(golds, examples, usual, eos, set(tokenizer.added_tokens_decoder))
     columns = zip(examples, texts, prompts, golds, strict=True)
     limits = (max_prompt_tokens, max_response_tokens, on_long_prompt, on_long_solution)
     if on_long_prompt == "error":
@@ -163,6 +141,46 @@ def encode(
         dated=layout.prints_date(),
         turn_end=turn_end,
     )
+
+
+def _laid_out(layout: chat.Layout, examples, add_bos: str, limit: int | None):
+    """(texts, ids, replies); a conversation above ``limit`` is cut to it."""
+    templated = layout.form == "template"
+    template = str(layout.tokenizer.chat_template) if templated else ""
+    chat.check_kwargs(layout.kwargs, template, "template_kwargs")
+    names = [f"row {row} ({one.id!r})" for row, one in enumerate(examples)]
+    pairs = [chat.lay_out(layout, *one) for one in zip(examples, names, strict=True)]
+    texts, replies = (list(column) for column in zip(*pairs, strict=True))
+    prompts = _prompt_ids(texts, layout.tokenizer, templated, add_bos)
+    ids_of = lambda text: _prompt_ids([text], layout.tokenizer, templated, add_bos)[0]
+    for row, one in enumerate(examples):
+        too_long = limit is not None and len(prompts[row]) > limit
+        if too_long and chat.has_turns(layout, one):
+            how = (names[row], ids_of, limit)
+            texts[row], prompts[row] = _shortened(layout, one, *how)
+    return texts, prompts, replies
+
+
+def _documents(rows: list[list[int]], prefix_tokens: int, tokenizer):
+    """(texts, ids, the rest): the first tokens of each, BOS not counted."""
+    cuts = [prefix_tokens + _leading_bos(ids, tokenizer) for ids in rows]
+    rest = [ids[cut:] or None for ids, cut in zip(rows, cuts, strict=True)]
+    rows = [ids[:cut] for ids, cut in zip(rows, cuts, strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True), rows, rest
+
+
+def _ended(golds, examples, usual: set[int], eos: int, added: set[int]) -> list:
+    """Each solution with its end.
+
+    One that ends in it already, as chats written out do, needs no second, and a reply
+    laid out by the template ends, in an added token, as the template ends turns.
+    """
+    closed = [usual | (added if one.reply else set()) for one in examples]
+    whole = lambda gold, ends: gold if ends & {*gold[-1:]} else [*gold, eos]
+    return [
+        None if gold is None else whole(gold, ends)
+        for gold, ends in zip(golds, closed, strict=True)
+    ]
 
 
 def _check_option(name: str, value: Any, known: tuple) -> None:
