@@ -102,6 +102,7 @@ class Scores(NamedTuple):
 
     Attributes:
       mask: bool[B, T], response tokens.
+      tokens: i32[B, T], whole rows, prompts included; behind a row's end of any value.
       source: i32[B, T], who wrote the token.
       position: i32[B, T], index within the response; 0 is its first token.
       logp: name -> f32[B, T], log-probability of the token under that model.
@@ -109,6 +110,7 @@ class Scores(NamedTuple):
       reverse_kl: name -> f32[B, T], full-vocabulary KL(student || name) in nats.
       forward_kl: name -> f32[B, T], full-vocabulary KL(name || student) in nats.
       behavior_logp: f32[B, T].
+      finished: bool[B], ended with a stop token; False means truncated.
       reward: f32[B].
       group: i32[B].
       age: i32[B].
@@ -118,6 +120,7 @@ class Scores(NamedTuple):
     """
 
     mask: jax.Array
+    tokens: jax.Array
     source: jax.Array
     position: jax.Array
     logp: dict[str, jax.Array]
@@ -125,6 +128,7 @@ class Scores(NamedTuple):
     reverse_kl: dict[str, jax.Array]
     forward_kl: dict[str, jax.Array]
     behavior_logp: jax.Array
+    finished: jax.Array
     reward: jax.Array
     group: jax.Array
     age: jax.Array

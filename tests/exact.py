@@ -35,6 +35,7 @@ def scores_of(student, teacher, uniform=None, **changes) -> Scores:
     whole = lambda x: jnp.asarray(np.broadcast_to(x, shape))
     return Scores(
         mask=jnp.ones(shape, bool),
+        tokens=whole(TOKENS),
         source=jnp.zeros(shape, jnp.int32),
         position=whole(TOKENS),
         logp={"student": whole(log_p), "teacher": whole(log_q)},
@@ -42,6 +43,7 @@ def scores_of(student, teacher, uniform=None, **changes) -> Scores:
         reverse_kl={"teacher": whole(p @ (log_p - log_q))},
         forward_kl={"teacher": whole(q @ (log_q - log_p))},
         behavior_logp=whole(log_p),
+        finished=jnp.ones(rows, bool),
         reward=jnp.zeros(rows),
         group=jnp.arange(rows),
         age=jnp.zeros(rows, jnp.int32),

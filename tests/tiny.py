@@ -95,6 +95,7 @@ def scores(mask_BT, **fields) -> Scores:
     named = dict.fromkeys(("student", "teacher"), zeros_BT)
     plain = {
         "mask": mask_BT,
+        "tokens": np.zeros((rows, width), int),
         "source": np.full((rows, width), STUDENT),
         "position": np.cumsum(mask_BT, axis=1) - 1,
         "logp": named,
@@ -102,6 +103,7 @@ def scores(mask_BT, **fields) -> Scores:
         "reverse_kl": named,
         "forward_kl": named,
         "behavior_logp": zeros_BT,
+        "finished": np.ones(rows, bool),
         "reward": zeros_B,
         "group": np.arange(rows),
         "age": zeros_B.astype(int),

@@ -21,7 +21,7 @@ from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_s
 from jopd.losses.panel import Panel
 from jopd.types import SOURCES, Batch, Outputs, Scores
 
-NORMALIZERS = ("tokens", "sequences", "rows", "weights")
+NORMALIZERS = ("tokens", "sequences", "rows", "weights", "batch")
 
 
 class Term(NamedTuple):
@@ -36,7 +36,9 @@ class Term(NamedTuple):
       normalizer: "tokens" divides by the valid tokens of that source in the batch,
         "sequences" averages per row first and then over rows that have such tokens,
         "rows" sums per row and averages over rows that have such tokens,
-        "weights" divides by the sum of w.
+        "weights" divides by the sum of w,
+        "batch" by all response tokens of the batch, whoever wrote them: terms of
+        several sources then add up to one mean.
       models: frozen models and panels that its functions read. A row that one of them
         does not serve (``Scores.serves``) is outside the term's scope.
       report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
@@ -146,6 +148,8 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     elif term.normalizer == "weights":
         total = jnp.sum(weight_BT)
         weight_BT = weight_BT / jnp.where(total == 0, 1.0, total)
+    elif term.normalizer == "batch":
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(scores.mask), 1)
     else:
         weight_BT = weight_BT / jnp.maximum(jnp.sum(inside_BT), 1)
     advantage_BT = None
@@ -259,6 +263,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
     others = [name for name in names if name != "student"]
     return Scores(
         mask=batch.mask_BT,
+        tokens=rollout.tokens_BT,
         source=rollout.source_BT,
         position=jnp.arange(rollout.tokens_BT.shape[1])[None]
         - rollout.prompt_length_B[:, None],
@@ -267,6 +272,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
         reverse_kl={name: per_token[kl_name("reverse", name)] for name in others},
         forward_kl={name: per_token[kl_name("forward", name)] for name in others},
         behavior_logp=rollout.behavior_logp_BT,
+        finished=rollout.finished_B,
         reward=batch.reward_B,
         group=rollout.group_B,
         age=rollout.age_B,

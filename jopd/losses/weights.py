@@ -69,8 +69,7 @@ def group_reward(scores: Scores, *, std: bool = True, eps: float = 1e-6) -> jax.
         centred_B = centred_B / (jnp.sqrt(variance_B) + eps)
     # A mean that is rounded would leave equal rewards an advantage of its error / eps.
     compared_B = group.present_B & ~group.uniform_B
-    advantage_B = jnp.where(compared_B, centred_B, 0.0)
-    return jnp.broadcast_to(advantage_B[:, None], scores.mask.shape)
+    return _rows(jnp.where(compared_B, centred_B, 0.0), scores)
 
 
 def accepted(
@@ -97,6 +96,28 @@ def first_tokens(scores: Scores, *, count: int) -> jax.Array:
 def after_tokens(scores: Scores, *, count: int) -> jax.Array:
     """0 on the first ``count`` response tokens, 1 after (SDFT skips 3)."""
     return (scores.position >= count).astype(jnp.float32)
+
+
+def finished(scores: Scores) -> jax.Array:
+    """0 on rows that were cut before an end, 1 on those that ended.
+
+    Rows without an end are left out of the loss: TRL's ``mask_truncated_completions``
+    and the control "drop truncated" of StableOPD (arXiv:2604.08527). With the
+    normaliser "weights" the mean is over what is kept, as in TRL.
+    """
+    return _rows(scores.finished, scores)
+
+
+def before_end(scores: Scores) -> jax.Array:
+    """0 on the last token of a row that ended, its stop token, 1 on all others.
+
+    The end itself is neither rewarded nor punished (PowerOPD's authors' script,
+    arXiv:2606.17199, ``TERMINAL_STOP_TARGET=mask``). A row that a stop string ended
+    loses the token that completed it.
+    """
+    following_BT = jnp.pad(scores.mask[:, 1:], ((0, 0), (0, 1)))
+    last_BT = scores.mask & ~following_BT
+    return 1.0 - (last_BT & scores.finished[:, None]).astype(jnp.float32)
 
 
 def entropy_above(
@@ -148,8 +169,7 @@ def log_ratio_below(
 
 def staleness(scores: Scores, *, decay: float) -> jax.Array:
     """decay ** age of the row, in updates since it was sampled; fresh rows weigh 1."""
-    weight_B = jnp.float32(decay) ** scores.age.astype(jnp.float32)
-    return jnp.broadcast_to(weight_B[:, None], scores.mask.shape)
+    return _rows(jnp.float32(decay) ** scores.age.astype(jnp.float32), scores)
 
 
 def importance(
@@ -176,3 +196,8 @@ def has_peer(scores: Scores) -> jax.Array:
             "it in a teacher's context"
         )
     return scores.extra["has_peer"]
+
+
+def _rows(values_B: jax.Array, scores: Scores) -> jax.Array:
+    """f32[B, T]: a number per row on all of its tokens."""
+    return jnp.broadcast_to(values_B[:, None], scores.mask.shape).astype(jnp.float32)

@@ -130,15 +130,19 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
 
     ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
     a schedule of ``optimizer.schedule``; it reaches ``end``, higher or lower, after
-    ``steps`` updates, without ``steps`` at the end of the run.
+    ``steps`` updates, without ``steps`` at the end of the run. "hold" needs ``hold``,
+    the update from which it moves.
     """
     found = {}
     for name, spec in config.loss.items():
         coef = spec.get("coef", 1.0)
         if isinstance(coef, ConfigDict):
-            steps = coef.get("steps", config.steps)
             scheduled = optimizer.schedule(
-                coef.schedule, coef.value, steps=steps, end=coef.get("end", 0.0)
+                coef.schedule,
+                coef.value,
+                steps=coef.get("steps", config.steps),
+                end=coef.get("end", 0.0),
+                hold=coef.get("hold", 0),
             )
             found[name] = float(scheduled(step))
         elif coef != 0:

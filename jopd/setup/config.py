@@ -192,7 +192,8 @@ def base_config() -> ConfigDict:
     # name -> dict(signal, weights, source, coef, ...); a name may become a function.
     c.loss = ConfigDict(type_safe=False)
     c.objective = {
-        "normalizer": "tokens",  # tokens | sequences | rows | weights; or per term
+        # tokens | sequences | rows | weights | batch, see Term; or per term
+        "normalizer": "tokens",
         # Of the distributions in the loss, all models alike. That of the rollouts
         # unless set: at another one importance ratios are not 1 on fresh rollouts.
         "temperature": c.rollout.get_ref("temperature") * 1.0,

@@ -137,6 +137,7 @@ def _abstract_scores(models: tuple[str, ...]) -> Scores:
     named = dict.fromkeys(models, of(token, jnp.float32))
     return Scores(
         mask=of(token, jnp.bool_),
+        tokens=of(token, jnp.int32),
         source=of(token, jnp.int32),
         position=of(token, jnp.int32),
         logp=named,
@@ -144,6 +145,7 @@ def _abstract_scores(models: tuple[str, ...]) -> Scores:
         reverse_kl=named,
         forward_kl=named,
         behavior_logp=of(token, jnp.float32),
+        finished=of(row, jnp.bool_),
         reward=of(row, jnp.float32),
         group=of(row, jnp.int32),
         age=of(row, jnp.int32),

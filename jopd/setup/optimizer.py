@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "linear", "cosine", "step")
+OF_TERMS = (*SCHEDULES, "hold")  # of coefficients
 OPTIMIZERS = ("adamw", "adam", "muon", "sgd", "lion", "adafactor")
 
 
@@ -14,13 +15,21 @@ def warmup_updates(warmup: float, steps: int) -> int:
 
 
 def schedule(
-    name: str, peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
+    name: str,
+    peak: float,
+    *,
+    steps: int,
+    warmup_steps: int = 0,
+    end: float = 0.0,
+    hold: int = 0,
 ) -> optax.Schedule:
     """A number by update: warm-up to ``peak``, then on to ``end`` over the rest.
 
     Update s of a warm-up of W has (s + 1) / (W + 1) of the peak: the first one moves.
     "constant" stays at the peak, "linear" and "cosine" go to ``end``, up or down, and
-    "step" is the peak before update ``steps`` and ``end`` from it on.
+    "step" is the peak before update ``steps`` and ``end`` from it on. "hold" stays at
+    the peak until update ``hold``, goes to ``end`` at ``steps`` like "cosine", and is 0
+    after (SG-OPD, arXiv:2606.09304).
 
     Raises:
       ValueError: unknown name; the known ones are listed.
@@ -35,8 +44,12 @@ def schedule(
         body = lambda step: end + (peak - end) * decay(step)
     elif name == "step":
         body = lambda step: jnp.where(step < rest, peak, end)
+    elif name == "hold":
+        decay = optax.cosine_decay_schedule(1.0, max(rest - hold, 1))
+        held = lambda step: end + (peak - end) * decay(jnp.maximum(step - hold, 0))
+        body = lambda step: jnp.where(step <= rest, held(step), 0.0)
     else:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(OF_TERMS)}")
     if not warmup_steps:
         return body
     warmup = lambda step: peak * (step + 1) / (warmup_steps + 1)

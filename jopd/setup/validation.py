@@ -64,7 +64,12 @@ def _check_terms(config: ConfigDict) -> None:
             )
 
 
-COEF = {"value": ranges.FACTOR, "end": ranges.FACTOR, "steps": ranges.COUNT}
+COEF = {
+    "value": ranges.FACTOR,
+    "end": ranges.FACTOR,
+    "steps": ranges.COUNT,
+    "hold": ranges.FROM_0,
+}
 
 
 def _check_coef(where: str, coef) -> None:
@@ -74,11 +79,23 @@ def _check_coef(where: str, coef) -> None:
         raise ValueError(
             f"{where}={coef.to_dict()!r} must be a number or dict(schedule=..., "
             "value=..., "
-            f"end=..., steps=...); end and steps may be left out"
+            f"end=..., steps=...); end and steps may be left out, and hold=... is for "
+            "schedule='hold'"
         )
-    one_of(f"{where}.schedule", coef.schedule, optimizer.SCHEDULES)
+    one_of(f"{where}.schedule", coef.schedule, optimizer.OF_TERMS)
     for key in set(COEF) & set(coef):
         ranges.check(f"{where}.{key}", coef[key], COEF[key])
+    if ("hold" in coef) != (coef.schedule == "hold"):
+        has = "has" if "hold" in coef else "has no"
+        raise ValueError(
+            f"{where}: schedule={coef.schedule!r} {has} hold; hold=..., the update "
+            "from which a coefficient moves, is for schedule='hold' and needed there"
+        )
+    if coef.get("hold", 0) >= coef.get("steps", float("inf")):
+        raise ValueError(
+            f"{where}.hold={coef.hold} leaves no update before {where}.steps="
+            f"{coef.steps}; lower it or raise the other"
+        )
 
 
 def _check_mix(config: ConfigDict, terms) -> None:

@@ -1,6 +1,7 @@
 """The one loss against a plain float64 sum over response tokens."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -36,7 +37,7 @@ TERMS = (
     *(
         Term(name, signal, source="any", normalizer=normalizer)
         for (name, signal), normalizer in zip(
-            SIGNALS.items(), objective.NORMALIZERS * 3, strict=True
+            SIGNALS.items(), itertools.cycle(objective.NORMALIZERS)
         )
     ),
     Term(
@@ -129,6 +130,8 @@ def plain_weight(term: Term, batch: Batch, logp: dict) -> tuple[np.ndarray, np.n
         weight_BT /= max(inside_BT.sum(), 1)
     elif term.normalizer == "weights":
         weight_BT /= weight_BT.sum() or 1
+    elif term.normalizer == "batch":
+        weight_BT /= max(mask_BT.sum(), 1)
     else:
         rows = [b for b in range(len(mask_BT)) if inside_BT[b].any()]
         for b in rows:
@@ -346,6 +349,14 @@ def scores_of(batch: Batch, seed: int = 0) -> Scores:
     return objective.scores(batch, facts)
 
 
+def test_scores_hold_ids_and_which_rows_ended():
+    batch = tiny.batch(5, vocabulary=V)
+    scores = scores_of(batch)
+    np.testing.assert_array_equal(scores.tokens, batch.rollout.tokens_BT)
+    np.testing.assert_array_equal(scores.finished, batch.rollout.finished_B)
+    assert 0 < scores.finished.mean() < 1
+
+
 @pytest.mark.parametrize("normalizer", objective.NORMALIZERS)
 def test_normalizers(normalizer):
     batch = tiny.batch(5, vocabulary=V)
@@ -370,6 +381,7 @@ def test_normalizers(normalizer):
             / np.maximum(tokens_B, 1)[:, None]
             / (tokens_B > 0).sum(),
             "rows": raw_BT / (tokens_B > 0).sum(),
+            "batch": raw_BT / np.asarray(batch.mask_BT).sum(),
         }[normalizer]
         got_BT, advantage_BT = weighed[term.name]
         np.testing.assert_allclose(got_BT, want_BT, rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jopd.losses import weights
+from jopd.losses import binding, weights
 from jopd.types import GOLD, TEACHER, Scores
 
 RNG = np.random.default_rng(0)
@@ -18,11 +18,14 @@ UNIFORM = RNG.uniform(0, 1, SHAPE)
 BEHAVIOR = -RNG.uniform(0, 4, SHAPE)
 POSITION = np.arange(5)[None] - np.asarray([[1], [2], [3]])
 AGE = np.asarray([0, 1, 4])
+FINISHED = np.asarray([True, False, True])
+TOKENS = RNG.integers(0, 9, SHAPE)
 HAS_PEER = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
 SCORES = jax.tree.map(
     jnp.asarray,
     Scores(
         mask=POSITION >= 0,
+        tokens=TOKENS,
         source=np.zeros(SHAPE, np.int32),
         position=POSITION,
         logp=LOGP,
@@ -30,6 +33,7 @@ SCORES = jax.tree.map(
         reverse_kl=KL,
         forward_kl=KL,
         behavior_logp=BEHAVIOR,
+        finished=FINISHED,
         reward=np.asarray([1.0, 0.0, 0.5]),
         group=np.asarray([0, 0, 1]),
         age=AGE,
@@ -106,6 +110,16 @@ CASES = {
         {"decay": 0.5},
         np.broadcast_to(np.asarray([1, 0.5, 0.0625])[:, None], SHAPE),
     ),
+    "finished": (
+        weights.finished,
+        {},
+        np.broadcast_to(np.asarray([[1], [0], [1]]), SHAPE),
+    ),
+    "before_end": (
+        weights.before_end,
+        {},
+        np.where(np.arange(5) == 4, np.asarray([[0], [1], [0]]), 1),
+    ),
     "has_peer": (weights.has_peer, {}, HAS_PEER),
     "importance": (weights.importance, {}, RATIO),
     "importance cut": (
@@ -140,8 +154,7 @@ def test_thresholds_include_their_value():
 
 
 def test_every_weight_has_a_case():
-    public = {k for k, v in vars(weights).items() if callable(v) and k.islower()}
-    assert {name.split()[0] for name in CASES} >= public - {"jax", "jnp"}
+    assert {name.split()[0] for name in CASES} >= set(binding.names(weights))
 
 
 # Rewards of groups.

@@ -158,6 +158,18 @@ def test_a_coefficient_may_rise_and_may_step(models):
     assert curve == sorted(curve)
 
 
+def test_a_coefficient_may_hold_then_fall_then_end(models):
+    """SG-OPD's anchor: phases end at 30 and 35, from 1 to .1."""
+    built = runs.config(models, steps=40)
+    coef = dict(schedule="hold", value=1.0, end=0.1, hold=30, steps=35)
+    built.loss.anchor = dict(signal="nll", coef=coef)
+    validation.validate(built)
+    found = [builders.coefficients(built, at)["anchor"] for at in range(40)]
+    assert found[:31] == [1.0] * 31 and found[36:] == [0.0] * 4
+    want = [0.914058, 0.689058, 0.410942, 0.185942, 0.1]
+    assert found[31:36] == pytest.approx(want, abs=1e-6)
+
+
 def test_what_a_term_reads_is_found_by_tracing(models):
     terms = {
         name: dict(signal="policy_gradient", other=None, advantage=advantage)

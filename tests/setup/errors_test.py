@@ -207,6 +207,18 @@ CASES = {
         with_term(signal="nll", coef={"schedule": "linear", "peak": 1.0}),
         ("loss.planted.coef=", "dict(schedule=..., value=..."),
     ),
+    "hold without its update": (
+        with_term(signal="nll", coef={"schedule": "hold", "value": 1.0}),
+        ("loss.planted.coef", "has no hold", "is for schedule='hold'"),
+    ),
+    "an update to hold without it": (
+        with_term(signal="nll", coef={"schedule": "cosine", "value": 1.0, "hold": 3}),
+        ("schedule='cosine' has hold", "is for schedule='hold'"),
+    ),
+    "hold beyond the end": (
+        with_term(signal="nll", coef=dict(schedule="hold", value=1, hold=9, steps=9)),
+        ("loss.planted.coef.hold=9", "coef.steps=9", "lower it"),
+    ),
     "rewards without a verifier": (
         with_group_reward(eval__verifier="none"),
         ("loss.planted reads rewards", "eval.verifier='none'", "name a verifier"),
