@@ -1,7 +1,6 @@
 """The one loss against a plain float64 sum over response tokens."""
 
 import functools
-import itertools
 import re
 
 import jax
@@ -37,7 +36,7 @@ TERMS = (
     *(
         Term(name, signal, source="any", normalizer=normalizer)
         for (name, signal), normalizer in zip(
-            SIGNALS.items(), itertools.cycle(objective.NORMALIZERS)
+            SIGNALS.items(), objective.NORMALIZERS[:4] * 3, strict=True
         )
     ),
     Term(
@@ -130,8 +129,6 @@ def plain_weight(term: Term, batch: Batch, logp: dict) -> tuple[np.ndarray, np.n
         weight_BT /= max(inside_BT.sum(), 1)
     elif term.normalizer == "weights":
         weight_BT /= weight_BT.sum() or 1
-    elif term.normalizer == "batch":
-        weight_BT /= max(mask_BT.sum(), 1)
     else:
         rows = [b for b in range(len(mask_BT)) if inside_BT[b].any()]
         for b in rows:
