@@ -5,14 +5,16 @@ import os
 import re
 import shutil
 import sys
+from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from jopd.setup import config, keys, overrides, shipped
 
 flags.disclaim_key_flags()  # those defined here belong to the command that asks
 
+HELP = {"--help", "-help", "-h", "-?"}
 CHECKPOINT = (
     "checkpoint",
     "",
@@ -52,38 +54,78 @@ def define_config() -> None:
     flags.mark_flag_as_required("config")
 
 
-def parse(argv: list[str]) -> list[str]:
-    """``flags_parser`` of ``app.run``; a bad config flag exits with status 1.
+def parse_flags(argv: list[str]) -> list[str]:
+    """``flags_parser`` of ``app.run`` for a command that reads no config.
 
-    ``--help`` and ``--print_config`` end here, too. A mistake inside the config file
-    keeps its traceback, which shows the line.
+    ``--help`` ends here; what is wrong with a flag is one line and status 1.
+    """
+    try:
+        words = flags.FLAGS.read_flags_from_files(argv, False)
+        if HELP & set(words):
+            with one_error():
+                print(_usage())
+            sys.exit(0)
+        return _parsed(words, "--help lists all flags")
+    except (ValueError, flags.Error) as error:
+        _end(str(error))
+
+
+def parse(argv: list[str]) -> list[str]:
+    """``parse_flags`` of a command that reads a config, whose keys are words, too.
+
+    ``--print_config`` ends here. A mistake inside the config file keeps its traceback,
+    which shows the line.
     """
     try:
         words, given = overrides.split(flags.FLAGS.read_flags_from_files(argv, False))
-        asks = {"--help", "-h", "-help"} & set(words)
+        asks = HELP & set(words)
         words = with_paths(words)
         check_flags(words)
         if asks:
             with one_error():
                 explain(words, given)
             sys.exit(0)
-        rest = app.parse_flags_with_usage(words)
+        rest = _parsed(words, "keys are --config.KEY=...; --help lists all")
         found = flags.FLAGS["config"].value
         found.keys()  # a file that could not be loaded is only reported when asked for
         overrides.apply(found, given)
-    except ValueError as error:
-        reason = str(error)
+    except (ValueError, flags.Error) as error:
+        _end(str(error))
     except OSError as error:
-        reason = f"--config cannot be read: {str(error).split('config_config')[-1]}"
-    else:
-        found.lock()
-        if flags.FLAGS["print_config"].value:
-            with one_error():
-                print(keys.as_flags(found))
-            sys.exit(0)
-        return rest
+        _end(f"--config cannot be read: {str(error).split('config_config')[-1]}")
+    found.lock()
+    if flags.FLAGS["print_config"].value:
+        with one_error():
+            print(keys.as_flags(found))
+        sys.exit(0)
+    return rest
+
+
+def _parsed(words: list[str], remedy: str) -> list[str]:
+    """What is left when flags are read: the command's name.
+
+    Raises:
+      ValueError: an unknown flag, a value that it cannot have, or a word that is none.
+    """
+    try:
+        rest = flags.FLAGS(words)
+    except flags.Error as error:
+        raise ValueError(f"{str(error).rstrip('.')}; {remedy}") from None
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}; {remedy}")
+    return rest
+
+
+def _end(reason: str) -> NoReturn:
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def _usage() -> str:
+    """What the command is for, and its flags."""
+    of_file = flags.FLAGS.main_module_help().strip()
+    said = sys.modules["__main__"].__doc__.strip()
+    return f"{said}\n\nflags:\n{of_file.partition(chr(10))[2]}"  # without its path
 
 
 def explain(words: list[str], given: list[tuple[str, str]]) -> None:
@@ -94,9 +136,7 @@ def explain(words: list[str], given: list[tuple[str, str]]) -> None:
         flags.FLAGS["config"].parse(asked[-1].partition("=")[2])
     found = flags.FLAGS["config"].value or config.base_config()
     overrides.apply(found, given)
-    print(sys.modules["__main__"].__doc__.strip(), end="\n\n")
-    of_file = flags.FLAGS.main_module_help().strip()
-    print(f"flags:\n{of_file.partition(chr(10))[2]}")  # without the file's name
+    print(_usage())
     print(f"\nconfigs: {', '.join(shipped.names())}; or a file of yours\n\nkeys:\n")
     print(keys.explained(found, shutil.get_terminal_size((100, 24)).columns))
 

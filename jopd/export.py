@@ -30,4 +30,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "last", "best, last or a step.")
     flags.DEFINE_string("out", "", "Directory to write; default RUN/export-STEP.")
     flags.mark_flag_as_required("model")
-    app.run(main)
+    app.run(main, flags_parser=commandline.parse_flags)

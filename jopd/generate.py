@@ -1,6 +1,6 @@
 """Samples from any model directory.
 
-    python -m jopd.generate --model=DIR --prompt="Once upon a time"
+    jopd generate --model=DIR --prompt="Once upon a time"
 
 Give --prompt several times for several prompts, --samples for several continuations of
 each. The library behind it is ``jopd.load(path).generate(texts)``.
@@ -52,4 +52,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["model", "prompt"])
-    app.run(main)
+    app.run(main, flags_parser=commandline.parse_flags)

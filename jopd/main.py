@@ -23,10 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"unexpected argument {argv[1]!r}; keys are --config.KEY=..."
-        )
+    del argv
     commandline.quiet()
     # After flags are parsed, so that --help needs no JAX.
     from jopd.training import loop

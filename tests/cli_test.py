@@ -1,7 +1,9 @@
 """The commands, as a user starts them."""
 
+import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,22 +73,28 @@ def test_generate_says_what_is_wrong_in_one_line(models, start):
 
 
 def test_generate_needs_its_flags(start):
-    child = start("generate", "--model=nope")
-    assert child.returncode == 1
-    assert "--prompt must have a value other than None" in child.stderr
+    said = one_error(start("generate", "--model=nope"))
+    assert "--prompt must have a value other than None; --help lists" in said
+    given = ("--model=nope", "--prompt=a")
+    assert "unexpected argument 'b'; " in one_error(start("generate", *given, "b"))
+    assert "flag 'nope'; --help" in one_error(start("generate", *given, "--nope"))
+    assert "0 is not a positive" in one_error(start("generate", *given, "--samples=0"))
 
 
 # evaluate
 
 
 def test_evaluate_writes_its_numbers(models, start, tmp_path):
-    words = (OPD, *runs.flags(models), f"--out={tmp_path / 'found.json'}")
+    words = (OPD, *runs.flags(models, eval__temperature=0.9, eval__top_p=0.8))
+    words += (f"--out={tmp_path / 'found.json'}",)
     child = start("evaluate", f"--model={models / 'teacher'}", *words)
     assert child.returncode == 0, child.stderr
     assert "transformers" not in child.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["reverse_kl"] == pytest.approx(0, abs=1e-6)
     assert found["k"] == 2 and found["prompts"] == 4
+    assert (found["temperature"], found["top_p"]) == (0.9, 0.8)
+    assert "leak_pattern" not in found  # none was looked for
     texts = runs.rows(tmp_path / "found.jsonl")
     assert [row["greedy"] for row in texts] == [False] * 8 + [True] * 4
     assert all({"prompt", "response", "reward"} <= row.keys() for row in texts)
@@ -137,16 +145,11 @@ def test_main_takes_overrides_and_names_the_run(models, start, tmp_path):
 
 
 def test_main_without_a_config(start):
-    child = start("main")
-    assert child.returncode == 1
-    assert "--config must have a value other than None" in child.stderr
-    assert "Traceback" not in child.stderr
+    assert "--config must have a value other than None" in one_error(start("main"))
 
 
 def test_main_with_words_it_does_not_know(start):
-    child = start("main", OPD, "steps=3")
-    assert child.returncode == 1
-    said = child.stdout + child.stderr
+    said = one_error(start("main", OPD, "steps=3"))
     assert "unexpected argument 'steps=3'; keys are --config.KEY=..." in said
 
 
@@ -216,6 +219,19 @@ def test_one_command_for_all():
     wrong = call("trian")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert "'trian'; known: train, " in wrong.stderr
+
+
+@pytest.mark.parametrize("name", jopd_command.COMMANDS)
+def test_every_command_has_a_page_of_its_own(name):
+    child = call(name, "--help")
+    assert child.returncode == 0, child.stderr
+    module = jopd_command.COMMANDS[name][0]
+    about = importlib.util.find_spec(module).loader.get_source(module)
+    assert child.stdout.startswith(ast.get_docstring(ast.parse(about)))
+    assert "\n\nflags:\n  --" in child.stdout
+    assert "helpfull" not in child.stdout and ".py:" not in child.stdout
+    declared = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', about)
+    assert declared and all(f"  --{flag}: " in child.stdout for flag in declared)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])

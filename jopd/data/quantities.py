@@ -54,6 +54,9 @@ _WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{[^{}]*\}")
 _BEFORE_MINUS = re.compile(r"(?:^|[=:(\[{<>≈$]|\b(?:is|are|equals?))[^\S\n]*\Z")
 _MINUSES = str.maketrans(dict.fromkeys("\u2212\u2012\u2013\ufe63\uff0d", "-"))
 _SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|[\u00a0\u202f\u2009])(?=[0-9]{3}\b)")
+# Groups as of thousands, of which those behind the last of three are numbers alone.
+_CHAIN = re.compile(r"(?<![0-9])[0-9]{1,3}(?:,[0-9]{2,3}(?![0-9]))+")
+_THOUSANDS = re.compile(r".*,[0-9]{3}(?![0-9])")
 _LONGEST = 1000  # digits of a number
 _MOST_BITS = 16_000  # of a power
 
@@ -126,9 +129,18 @@ def is_marked(text: str) -> bool:
 def _plain(text: str) -> str:
     """One spelling of minus signs, separators, fractions; units without exponents."""
     text = text.translate(_MINUSES).replace("\\$", "$").replace("\\!", "")
-    text = _SEPARATOR.sub(",", text)
+    text = _CHAIN.sub(_apart, _SEPARATOR.sub(",", text))
     text = _GLYPH.sub(_glyph, text)
     return _FRACTION.sub(_quotient, _UNIT_POWER.sub("", text))
+
+
+def _apart(match: re.Match) -> str:
+    """``1,11,11`` as ``1, 11, 11``: so no number is sought from each of its parts on,
+    which would take quadratic time."""
+    groups = match.group()
+    whole = _THOUSANDS.match(groups)
+    end = whole.end() if whole else 0
+    return groups[:end] + groups[end:].replace(",", ", ")
 
 
 def _glyph(match: re.Match) -> str:

@@ -243,15 +243,6 @@ def entropy(logits: jax.Array) -> jax.Array:
     return -_kl(log_p, jnp.zeros_like(log_p))
 
 
-def cross_entropy(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
-    """Soft cross-entropy ``-sum_v T_v log S_v`` = forward_kl + the teacher's entropy.
-
-    f32[..., V], f32[..., V] -> f32[...], nats. Raises ValueError on unequal shapes.
-    """
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
-    return _kl(log_t, log_s) - _kl(log_t, jnp.zeros_like(log_t))
-
-
 def log_prob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """Log-probability of ``tokens``: f32[..., V], i32[...] in [0, V) -> f32[...].
 

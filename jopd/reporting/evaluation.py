@@ -41,7 +41,8 @@ class Rolled(NamedTuple):
 class Asked(NamedTuple):
     """What is measured: ``k`` rollouts of each of the first ``prompts``, of which
     ``save_samples`` are kept whole, or with ``save_all`` every one, the greedy ones,
-    too. ``repetition`` says of a text whether it repeats itself; an empty
+    too. ``temperature`` and ``top_p`` are told beside the numbers: who writes draws
+    with them. ``repetition`` says of a text whether it repeats itself; an empty
     ``leak_pattern`` looks for nothing.
     """
 
@@ -50,6 +51,8 @@ class Asked(NamedTuple):
     batch_rows: int
     seed: int
     repetition: Callable[[str], bool]
+    temperature: float = 1.0
+    top_p: float = 1.0
     leak_pattern: str = ""
     save_samples: int = 0
     save_all: bool = False
@@ -116,12 +119,15 @@ def evaluate(
         found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(
             correct_NK >= RIGHT, k
         )
+    told = {name: getattr(asked, name) for name in ("k", "temperature", "top_p")}
+    if pattern:
+        told["leak_pattern"] = pattern
     if asked.save_all:
         samples = [row | {"greedy": False} for row in _samples(groups, rows)]
         samples += [row | {"greedy": True} for row in _samples(greedily, rows)]
     else:  # the first rollout of each of the first prompts
         samples = _samples(groups, rows, slice(0, k * asked.save_samples, k))
-    return found | {"k": k, "prompts": len(ids), "intervals": intervals}, samples
+    return found | told | {"prompts": len(ids), "intervals": intervals}, samples
 
 
 def _correct(groups: Iterable[Rolled]) -> np.ndarray:

@@ -53,6 +53,14 @@ EVALUATION = (
     ("reverse_kl", "reverse KL", "nats", -1),
     ("forward_kl", "forward KL", "nats", -1),
 )
+# What an evaluation is asked, and the key that says it, which a resumed run may change.
+ASKED = {
+    "prompts": "eval.prompts",
+    "k": "eval.k",
+    "temperature": "eval.temperature",
+    "top_p": "eval.top_p",
+    "leak_pattern": "log.leak_pattern",
+}
 NONE = "\u2013"
 
 
@@ -201,9 +209,9 @@ def cut_short(found: Mapping[str, Any]) -> str | None:
 def asked_otherwise(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     """What two evaluations were asked differently, as a resumed run may have them."""
     changed = [
-        f"eval.{key} {before[key]} before, {after[key]} after"
-        for key in ("prompts", "k")
-        if key in before and key in after and before[key] != after[key]
+        f"{key} {before[name]} before, {after[name]} after"
+        for name, key in ASKED.items()
+        if name in before and name in after and before[name] != after[name]
     ]
     if not changed:
         return None

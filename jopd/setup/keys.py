@@ -64,8 +64,13 @@ def flatten(found: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
 
 
 def as_flags(found: ConfigDict) -> str:
-    """Every key as a word of a command line, one a line; a shell may read it."""
+    """Every key as a word of a command line, one a line; a shell may read it.
+
+    ``steps`` is left out where ``epochs`` take its place.
+    """
     flat = secrecy.hidden_within(flatten(found))
+    if flat.get("epochs"):
+        del flat["steps"]
     return "\n".join(shlex.quote(f"--config.{key}={flat[key]}") for key in flat)
 
 

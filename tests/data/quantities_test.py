@@ -188,6 +188,9 @@ def test_hostile_texts_take_no_time():
         "- ",
         "is ",
         "1e",
+        "11,",
+        "1,11,",
+        "11,1111,",
         "a^",
         " ",
     ]

@@ -105,6 +105,13 @@ def test_evaluations_that_were_asked_otherwise_are_not_comparable():
     assert "not comparable: eval.prompts 256 before, 8 after and eval.k 4 bef" in text
     text = shown(asked, asked | dict(k=2))
     assert "eval.k" in text and "eval.prompts" not in text
+    warm = dict(temperature=1.0, top_p=1.0)
+    text = shown(asked | warm, asked | warm | dict(temperature=0.6))
+    assert "not comparable: eval.temperature 1.0 before, 0.6 after" in text
+    assert "eval.top_p 1.0 before" in shown(warm, dict(temperature=1.0, top_p=0.9))
+    looked = shown(dict(leak_pattern="a"), dict(leak_pattern="b"))
+    assert "log.leak_pattern a before, b after" in looked
+    assert "not comparable" not in shown({}, dict(leak_pattern="b"))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,16 @@ def test_printed_flags_give_the_config_again(name):
     assert keys.flatten(again) == keys.flatten(c)
 
 
+def test_printed_flags_of_a_config_with_epochs_are_read():
+    c = loaded("opd", "epochs=2", "seed=7")
+    _, given = overrides.split(shlex.split(keys.as_flags(c)))
+    assert "steps" not in dict(given)  # it would say what the epochs say
+    again = shipped.load("opd")
+    again.epochs = 5.0
+    overrides.apply(again, given)
+    assert keys.flatten(again) == keys.flatten(c)
+
+
 # Text of a value, and what it is: by the type of the key, in a free place as Python.
 VALUES = {
     "steps": [("7", 7), ("1_000", 1000)],

@@ -143,7 +143,8 @@ def _again(name: str, found, flat: dict) -> str | None:
     _, read = overrides.split(["jopd", *shlex.split(keys.as_flags(found))])
     overrides.apply(other, read)
     again = keys.flatten(other)
-    for key in flat.keys() | again.keys():
+    unsaid = {"steps"} if found.epochs else set()  # which epochs take the place of
+    for key in (flat.keys() | again.keys()) - unsaid:
         one, two = flat.get(key, {}), again.get(key, {})
         # As JSON: a list and a tuple are one to whoever reads them, and NaN is NaN.
         if json.dumps(one, default=str) != json.dumps(two, default=str):
