@@ -105,7 +105,7 @@ def finished(scores: Scores) -> jax.Array:
     and the control "drop truncated" of StableOPD (arXiv:2604.08527). With the
     normaliser "weights" the mean is over what is kept, as in TRL.
     """
-    return _rows(scores.finished, scores)
+    return _rows(scores.finished.astype(jnp.float32), scores)
 
 
 def before_end(scores: Scores) -> jax.Array:
@@ -199,5 +199,5 @@ def has_peer(scores: Scores) -> jax.Array:
 
 
 def _rows(values_B: jax.Array, scores: Scores) -> jax.Array:
-    """f32[B, T]: a number per row on all of its tokens."""
-    return jnp.broadcast_to(values_B[:, None], scores.mask.shape).astype(jnp.float32)
+    """A number per row on all of its tokens; f64 stays f64."""
+    return jnp.broadcast_to(values_B[:, None], scores.mask.shape)
