@@ -54,8 +54,8 @@ def outcome(batch: Batch) -> gate.Outcome:
     lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
     return gate.Outcome(
         reward=float(np.asarray(batch.reward_B, np.float64).mean()),
-        length=float(np.percentile(lengths, 95)),
-        truncation=float(1.0 - np.asarray(rollout.finished_B).mean()),
+        longest=float(lengths.max()),
+        mean_length=float(lengths.mean()),
     )
 
 

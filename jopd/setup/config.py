@@ -31,14 +31,13 @@ def base_config() -> ConfigDict:
         "dtype": "float32",
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update
-        "every_steps": 10,  # updates between two copies: snapshot; at least: gated
-        # Newest mean reward's share in the moving average. Gated: the student is copied
-        # when its reward has risen and its responses have not grown (CGTR); no source
-        # states the four numbers, all are inferred.
-        "reward_rate": 0.1,
-        "reward_margin": 0.0,  # rise of that average since the last copy
-        "length_growth": 0.2,  # of the 95th percentile of lengths since then
-        "max_truncation": 0.2,  # share of responses without an end
+        "every_steps": 30,  # updates between two copies: snapshot; at least: gated
+        # Gated: the student is copied when its reward has risen and no rollout is far
+        # longer than the mean (CGTR, whose numbers these are).
+        "check_steps": 5,  # updates between two looks at that
+        "reward_window": 5,  # latest updates whose reward and lengths count
+        "reward_margin": 0.05,  # the mean reward must exceed that of the last copy by
+        "tail_ratio": 3.2,  # most that the longest rollout may be of the mean length
         # Template of its prompt: {question} {answer} {solution} {peer}; the last
         # is a successful rollout of the same prompt in the batch.
         "context": "",

@@ -106,10 +106,10 @@ TEACHER = {
     "quantize": choice("", "int8"),
     "rate": MASS,
     "every_steps": COUNT,
-    "reward_rate": MASS,
+    "check_steps": COUNT,
+    "reward_window": COUNT,
     "reward_margin": real(-1e6, 1e6),
-    "length_growth": AMOUNT,
-    "max_truncation": SHARE,
+    "tail_ratio": real(1, 1e6),
     "context": TEXT,
     "route": GROUP,
 }

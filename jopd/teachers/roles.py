@@ -49,8 +49,8 @@ class Teacher(NamedTuple):
       rate: the student's share in an ``ema`` update, in (0, 1].
       every_steps: updates between two copies of a ``snapshot``; of a ``gated`` one, the
         fewest.
-      reward_rate, reward_margin, length_growth, max_truncation: of a ``gated`` one, see
-        ``gate.observe`` and ``gate.is_open``.
+      check_steps, reward_window, reward_margin, tail_ratio: of a ``gated`` one, see
+        ``gate.observe`` and ``gate.is_open``; all defaults are those of CGTR.
       context: template of its prompt, such as ``"{question} Answer: {answer}"``;
         empty: the student's own prompt.
       route: ``dict(field=name, equals=value or values)``, compared as text; empty:
@@ -62,11 +62,11 @@ class Teacher(NamedTuple):
     dtype: str = "float32"
     quantize: str = ""
     rate: float = 0.05
-    every_steps: int = 10
-    reward_rate: float = 0.1
-    reward_margin: float = 0.0
-    length_growth: float = 0.2
-    max_truncation: float = 0.2
+    every_steps: int = 30
+    check_steps: int = 5
+    reward_window: int = 5
+    reward_margin: float = 0.05
+    tail_ratio: float = 3.2
     context: str = ""
     route: dict[str, Any] = {}  # never changed in place
 
@@ -112,13 +112,13 @@ def check(name: str, teacher: Teacher) -> None:
 
 
 def _check_gate(name: str, teacher: Teacher) -> None:
-    if not 0 < teacher.reward_rate <= 1:
-        raise ValueError(f"{name}.reward_rate={teacher.reward_rate} must be in (0, 1]")
-    if not teacher.length_growth >= 0:
-        raise ValueError(f"{name}.length_growth={teacher.length_growth} is below 0")
-    if not 0 <= teacher.max_truncation <= 1:
+    for key in ("check_steps", "reward_window"):
+        if getattr(teacher, key) < 1:
+            raise ValueError(f"{name}.{key}={getattr(teacher, key)} must be at least 1")
+    if not teacher.tail_ratio >= 1:
         raise ValueError(
-            f"{name}.max_truncation={teacher.max_truncation} must be in [0, 1]"
+            f"{name}.tail_ratio={teacher.tail_ratio} must be at least 1: the longest "
+            "rollout is never shorter than the mean"
         )
 
 
@@ -259,32 +259,32 @@ def pass_gates(
 ) -> tuple[dict[str, dict], set[str], dict[str, float | None]]:
     """Decides which gated teachers become the student after update ``step``.
 
-    Without fresh rollouts (``outcome`` is None) nothing is learnt and none does.
+    Without fresh rollouts (``outcome`` is None) nothing is learnt of this update.
 
     Returns:
       (gates, opened, metrics): of every gated teacher, whether it was refreshed, the
-      updates since then and the moving average of the reward.
+      updates since then, and the reward and length tail of its window.
     """
     after, opened, metrics = {}, set(), {}
     for name, remembered in gates.items():
         teacher, now = teachers[name], gate.Gate(**remembered)
         if outcome is not None:
-            now = gate.observe(now, outcome, rate=teacher.reward_rate)
-            if gate.is_open(
-                now,
-                outcome,
-                step,
-                every_steps=teacher.every_steps,
-                reward_margin=teacher.reward_margin,
-                length_growth=teacher.length_growth,
-                max_truncation=teacher.max_truncation,
-            ):
-                now = gate.passed(now, outcome, step)
-                opened.add(name)
+            now = gate.observe(now, outcome, window=teacher.reward_window)
+        if gate.is_open(
+            now,
+            step,
+            every_steps=teacher.every_steps,
+            check_steps=teacher.check_steps,
+            reward_margin=teacher.reward_margin,
+            tail_ratio=teacher.tail_ratio,
+        ):
+            now = gate.passed(now, step)
+            opened.add(name)
         after[name] = now._asdict()
         metrics[f"teacher/{name}_refreshed"] = float(name in opened)
         metrics[f"teacher/{name}_steps_since"] = float(step - now.step)
-        metrics[f"teacher/{name}_reward"] = now.reward
+        metrics[f"teacher/{name}_reward"] = gate.reward(now)
+        metrics[f"teacher/{name}_tail"] = gate.tail(now)
     return after, opened, metrics
 
 

@@ -14,56 +14,92 @@ from jopd.teachers.roles import Teacher
 
 FREE = {
     "every_steps": 1,
+    "check_steps": 1,
     "reward_margin": -float("inf"),
-    "length_growth": float("inf"),
-    "max_truncation": 1.0,
+    "tail_ratio": float("inf"),
 }
-GATE = Gate(step=10, reward=0.5, reward_then=0.25, length_then=100.0)
-FINE = Outcome(reward=0.5, length=100.0, truncation=0.0)
+# Longest 100 of 40 in the mean, reward 0.5.
+GATE = Gate(step=10, reward_then=0.25, recent=[[0.25, 90.0, 30.0], [0.75, 100.0, 50.0]])
 
 
-def test_the_first_rollouts_stand_for_the_initial_student():
-    first = gate.observe(Gate(), Outcome(0.25, 40.0, 0.5), rate=0.125)
-    assert first == Gate(0, 0.25, 0.25, 40.0)
-    second = gate.observe(first, Outcome(1.0, 90.0, 0.0), rate=0.125)
-    assert second == Gate(0, 0.25 + 0.125 * 0.75, 0.25, 40.0)
-    assert gate.passed(second, Outcome(1.0, 90.0, 0.0), 7) == Gate(
-        7, second.reward, second.reward, 90.0
-    )
+def opened(rewards, tails=(), **keys):
+    """(update, reward of its window) of every refresh; the paper's rule unless told."""
+    known = {"self": Teacher(weights="gated", **keys)}
+    gates, found = teachers.first_gates(known), []
+    for step, reward in enumerate(rewards, 1):
+        longest = 40.0 * (4.0 if step in tails else 1.5)
+        outcome = Outcome(float(reward), longest, 40.0)
+        gates, names, metrics = teachers.pass_gates(known, gates, outcome, step)
+        found += [(step, metrics["teacher/self_reward"])] * len(names)
+    return found
+
+
+RISING = 0.5 + 0.01 * np.arange(60)
+
+
+def test_the_rule_of_the_paper_is_no_clock():
+    """The card's numbers; the gate that this one replaced opened every ten updates."""
+    assert opened([0.5] * 60) == []
+    assert opened([0.5] * 60, reward_margin=0.0) == []
+    for found, want in (
+        (opened(RISING), [(30, 0.77), (60, 1.07)]),
+        (opened(RISING, tails=range(26, 41)), [(45, 0.92)]),
+        # The tail is that of the whole window: 45 holds 41, 46 is no multiple of five.
+        (opened(RISING, tails=range(26, 42)), [(50, 0.97)]),
+        (opened(RISING, tails=range(26, 41), tail_ratio=4.0), opened(RISING)),
+    ):
+        assert [step for step, _ in found] == [step for step, _ in want]
+        assert [reward for _, reward in found] == pytest.approx([r for _, r in want])
+
+
+def test_the_first_full_window_stands_for_the_initial_student():
+    seen = Gate()
+    for at in range(5):
+        assert seen.reward_then is None and not gate.is_open(seen, at, **FREE)
+        seen = gate.observe(seen, Outcome(at / 4, 10.0 + at, 10.0), window=5)
+    assert seen.reward_then == gate.reward(seen) == 0.5
+    seen = gate.observe(seen, Outcome(1.25, 40.0, 10.0), window=5)
+    assert (seen.reward_then, gate.reward(seen), gate.tail(seen)) == (0.5, 0.75, 4.0)
+    assert gate.passed(seen, 6)._replace(recent=()) == Gate(6, 0.75)
 
 
 @pytest.mark.parametrize(
-    ("limits", "step", "outcome", "opens"),
+    ("limits", "step", "opens"),
     [
-        ({}, 11, FINE, True),
-        ({"every_steps": 5}, 14, FINE, False),
-        ({"every_steps": 5}, 15, FINE, True),
-        ({"reward_margin": 0.25}, 11, FINE, True),
-        ({"reward_margin": 0.26}, 11, FINE, False),
-        ({"length_growth": 0.5}, 11, FINE._replace(length=150.0), True),
-        ({"length_growth": 0.5}, 11, FINE._replace(length=151.0), False),
-        ({"max_truncation": 0.5}, 11, FINE._replace(truncation=0.5), True),
-        ({"max_truncation": 0.5}, 11, FINE._replace(truncation=0.51), False),
+        ({}, 11, True),
+        ({"every_steps": 5}, 14, False),
+        ({"every_steps": 5}, 15, True),
+        ({"check_steps": 5}, 14, False),
+        ({"check_steps": 5}, 15, True),
+        ({"reward_margin": 0.24}, 11, True),
+        ({"reward_margin": 0.25}, 11, False),
+        ({"tail_ratio": 2.5}, 11, True),
+        ({"tail_ratio": 2.49}, 11, False),
     ],
 )
-def test_every_condition_can_keep_it_shut(limits, step, outcome, opens):
-    assert gate.is_open(GATE, outcome, step, **FREE | limits) is opens
+def test_every_condition_can_keep_it_shut(limits, step, opens):
+    assert gate.is_open(GATE, step, **FREE | limits) is opens
 
 
-def test_without_conditions_it_is_a_clock():
-    known = {"self": Teacher(weights="gated", **FREE | {"every_steps": 3})}
-    gates, seen = teachers.first_gates(known), []
-    for step in range(1, 11):
-        outcome = Outcome(1 / step, 10.0 * step, 0.5)
-        gates, opened, _ = teachers.pass_gates(known, gates, outcome, step)
-        seen.append(bool(opened))
-    assert [step for step, opened in enumerate(seen, 1) if opened] == [3, 6, 9]
+def test_without_conditions_it_is_a_clock_and_without_a_margin_the_initial_student():
+    clock = FREE | {"every_steps": 3, "reward_window": 1}
+    falling = 1 / np.arange(1, 11)
+    assert [step for step, _ in opened(falling, **clock)] == [3, 6, 9]
+    assert opened(RISING, **clock | {"reward_margin": float("inf")}) == []
+
+
+def test_rollouts_of_no_tokens_have_no_tail():
+    empty = gate.observe(Gate(), Outcome(1.0, 0.0, 0.0), window=1)
+    assert gate.tail(empty) is None
+    assert gate.is_open(empty, 1, **FREE | {"tail_ratio": 1.0})
 
 
 def test_what_is_remembered_survives_json_and_is_what_decides():
     """Two halves, the second from JSON, are the whole; a plateau shuts the gate."""
     known = {
-        "self": Teacher(weights="gated", every_steps=2, reward_margin=0.05),
+        "self": Teacher(
+            weights="gated", every_steps=2, check_steps=1, reward_window=2
+        ),
         "other": Teacher(weights="ema"),
     }
     rewards = np.random.default_rng(0).uniform(size=12) + np.arange(12) / 6
@@ -72,7 +108,7 @@ def test_what_is_remembered_survives_json_and_is_what_decides():
     def go(gates, steps):
         found = []
         for step in steps:
-            outcome = Outcome(float(rewards[step - 1]), 50.0, 0.1)
+            outcome = Outcome(float(rewards[step - 1]), 50.0 + step, 30.0)
             gates, opened, metrics = teachers.pass_gates(known, gates, outcome, step)
             found.append((sorted(opened), metrics))
         return gates, found
@@ -90,37 +126,39 @@ def test_what_is_remembered_survives_json_and_is_what_decides():
         assert since[at] == (0 if refreshed[at] else since[at - 1] + 1)
 
 
-def test_without_rollouts_nothing_is_learnt_and_nothing_moves():
+def test_without_rollouts_the_window_stays_and_the_look_is_not_put_off():
     known = {"self": Teacher(weights="gated", **FREE)}
-    gates = {"self": GATE._asdict()}
-    after, opened, metrics = teachers.pass_gates(known, gates, None, 50)
-    assert after == gates and not opened
-    assert metrics == {
-        "teacher/self_refreshed": 0.0,
-        "teacher/self_steps_since": 40.0,
-        "teacher/self_reward": 0.5,
-    }
+    for then, names in ((0.25, {"self"}), (0.5, set())):
+        gates = {"self": GATE._replace(reward_then=then)._asdict()}
+        held = {"self": known["self"]._replace(reward_margin=0.0)}
+        after, found, metrics = teachers.pass_gates(held, gates, None, 50)
+        assert found == names and after["self"]["recent"] == GATE.recent
+        assert metrics == {
+            "teacher/self_refreshed": float(bool(names)),
+            "teacher/self_steps_since": 0.0 if names else 40.0,
+            "teacher/self_reward": 0.5,
+            "teacher/self_tail": 2.5,
+        }
 
 
 def test_an_outcome_is_of_responses():
     batch = tiny.batch(0)
     rollout = batch.rollout._replace(
         prompt_length_B=np.array([3] * 6),
-        length_B=np.array([4, 5, 6, 7, 8, 23]),
+        length_B=np.array([4, 5, 6, 7, 8, 24]),
         finished_B=np.array([1, 1, 1, 0, 1, 1], bool),
     )
     got = diagnostics.outcome(batch._replace(rollout=rollout))
-    # Between the fifth and the sixth of the sorted lengths 1 2 3 4 5 20.
-    assert got == pytest.approx((0.5, 5 + 0.75 * 15, 1 / 6))
+    assert got == (0.5, 21.0, 6.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"every_steps": 0}, "self.every_steps=0"),
-        ({"reward_rate": 0.0}, "self.reward_rate=0.0"),
-        ({"length_growth": -0.1}, "self.length_growth=-0.1"),
-        ({"max_truncation": 1.5}, "self.max_truncation=1.5"),
+        ({"check_steps": 0}, "self.check_steps=0"),
+        ({"reward_window": 0}, "self.reward_window=0"),
+        ({"tail_ratio": 0.9}, "self.tail_ratio=0.9"),
     ],
 )
 def test_gates_that_cannot_work_are_refused(changes, words):

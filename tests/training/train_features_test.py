@@ -113,8 +113,9 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
                 config.teachers.self["every_steps"] = 3
             if kind == "gated":
                 # Open at the third update at the earliest, and by what came before.
-                gate = {"every_steps": 3, "length_growth": 9.0, "max_truncation": 1.0}
-                config.teachers.self.update(gate | {"reward_margin": -1.0})
+                gate = {"every_steps": 3, "check_steps": 1, "tail_ratio": 100.0}
+                gate |= {"reward_window": 3, "reward_margin": -1.0}
+                config.teachers.self.update(gate)
                 config.eval.verifier = "runs.begins_with_digit"
             config.loss.opd = {"signal": "forward_kl", "other": "self"}
         return train.run(config, directory)

@@ -181,3 +181,33 @@ def test_a_damaged_config_is_left_to_who_checks_it(models, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     today = str(datetime.date.today())
     assert workdir.dated(tmp_path, runs.config(models)).data.date == today
+
+
+def _older(weights):
+    """A config as an earlier release wrote it, with the gate that it had."""
+    teacher = {
+        key: value
+        for key, value in PLAIN["teacher"].items()
+        if key not in ("check_steps", "reward_window", "tail_ratio")
+    }
+    teacher |= {"weights": weights, "every_steps": 10, "reward_margin": 0.0}
+    return PLAIN | {"teacher": teacher | {"reward_rate": 0.1, "max_truncation": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("path", None),
+        ("ema", None),
+        ("snapshot", "every_steps was 10 and is now 30; choose"),
+        ("gated", "teacher.reward_rate was 0.1 and is now None"),
+    ],
+)
+def test_a_run_goes_on_unless_keys_that_it_read_are_gone(tmp_path, weights, words):
+    workdir.write_config(tmp_path, _older(weights))
+    now = PLAIN | {"teacher": PLAIN["teacher"] | {"weights": weights}}
+    if words is None:
+        assert not workdir.prepare(tmp_path, now)
+        return
+    with pytest.raises(ValueError, match=words):
+        workdir.prepare(tmp_path, now)
