@@ -12,7 +12,8 @@ speaks of the token *at* that position: ``logp_BT[b, t]`` is the log-probability
 shifted to that convention is ``objective.align``.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -117,6 +118,7 @@ class Scores(NamedTuple):
       uniform: f32[B, T] in [0, 1), a fresh draw per token, see ``Batch``.
       extra: name -> f32[B, T], see ``Batch``.
       serves: name -> bool[B], see ``Batch``.
+      memory: name -> what updates before this one left, see ``Memory``.
     """
 
     mask: jax.Array
@@ -135,6 +137,20 @@ class Scores(NamedTuple):
     uniform: jax.Array | None = None
     extra: dict[str, jax.Array] = {}  # never changed in place
     serves: dict[str, jax.Array] = {}  # never changed in place
+    memory: dict[str, Any] = {}  # never changed in place
+
+
+class Memory(NamedTuple):
+    """What is remembered from update to update; both functions are pure.
+
+    Attributes:
+      start: ``() -> pytree``, arrays before the first update.
+      step: ``(pytree, Scores) -> pytree`` of the same shapes and dtypes, after the
+        weights of an update have read it.
+    """
+
+    start: Callable[[], Any]
+    step: Callable[[Any, Scores], Any]
 
 
 class Outputs(NamedTuple):

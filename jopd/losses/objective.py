@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jopd.losses import divergences, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
 from jopd.losses.panel import Panel
-from jopd.types import SOURCES, Batch, Outputs, Scores
+from jopd.types import SOURCES, Batch, Memory, Outputs, Scores
 
 NORMALIZERS = ("tokens", "sequences", "rows", "weights", "batch")
 
@@ -42,6 +42,7 @@ class Term(NamedTuple):
       models: frozen models and panels that its functions read. A row that one of them
         does not serve (``Scores.serves``) is outside the term's scope.
       report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
+      memories: name and maker of what its functions remember, see ``memories``.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Term(NamedTuple):
     normalizer: str = "tokens"
     models: tuple[str, ...] = ()
     report: Callable[[Scores], dict[str, jax.Array]] | None = None
+    memories: tuple[tuple[str, Callable[[int], Memory]], ...] = ()
 
 
 class Shape(NamedTuple):
@@ -251,8 +253,8 @@ def _per_token(batch: Batch) -> dict[str, jax.Array]:
     }
 
 
-def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
-    """The record that weights read, from a batch and its ``facts``.
+def scores(batch: Batch, per_token: dict[str, jax.Array], memory=None) -> Scores:
+    """The record that weights read, from a batch, its ``facts`` and what was before it.
 
     Under one ``jit`` with ``facts``, what no weight reads is dead code that the
     compiler drops: an unused entropy costs nothing, an unused student forward is not
@@ -279,6 +281,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array]) -> Scores:
         uniform=batch.uniform_BT,
         extra=batch.extra,
         serves=batch.serves,
+        memory=memory or {},
     )
 
 

@@ -9,18 +9,24 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jopd import methods
 from jopd.losses import objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer, ranges
-from jopd.setup.needs import models_named
+from jopd.setup.needs import check_memory, memories_named, models_named
 from jopd.types import SOURCES
 
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
-def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
-    """A term of ``config.loss``. Keys that are not of the term go to the signal."""
+def build_term(
+    name: str, spec: ConfigDict, normalizer: str, kept: dict | None = None
+) -> objective.Term:
+    """A term of ``config.loss``. Keys that are not of the term go to the signal.
+
+    ``kept`` are the memories that it may name, of ``build_memories``.
+    """
     where = f"loss.{name}"
     spec = spec.to_dict()
     ranges.check(f"{where}.weights", spec.get("weights", {}), ranges.GROUP)
@@ -44,10 +50,21 @@ def build_term(name: str, spec: ConfigDict, normalizer: str) -> objective.Term:
         normalizer=spec.get("normalizer") or normalizer,
         report=report and build_scored(report, *of("report"), reports),
     )
+    term = term._replace(memories=_remembered(term, where, kept or {}))
     term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
+
+
+def _remembered(term: objective.Term, where: str, kept: dict) -> tuple:
+    named = sorted(memories_named(term))
+    if unknown := [name for name in named if name not in kept]:
+        raise ValueError(
+            f"{where} reads the memory {unknown[0]!r}; known: "
+            f"{', '.join(kept) or 'none'}; add memory.{unknown[0]}=dict(function=...)"
+        )
+    return tuple((name, kept[name]) for name in named)
 
 
 def build_stop(config: ConfigDict):
@@ -118,11 +135,22 @@ def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
                 f"loss.{name} has no signal; {meant or nearest(name, others)}"
                 f"known: {', '.join(names(signals))}"
             )
+    kept = build_memories(config)
     return tuple(
-        build_term(name, spec, config.objective.normalizer)
+        build_term(name, spec, config.objective.normalizer, kept)
         for name, spec in config.loss.items()
         if spec.get("coef", 1.0) != 0
     )
+
+
+def build_memories(config: ConfigDict) -> dict:
+    """Name -> ``vocabulary -> Memory`` of ``config.memory``, bound and checked."""
+    found = {}
+    for name, spec in config.memory.items():
+        where = f"memory.{name}"
+        found[name] = build_scored(spec.to_dict(), where, where, methods)
+        check_memory(where, found[name])
+    return found
 
 
 def coefficients(config: ConfigDict, step: int) -> dict[str, float]:

@@ -190,6 +190,9 @@ def base_config() -> ConfigDict:
     }
     # name -> dict(signal, weights, source, coef, ...); a name may become a function.
     c.loss = ConfigDict(type_safe=False)
+    # What weights remember of earlier updates, by name: dict(function=, ...); a weight
+    # reads one by its argument ``memory``. Saved with every checkpoint.
+    c.memory = ConfigDict(type_safe=False)
     c.objective = {
         # tokens | sequences | rows | weights | batch, see Term; or per term
         "normalizer": "tokens",
@@ -282,6 +285,7 @@ def base_config() -> ConfigDict:
     c.lock()
     for free in (
         c.loss,
+        c.memory,
         c.teachers,
         c.teacher.route,
         c.panels,

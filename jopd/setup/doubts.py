@@ -9,7 +9,8 @@ from jopd.setup import keys, optimizer
 def doubts(config: ConfigDict, mix: collect.Mix) -> list[str]:
     """A line for each, with the key and the remedy."""
     lines = short_warmup(config) + other_temperature(config)
-    return lines + rows_of_none(config, mix) + unused_teachers(config)
+    lines += rows_of_none(config, mix) + unused_teachers(config)
+    return lines + unread_memories(config)
 
 
 def rows_of_none(config: ConfigDict, mix: collect.Mix) -> list[str]:
@@ -37,6 +38,18 @@ def unused_teachers(config: ConfigDict) -> list[str]:
         f"teachers.{name} is named by no term, panel or rollout and not loaded"
         for name in config.teachers
         if name not in named
+    ]
+
+
+def unread_memories(config: ConfigDict) -> list[str]:
+    """Memories that no term names: a slip in a name, or a term that is off."""
+    flat = keys.flatten(config.loss)
+    read = {value for key, value in flat.items() if key.split(".")[-1] == "memory"}
+    return [
+        f"memory.{name} is read by no term and not kept; name it by memory={name!r} in "
+        "a weight"
+        for name in config.memory
+        if name not in read
     ]
 
 

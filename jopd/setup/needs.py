@@ -1,5 +1,6 @@
 """Which models and panels terms name, and what they read, found by tracing."""
 
+import functools
 import inspect
 
 import jax
@@ -11,7 +12,9 @@ from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
 from jopd.teachers import audit, peers, roles
-from jopd.types import Outputs, Scores
+from jopd.types import Memory, Outputs, Scores
+
+VOCABULARY = 1024  # of what is traced
 
 
 def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
@@ -35,17 +38,33 @@ def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
 
 
 def models_named(terms: tuple[Term, ...]) -> set[str]:
-    """Frozen models that any term reads: its ``other``, ``of`` or their defaults."""
+    """Frozen models that any term reads: its ``other``, ``of`` or their defaults.
+
+    Those that what it remembers is made of are among them.
+    """
     names = set()
     for term in terms:
-        for function in (term.signal, term.advantage, *term.weights, term.report):
-            if function is None:
-                continue
-            parameters = inspect.signature(function).parameters
-            for key in ("other", "of"):
-                if key in parameters:
-                    names.add(parameters[key].default)
+        made = (make for _, make in term.memories)
+        names |= _given((*_functions(term), *made), ("other", "of"))
     return names - {"student", None}
+
+
+def memories_named(term: Term) -> set[str]:
+    """Memories that functions of a term read, by their argument ``memory``."""
+    return _given(_functions(term), ("memory",)) - {"", None}
+
+
+def _functions(term: Term) -> list:
+    every = (term.signal, term.advantage, *term.weights, term.report)
+    return [function for function in every if function is not None]
+
+
+def _given(functions, arguments: tuple[str, ...]) -> set:
+    """What functions get for arguments of these names."""
+    parameters = [inspect.signature(function).parameters for function in functions]
+    return {
+        found[key].default for found in parameters for key in arguments if key in found
+    }
 
 
 def panels_of(config: ConfigDict) -> tuple[Panel, ...]:
@@ -115,12 +134,14 @@ def _reports_rewards(term: Term) -> bool:
 def _leaves_read(term: Term, functions=None) -> set[tuple]:
     """Paths of the leaves of ``Scores`` that functions of a term read.
 
-    Its weights and its advantage, unless told.
+    Its weights, its advantage and what they remember, unless told.
     """
-    scores = _abstract_scores(("student", *models_named((term,))))
+    kept = {name: make(VOCABULARY) for name, make in term.memories}
+    scores = _abstract_scores(("student", *models_named((term,))), kept)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
     read = set()
-    for function in functions or (*term.weights, term.advantage):
+    steps = [functools.partial(_stepped, name, kept[name]) for name in kept]
+    for function in functions or (*term.weights, term.advantage, *steps):
         if function is not None:
             jaxpr = jax.make_jaxpr(function)(scores).jaxpr
             used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
@@ -130,7 +151,36 @@ def _leaves_read(term: Term, functions=None) -> set[tuple]:
     return read
 
 
-def _abstract_scores(models: tuple[str, ...]) -> Scores:
+def _stepped(name: str, memory: Memory, scores: Scores):
+    return memory.step(scores.memory[name], scores)
+
+
+def check_memory(where: str, make) -> None:
+    """Rejects a memory that does not keep its shapes from update to update.
+
+    Raises:
+      ValueError: names it and both.
+    """
+    memory, models = make(VOCABULARY), _given((make,), ("other", "of")) - {None}
+    before = jax.eval_shape(memory.start)
+    scores = _abstract_scores(("student", *models), {})
+    try:
+        after = jax.eval_shape(memory.step, before, scores)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    said = [_said(tree) for tree in (before, after)]
+    if said[0] != said[1]:
+        raise ValueError(
+            f"{where} starts as {said[0]} and is {said[1]} after an update; it must "
+            "keep its structure, shapes and dtypes"
+        )
+
+
+def _said(tree) -> str:
+    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+
+
+def _abstract_scores(models: tuple[str, ...], kept: dict) -> Scores:
     """Scores of two rows of two tokens: shapes and dtypes only."""
     token, row = (2, 2), (2,)
     of = jax.ShapeDtypeStruct
@@ -151,12 +201,13 @@ def _abstract_scores(models: tuple[str, ...]) -> Scores:
         age=of(row, jnp.int32),
         uniform=of(token, jnp.float32),
         extra=dict.fromkeys((*audit.FACTS, *peers.FACTS), of(token, jnp.float32)),
+        memory={name: jax.eval_shape(one.start) for name, one in kept.items()},
     )
 
 
 def trace_signals(terms) -> None:
     """Traces every signal, so that a bad argument is said before anything loads."""
-    rows = jax.ShapeDtypeStruct((2, 1024), jnp.float32)
+    rows = jax.ShapeDtypeStruct((2, VOCABULARY), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     for term in terms:
         logits = dict.fromkeys(("student", *models_named((term,))), rows)

@@ -209,6 +209,7 @@ RANGES = {
     "peer.success": real(-1e6, 1e6),
     "peer.remove": TEXT,
     "loss": GROUP,
+    "memory": GROUP,
     "objective.normalizer": choice(*objective.NORMALIZERS),
     "objective.temperature": HEAT,
     "objective.packing": FLAG,
@@ -314,7 +315,7 @@ def check_all(flat: Mapping[str, object]) -> None:
     for key, value in flat.items():
         check(key, value, RECORDED)  # what config.json can say
         first, *rest = key.split(".", 2)
-        if first in ("loss", "teachers", "panels") and len(rest) == 1:
+        if first in ("loss", "memory", "teachers", "panels") and len(rest) == 1:
             check(key, value, GROUP)
         elif first == "teachers" and rest[1:] and rest[1] in TEACHER:
             check(key, value, TEACHER[rest[1]])

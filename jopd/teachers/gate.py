@@ -2,13 +2,14 @@
 
 Consolidation-gated teacher refresh, CGTR (arXiv:2606.03532): between two copies the
 teacher stands still. It is looked at every ``check_steps`` updates and becomes the
-student only if enough updates have passed, the mean reward of the latest ones lies above
-that of the last copy, and no rollout among them was far longer than the mean. A copy on
-a clock is what the paper reports to collapse.
+student only if enough updates have passed, the mean reward of the latest ones lies
+above that of the last copy, and no rollout among them was far longer than the mean. A
+copy on a clock is what the paper reports to collapse.
 
 The paper's text bounds the longest rollout absolutely, its appendix and its ablation by
-the ratio to the mean: the numbers only make sense as a ratio. What the reward is compared
-with before the first copy is not stated; here it is the first full window (inferred).
+the ratio to the mean: the numbers only make sense as a ratio. What the reward is
+compared with before the first copy is not stated; here it is the first full window
+(inferred).
 
 Everything here is a function of Python numbers, which travel with the run's record.
 """

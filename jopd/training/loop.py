@@ -172,7 +172,7 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
     student, (_, got, logged) = state["train"], drawn
     coefs = builders.coefficients(c, done)
     frozen = e.frozen | state["teachers"]
-    prepared = stages.prepare(student.params, frozen, got.batch)
+    prepared = stages.prepare(student.params, frozen, got.batch, student.memory)
     seen = (frozen, got.batch, prepared, coefs)
     if _due(c.log.gradient_every_steps, done + 1):
         logged |= stages.term_norms(student.params, *seen)

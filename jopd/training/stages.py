@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jopd.batches import collect
 from jopd.batches.collect import Writer
+from jopd.models import sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
 from jopd.setup.experiment import Experiment
@@ -38,7 +39,13 @@ def build_stages(e: Experiment, transform) -> Stages:
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
     return Stages(
         collect=make_collect(e),
-        prepare=step.make_prepare(models, e.terms, e.shape, **more),
+        prepare=step.make_prepare(
+            models,
+            e.terms,
+            e.shape,
+            replicated=sharding.replicated(e.mesh),
+            **more,
+        ),
         update=step.make_update(
             student,
             e.terms,

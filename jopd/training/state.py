@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.batches import collect
+from jopd.losses import memories
 from jopd.models import sharding
 from jopd.reporting import console, metrics
 from jopd.setup import builders
@@ -94,15 +95,16 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
 
 
 def first_state(e: Experiment, transform) -> step.TrainState:
-    """Parameters as loaded, a fresh optimizer state beside them."""
+    """Parameters as loaded, a fresh optimizer state and empty memories beside them."""
     opt_state = jax.jit(
         transform.init,
         out_shardings=sharding.of_optimizer(
             jax.eval_shape(transform.init, e.params), e.params, e.mesh
         ),
     )(e.params)
-    counter = jax.device_put(jnp.int32(0), sharding.replicated(e.mesh))
-    return step.TrainState(counter, e.params, opt_state)
+    fresh = jnp.int32(0), memories.start(e.terms, e.shape.vocabulary)
+    counter, memory = jax.device_put(fresh, sharding.replicated(e.mesh))
+    return step.TrainState(counter, e.params, opt_state, memory)
 
 
 def start_from(e: Experiment, fresh: step.TrainState) -> dict:

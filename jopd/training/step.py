@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd.batches import packing
+from jopd.losses import memories
 from jopd.losses.chunks import in_chunks
 from jopd.losses.measures import term_metrics
 from jopd.losses.objective import (
@@ -33,19 +34,24 @@ from jopd.types import Batch
 
 
 class TrainState(NamedTuple):
-    """What is trained and what is checkpointed."""
+    """What is trained and what is checkpointed; ``memory`` is what weights remember."""
 
     step: jax.Array
     params: Any
     opt_state: Any
+    memory: dict[str, Any] = {}  # never changed in place
 
 
 class Prepared(NamedTuple):
-    """Frozen models' hidden states and the terms' folded weights for one batch."""
+    """Frozen models' hidden states and the terms' folded weights for one batch.
+
+    ``memory`` is as it is after this update.
+    """
 
     hidden: dict[str, jax.Array]
     weighed: dict[str, Weighed]
     metrics: dict[str, jax.Array]
+    memory: dict[str, Any] = {}  # never changed in place
 
 
 def hidden_states(
@@ -134,12 +140,13 @@ def make_prepare(
     *,
     panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
+    replicated: jax.sharding.Sharding | None = None,
 ):
-    """``(params, frozen, batch) -> Prepared``: score, then weigh.
+    """``(params, frozen, batch, memory) -> Prepared``: score, weigh, then remember.
 
     ``models`` holds "student" and every model that a term or one of ``panels`` names;
     those without parameters in ``frozen`` are the student itself in another context.
-    Each is run once, however many name it.
+    Each is run once, however many name it. ``replicated`` is where a memory lies.
     """
     cut = shape._asdict() | {"panels": panels}
 
@@ -150,12 +157,16 @@ def make_prepare(
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
 
     @jax.jit
-    def prepare(params, frozen, batch: Batch) -> Prepared:
+    def prepare(params, frozen, batch: Batch, memory=None) -> Prepared:
         hidden, heads = read_by_all(models, params, frozen, batch, forward)
-        read = scores(batch, facts(hidden, heads, batch, **cut))
+        read = scores(batch, facts(hidden, heads, batch, **cut), memory)
         hidden.pop("student")
         weighed = weigh(terms, read)
-        return Prepared(hidden, weighed, term_metrics(terms, read, weighed))
+        logged = term_metrics(terms, read, weighed)
+        after = memories.step(terms, shape.vocabulary, read)
+        if replicated is not None:
+            after = jax.lax.with_sharding_constraint(after, replicated)
+        return Prepared(hidden, weighed, logged, after)
 
     return prepare
 
@@ -198,7 +209,7 @@ def make_gradient(
 
     def gradient(params, frozen, batch: Batch, prepared: Prepared, coefs):
         grad = jax.value_and_grad(loss_of, has_aux=True)
-        rows = (batch, prepared._replace(metrics={}))
+        rows = (batch, prepared._replace(metrics={}, memory={}))
         if accumulate == 1:
             return grad(params, frozen, coefs, rows)
 
@@ -236,7 +247,8 @@ def make_update(
         for term in terms:
             metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
         metrics |= prepared.metrics
-        return TrainState(state.step + 1, params, opt_state), metrics, parts
+        after = TrainState(state.step + 1, params, opt_state, prepared.memory)
+        return after, metrics, parts
 
     def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
         return compiled(state, frozen, for_student(batch), prepared, coefs)

@@ -97,9 +97,7 @@ def test_rollouts_of_no_tokens_have_no_tail():
 def test_what_is_remembered_survives_json_and_is_what_decides():
     """Two halves, the second from JSON, are the whole; a plateau shuts the gate."""
     known = {
-        "self": Teacher(
-            weights="gated", every_steps=2, check_steps=1, reward_window=2
-        ),
+        "self": Teacher(weights="gated", every_steps=2, check_steps=1, reward_window=2),
         "other": Teacher(weights="ema"),
     }
     rewards = np.random.default_rng(0).uniform(size=12) + np.arange(12) / 6

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 import runs
 from jopd.training import loop as train
 from jopd.training import observe
+from jopd.types import Memory
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 
@@ -141,6 +143,44 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         refreshed = [row["teacher/self_refreshed"] for row in rows]
         assert refreshed == [0, 0, 1, 0]
         assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
+
+
+def updates_so_far(vocabulary: int) -> Memory:
+    """The updates so far, and at id 0 the sum of the KL over their tokens."""
+
+    def step(held, scores):
+        return held[0] + 1, held[1].at[0].add(jnp.sum(scores.reverse_kl["teacher"]))
+
+    return Memory(lambda: (jnp.int32(0), jnp.zeros(vocabulary)), step)
+
+
+def by_memory(scores, *, memory: str):
+    updates, sums = scores.memory[memory]
+    weight = updates + jnp.sum(sums)
+    return jnp.full(scores.mask.shape, weight, jnp.float32)
+
+
+def test_what_weights_remember_goes_on_in_a_resumed_run(models, tmp_path):
+    """An update reads what was before it; two and two updates are four."""
+
+    def run(directory, steps):
+        changes = {"steps": steps, "optimizer__schedule": "constant"}
+        changes |= {"optimizer__warmup": 2, "optimizer__accumulate": 2}
+        config = runs.config(models, "opd", **changes)
+        with config.unlocked():
+            config.memory.past = {"function": updates_so_far}
+            config.loss.opd.weights = {"w": {"function": by_memory, "memory": "past"}}
+        return train.run(config, directory)
+
+    run(tmp_path / "whole", 4)
+    run(tmp_path / "cut", 2)
+    run(tmp_path / "cut", 4)
+    rows, again = (runs.updates(tmp_path / name) for name in ("whole", "cut"))
+    weights = [row["weight/opd"] for row in rows]
+    assert weights[0] == 0 and 1 < weights[1] < weights[2] < weights[3]
+    assert [*map(runs.plain, again)] == [*map(runs.plain, rows)]
+    assert rows[-1]["speed/compilations"] == rows[1]["speed/compilations"]
+    assert runs.same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
 @pytest.mark.parametrize("name", ["opd", "grpo"])
