@@ -168,6 +168,11 @@ def check_memory(where: str, make) -> None:
         after = jax.eval_shape(memory.step, before, scores)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    except KeyError as error:
+        raise ValueError(
+            f"{where} reads {error} of the scores, which is not there; a model is named "
+            "by an argument other or of"
+        ) from error
     said = [_said(tree) for tree in (before, after)]
     if said[0] != said[1]:
         raise ValueError(

@@ -21,6 +21,11 @@ def counts(vocabulary: int, *, other: str = "teacher") -> Memory:
     return Memory(lambda: {"updates": jnp.int32(0), "kl": jnp.zeros(())}, step)
 
 
+def secret(vocabulary: int) -> Memory:
+    step = lambda held, scores: held + jnp.sum(scores.reverse_kl["teacher"])
+    return Memory(lambda: jnp.zeros(()), step)
+
+
 def growing(vocabulary: int) -> Memory:
     return Memory(lambda: jnp.zeros(2), lambda held, scores: jnp.append(held, 1.0))
 
@@ -70,6 +75,7 @@ def test_a_term_knows_what_it_remembers_and_of_whom():
     [
         (dict(function="no_dot"), "unknown memory.seen 'no_dot'"),
         (dict(decay=1.0), "memory.seen: .*counts takes no 'decay'"),
+        (dict(function=secret), "memory.seen reads 'teacher' of the scores"),
         (dict(function=growing), r"memory.seen starts as float32\[2\] and is float32"),
     ],
 )

@@ -145,11 +145,11 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
         assert [row["teacher/self_steps_since"] for row in rows] == [1, 2, 0, 1]
 
 
-def updates_so_far(vocabulary: int) -> Memory:
+def updates_so_far(vocabulary: int, *, other: str = "teacher") -> Memory:
     """The updates so far, and at id 0 the sum of the KL over their tokens."""
 
     def step(held, scores):
-        return held[0] + 1, held[1].at[0].add(jnp.sum(scores.reverse_kl["teacher"]))
+        return held[0] + 1, held[1].at[0].add(jnp.sum(scores.reverse_kl[other]))
 
     return Memory(lambda: (jnp.int32(0), jnp.zeros(vocabulary)), step)
 
