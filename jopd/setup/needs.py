@@ -170,7 +170,7 @@ def check_memory(where: str, make) -> None:
         raise ValueError(f"{where}: {error}") from error
     except KeyError as error:
         raise ValueError(
-            f"{where} reads {error} of the scores, which is not there; a model is named "
+            f"{where} reads {error} of the scores, which is not there; name a model "
             "by an argument other or of"
         ) from error
     said = [_said(tree) for tree in (before, after)]
