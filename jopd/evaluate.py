@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
         console.startup(summary_rows(e))
         measure = stages.make_evaluate(e, save_all=bool(f.out))
         found, written = measure(e.params, e.frozen)
+        found.pop("per_prompt", None)  # every reward is beside its generation
         if f.out:
             keep(Path(f.out), found, written)
         console.evaluation(found)

@@ -1,6 +1,7 @@
 """How good a student is: accuracy, avg@k, pass@k, rollout health, KL to the teacher."""
 
 import functools
+import hashlib
 import operator
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -97,6 +98,7 @@ def evaluate(
     nats. Numbers that need a verifier, or a teacher, are None without one; so is
     ``leak_rate``, the share of rollouts that match ``leak_pattern``. Intervals
     are 95 %. A truncated response is judged by the rule of training (see ``RowSet``).
+    With a verifier ``per_prompt`` has what each prompt earned, see ``_per_prompt``.
 
     Args:
       facts: token facts of sampled rollouts, f32[B, T] each, see ``FACTS``.
@@ -119,6 +121,8 @@ def evaluate(
         found["pass_at_k"], intervals["pass_at_k"] = statistics.pass_at_k(
             correct_NK >= RIGHT, k
         )
+        texts = rows.dataset.texts[: len(ids)]
+        found["per_prompt"] = _per_prompt(texts, correct_N, correct_NK)
     told = {name: getattr(asked, name) for name in ("k", "temperature", "top_p")}
     if pattern:
         told["leak_pattern"] = pattern
@@ -133,6 +137,20 @@ def evaluate(
 def _correct(groups: Iterable[Rolled]) -> np.ndarray:
     """f32[rows] rewards."""
     return np.concatenate([group.batch.reward_B[: group.count] for group in groups])
+
+
+def _per_prompt(texts: list[str], correct_N, correct_NK) -> dict:
+    """Rewards by prompt, for comparisons of two runs over the same ones.
+
+    ``prompts`` is a hash of the texts: two evaluations are of the same prompts, in the
+    same order, where it is the same.
+    """
+    rounded = lambda rewards: np.round(rewards.astype(np.float64), 6).tolist()
+    return {
+        "prompts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16],
+        "greedy": rounded(correct_N),
+        "sampled": rounded(correct_NK),
+    }
 
 
 def _health(groups: list[Rolled], repetition) -> dict[str, float | None]:

@@ -200,12 +200,18 @@ def blame(e: Experiment, name: str, parts: dict, batch) -> str:
 
 
 def measure(e, run: Run, at: int, phase: str) -> dict:
-    """Evaluates the student as it is and keeps a few of its rollouts."""
+    """Evaluates the student as it is and keeps a few of its rollouts.
+
+    What each prompt earned is kept of the evaluations before and after the run.
+    """
     c, frozen = e.config.eval, e.frozen | run.state["teachers"]
     count = min(c.prompts, len(e.rows.held.prompts))
     console.say(f"evaluating at step {at}: {count:,} prompts, {c.k} samples of each")
     found, samples = run.stages.evaluate(run.state["train"].params, frozen)
     workdir.append_samples(run.directory / "samples.jsonl", at, phase, samples)
+    per_prompt = found.pop("per_prompt", None)
+    if per_prompt and phase != "train":
+        workdir.keep_per_prompt(run.directory, phase, per_prompt)
     return found
 
 

@@ -30,6 +30,7 @@ FILES = (
     "inputs.json",
     "metrics.jsonl",
     "samples.jsonl",
+    "evaluation.json",
     "summary.json",
     "report.html",
 )
@@ -359,3 +360,18 @@ def append_samples(path: Path, step: int, phase: str, rows: list[dict]) -> None:
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps({"step": step, "phase": phase, **row}) + "\n")
+
+
+def keep_per_prompt(directory: Path, phase: str, found: dict) -> None:
+    """Adds what each prompt earned to ``evaluation.json``, under "before" or "after".
+
+    A phase that is measured again takes its own place; a file that is damaged is begun
+    anew.
+    """
+    path = directory / "evaluation.json"
+    try:
+        kept = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        kept = {}
+    text = json.dumps(kept | {phase: found})
+    metrics.write_atomically(path, text + "\n")

@@ -150,6 +150,15 @@ def test_accuracy_avg_and_pass(evaluation):
     assert found["accuracy"] == pytest.approx(np.mean(list(greedy.values())))
     assert (found["k"], found["prompts"]) == (3, 5)
     assert set(found["intervals"]) == {"accuracy", "avg_at_k", "pass_at_k"}
+    assert found["per_prompt"]["greedy"] == [greedy[i] for i in range(5)]
+    assert found["per_prompt"]["sampled"] == values.tolist()
+
+
+def test_prompts_are_known_by_their_texts_and_order():
+    one = np.ones(2, np.float32)
+    of = lambda *texts: evaluate._per_prompt(texts, one, one[:, None])["prompts"]
+    assert of("1+1=", "2+2=") == of("1+1=", "2+2=")
+    assert len({of("1+1=", "2+2="), of("2+2=", "1+1="), of("1+1=2", "+2=")}) == 3
 
 
 def test_greedy_rollouts_take_the_likeliest_token(evaluation):
@@ -222,9 +231,10 @@ def test_numbers_do_not_depend_on_the_rows_at_a_time(
     assert bound == [shared, 1]  # sampled and greedy
     for one, two in zip(rows["sampled"], rows_again["sampled"], strict=True):
         np.testing.assert_array_equal(one[0], two[0])
-    for key in found.keys() - {"intervals"}:
+    for key in found.keys() - {"intervals", "per_prompt"}:
         assert again[key] == pytest.approx(found[key], rel=1e-5), key
     assert again["intervals"] == found["intervals"]
+    assert again["per_prompt"] == found["per_prompt"]
     assert [s["response"] for s in samples] == [s["response"] for s in samples_again]
 
 
@@ -244,6 +254,7 @@ def test_without_verifier_and_teacher_their_numbers_are_none(models):
     ):
         assert found[key] is None, key
     assert found["intervals"] == {} and rows["greedy"] == []
+    assert "per_prompt" not in found
     assert found["mean_length"] > 0
     assert all(s["reward"] is None and s["teacher_logp"] == [] for s in samples)
     assert all(len(s["student_logp"]) == len(s["tokens"]) for s in samples)

@@ -90,6 +90,7 @@ def test_every_file_of_the_contract_is_there(finished):
         "metrics.jsonl",
         "summary.json",
         "samples.jsonl",
+        "evaluation.json",
         "checkpoints",
         "export",
         "report.html",
@@ -103,6 +104,17 @@ def test_every_file_of_the_contract_is_there(finished):
     assert (directory / "report.html").stat().st_size > 1000
     kept = sorted(int(p.name) for p in (directory / "checkpoints").iterdir())
     assert kept[-2:] == [6, 8]
+
+
+def test_what_each_prompt_earned_adds_up_to_the_summary(finished):
+    directory, _, summary, _ = finished
+    kept = json.loads((directory / "evaluation.json").read_text())
+    assert list(kept) == ["before", "after"]
+    assert kept["before"]["prompts"] == kept["after"]["prompts"]
+    for phase, found in kept.items():
+        assert np.mean(found["greedy"]) == pytest.approx(summary[phase]["accuracy"])
+        assert np.mean(found["sampled"]) == pytest.approx(summary[phase]["avg_at_k"])
+        assert "per_prompt" not in summary[phase]
 
 
 def test_summary_has_exactly_the_promised_keys(finished):

@@ -109,6 +109,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been(interrupted, uninterrupted):
     )
     assert one == two
     one, two = (
+        (path / "evaluation.json").read_bytes() for path in (directory, uninterrupted)
+    )
+    assert one == two
+    one, two = (
         json.loads((path / "summary.json").read_text())
         for path in (directory, uninterrupted)
     )

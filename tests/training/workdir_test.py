@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, nothing half written, nothing found late."""
 
 import datetime
+import json
 import os
 import signal
 import socket
@@ -111,6 +112,20 @@ def test_what_stands_in_the_way_of_a_file_is_found_at_the_start(name, tmp_path):
         kind = "is no folder"
     with pytest.raises(ValueError, match=rf"{name} {kind}; remove it"):
         workdir.prepare(tmp_path, PLAIN)
+
+
+def test_what_prompts_earned_is_replaced_by_phase_and_outlives_damage(tmp_path):
+    path = tmp_path / "evaluation.json"
+    for phase, found in (("before", 1), ("after", 2), ("after", 3)):
+        workdir.keep_per_prompt(tmp_path, phase, {"greedy": [found]})
+    assert json.loads(path.read_text()) == {
+        "before": {"greedy": [1]},
+        "after": {"greedy": [3]},
+    }
+    for damaged in ("", "[1]", '{"before"', "[" * 200_000):
+        path.write_text(damaged)
+        workdir.keep_per_prompt(tmp_path, "after", {"greedy": [4]})
+        assert json.loads(path.read_text()) == {"after": {"greedy": [4]}}
 
 
 def test_foreign_files_in_the_export_are_found_at_the_start(tmp_path):
