@@ -1,6 +1,5 @@
 """The study tool: its statistics, its tuning, and one small study from end to end."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -13,17 +12,18 @@ import runs
 
 sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
 import study
+from studying import numbers, page, reading, verdicts
 
-from jopd.setup import validation
+from jopd.setup import overrides, validation
 
 
 def test_interval_is_students():
     values = [0.1, 0.4, 0.5, 0.9]
-    mean, half = study.interval(values)
+    mean, half = numbers.interval(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert mean == pytest.approx((low + high) / 2)
     assert half == pytest.approx((high - low) / 2)
-    assert np.isnan(study.interval([0.3])[1])
+    assert np.isnan(numbers.interval([0.3])[1])
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_interval_is_students():
     ],
 )
 def test_cells(values, key, want):
-    assert study.shown(values, key) == want
+    assert numbers.shown(values, key) == want
 
 
 def test_numbers_of_a_run(tmp_path):
@@ -46,7 +46,7 @@ def test_numbers_of_a_run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     summary = {"folder": tmp_path, "steps": 3, "before": {"a": 1}, "after": {"a": 2}}
     keys = ("mean x", "max x", "min x", "last x", "steps", "before.a", "a", "mean y")
-    found = [study.value_of(summary, key) for key in keys]
+    found = [numbers.value_of(summary, key) for key in keys]
     np.testing.assert_array_equal(found, [2, 3, 1, 1, 3, 1, 2, np.nan])
 
 
@@ -60,16 +60,16 @@ def test_a_curve_of_seeds_that_log_different_updates(tmp_path):
         text = "\n".join(map(json.dumps, rows))
         (tmp_path / f"{seed}" / "metrics.jsonl").write_text(text)
     folders = [tmp_path / "0", tmp_path / "1"]
-    found = study.curve(folders, "x")
+    found = page.curve(folders, "x")
     want = [[1, 2, 3, 4], [1, 2.5, 4, 4.5], [1, 2, 4, 4], [1, 3, 4, 5]]
     np.testing.assert_array_equal(found, want)
-    assert study.curve(folders, "y") is None
+    assert page.curve(folders, "y") is None
 
 
 def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
-    assert study.chosen({1e-3: 0.5, 1e-4: 0.5, 1e-2: 0.1}) == 1e-4
-    assert study.chosen({1e-3: -np.inf, 1e-2: 0.1}) == 1e-2
-    assert study.chosen({}) is None
+    assert page.chosen({1e-3: 0.5, 1e-4: 0.5, 1e-2: 0.1}) == 1e-4
+    assert page.chosen({1e-3: -np.inf, 1e-2: 0.1}) == 1e-2
+    assert page.chosen({}) is None
     made = study.load(str(runs.ROOT / "tools" / "studies" / "bundled.py"))
     nan = {"after": {"avg_at_k": float("nan")}}
     assert study.score(made, nan) == -np.inf
@@ -85,16 +85,235 @@ STUDIES = sorted((runs.ROOT / "tools" / "studies").glob("*.py"))
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_arm_of_a_study_is_a_config_that_validates(path):
     made = study.load(str(path))
-    for spec in made.arms.values():
-        found = runs.runpy.run_path(str(runs.ROOT / "configs" / f"{spec['config']}.py"))
-        config = found["get_config"]()
-        changes = {**made.common, **spec.get("overrides", {})}
-        for key in changes:  # a flag only changes what the config file gives
-            *path, last = key.split(".")
-            assert last in functools.reduce(getattr, path, config), key
-        config.update_from_flattened_dict(changes)
-        assert config.to_dict() != found["get_config"]().to_dict()
+    for name in made.arms:
+        words = study.command(made, name, 0, None, path)
+        rest, given = overrides.split(words)
+        file = next(w for w in rest if w.startswith("--config=")).partition("=")[2]
+        config = runs.runpy.run_path(file)["get_config"]()
+        before = config.to_dict()
+        overrides.apply(config, given)
+        assert config.to_dict() != before
         validation.validate(config.lock())
+
+
+# Enough of a file for ``load``.
+PLAIN = "TITLE, ABOUT, SEEDS, METRICS = 'T', 'A', (0, 1), {'avg_at_k': 'avg'}\n"
+ARMS = "ARMS = {'OPD': dict(config='opd'), 'GKD': dict(config='gkd')}\n"
+
+
+def plain(tmp_path, text: str = "") -> reading.Study:
+    (tmp_path / "s.py").write_text(PLAIN + ARMS + text)
+    return study.load(str(tmp_path / "s.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ARMS['GKD']['seed'] = 3", "arm 'GKD' has .'seed'.; an arm has"),
+        ("ARMS['GKD']['config'] = 'gdk'", "there is no config .*gdk.py"),
+        ("BASELINE = 'ODP'", "baseline 'ODP' of 'OPD' is no arm"),
+        ("ARMS['GKD']['baseline'] = 'X'", "baseline 'X' of 'GKD' is no arm"),
+        ("START = 'X'", "START='X' is no arm; arms are OPD, GKD"),
+        ("EQUAL = ('steps',)", "EQUAL names 'steps'; what can be equal: updates"),
+        ("CLAIMS = {'c': dict(arm='OPD')}", "claim 'c' has .'arm'., and needs"),
+        (
+            "CLAIMS = {'c': dict(arm='GKD', against='X', metric='a', direction='up')}",
+            "claim 'c': 'X' is no arm, nor 'before'",
+        ),
+        (
+            "CLAIMS = {'c': dict(arm='GKD', against='OPD', metric='', direction='up')}",
+            "direction='up'; it is 'higher' or 'lower'",
+        ),
+        ("GRID, TUNE_SEED = (1, 2), 1", "TUNE_SEED=1 is a reported seed of 'OPD'"),
+    ],
+)
+def test_what_a_study_cannot_mean_is_one_line(tmp_path, text, said):
+    with pytest.raises(SystemExit, match=said):
+        plain(tmp_path, text)
+
+
+def test_a_config_is_a_shipped_one_or_any_file(tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text("")
+    made = plain(tmp_path, f"ARMS['GKD']['config'] = {str(own)!r}")
+    assert f"--config={own}" in study.command(made, "GKD", 0, None, tmp_path)
+    shipped = f"--config={runs.ROOT / 'configs' / 'opd.py'}"
+    assert shipped in study.command(made, "OPD", 0, None, tmp_path)
+
+
+class Rates:
+    """A runner whose score is highest at ``best``; keeps what it was asked for."""
+
+    def __init__(self, **best):
+        self.best, self.asked = best, []
+
+    def all(self, asked):
+        self.asked += asked
+        near = lambda arm, rate: -abs(np.log(rate / self.best[arm]))
+        return [{"after": {"avg_at_k": near(arm, rate)}} for arm, _, rate in asked]
+
+
+def test_a_grid_grows_until_the_best_rate_is_inside_or_the_limit(tmp_path):
+    made = plain(tmp_path, "GRID, WIDEN = (1e-3, 5e-3, 1e-2), 2")
+    runner = Rates(OPD=5e-3, GKD=1.0)
+    scores = study.tune(made, runner)
+    assert sorted(scores["OPD"]) == [1e-3, 5e-3, 1e-2]  # inside from the start
+    assert sorted(scores["GKD"]) == [1e-3, 5e-3, 1e-2, 2e-2, 4e-2]
+    assert not page.on_border(scores["OPD"]) and page.on_border(scores["GKD"])
+    assert {seed for _, seed, _ in runner.asked} == {made.tune_seed}
+    assert len(runner.asked) == len(set(runner.asked)) == 3 + 5
+    words = page.grid_words(made, scores)
+    assert "**Still on the border**: GKD." in words and "at most 2 times" in words
+    low = study.tune(made, Rates(OPD=2e-4, GKD=5e-3))["OPD"]
+    assert sorted(low) == [4e-5, 2e-4, 1e-3, 5e-3, 1e-2]  # one outside, then inside
+    assert page.chosen(low) == 2e-4 and not page.on_border(low)
+    table = page.grid_table({"OPD": low, "GKD": {1e-3: 0.0}})
+    assert table.count("**") == 4 and "| GKD | – | – | **0.000** | – | – |" in table
+    unwidened = Rates(OPD=1.0, GKD=1.0)
+    study.tune(made._replace(widen=0), unwidened)
+    assert len(unwidened.asked) == 6
+    one = Rates(OPD=1.0, GKD=1.0)
+    study.tune(made._replace(grid=(1e-3,)), one)  # no ratio, nothing to widen by
+    assert len(one.asked) == 2
+
+
+def test_a_tuning_run_that_diverged_is_the_worst_and_not_run_again(
+    tmp_path, monkeypatch
+):
+    made = plain(tmp_path, "GRID = (1e-3, 1e-2)")
+    started = []
+
+    def start(self, words, log):
+        started.append(words)
+        log.write_text(
+            "error: step 3: the run stops. Lower\noptimizer.learning_rate, or"
+        )
+        return 1
+
+    monkeypatch.setattr(study.Runner, "start", start)
+    runner = study.Runner(made, tmp_path)
+    for _ in range(2):
+        assert study.score(made, runner.one("OPD", 1000, 1e-2)) == -np.inf
+    assert len(started) == 1
+    with pytest.raises(SystemExit, match="OPD seed 0 failed"):
+        runner.one("OPD", 0, 1e-2)
+
+
+def run(folder, seed, before, after, prompts="p", **numbers) -> dict:
+    """What a run leaves whose prompts earned ``before`` and ``after``, f[N, K]."""
+    folder.mkdir(parents=True)
+    phases = {"before": np.asarray(before, float), "after": np.asarray(after, float)}
+    kept = {
+        phase: {"prompts": prompts, "greedy": r[:, 0].tolist(), "sampled": r.tolist()}
+        for phase, r in phases.items()
+    }
+    (folder / "evaluation.json").write_text(json.dumps(kept))
+    summary = {
+        phase: {"accuracy": r[:, 0].mean(), "avg_at_k": r.mean()}
+        for phase, r in phases.items()
+    }
+    return summary | {"folder": folder, "seed": seed} | numbers
+
+
+def test_differences_are_paired_by_seed_and_by_prompt(tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = lambda: rng.integers(0, 2, (6, 3)).astype(float)
+    ones = [run(tmp_path / f"a{s}", s, drawn(), drawn()) for s in (0, 1, 2)]
+    twos = [run(tmp_path / f"b{s}", s, drawn(), drawn()) for s in (2, 1, 5)]
+    found = verdicts.difference(ones, twos, "avg_at_k", "avg_at_k")
+    pairs = [(ones[1], twos[1]), (ones[2], twos[0])]  # seeds 1 and 2
+    sampled = lambda run: numbers.by_prompt(run, "avg_at_k")[1]
+    deltas = np.array([sampled(a) - sampled(b) for a, b in pairs])
+    assert found.seeds == 2 and found.prompts == 6
+    assert found.mean == pytest.approx(deltas.mean())
+    assert found.over_seeds == pytest.approx(numbers.interval(deltas.mean(1))[1])
+    assert found.over_prompts == pytest.approx(numbers.interval(deltas.mean(0))[1])
+    itself = verdicts.difference(ones, ones, "accuracy", "before.accuracy")
+    want = [r["after"]["accuracy"] - r["before"]["accuracy"] for r in ones]
+    assert itself.mean == pytest.approx(np.mean(want))
+
+
+def test_prompts_are_only_paired_where_they_are_the_same():
+    a, b = np.array([1.0, 0.0]), np.array([0.0, 0.0])
+    same = verdicts.prompt_deltas([(("p", a), ("p", b)), (("p", b), ("p", b))])
+    np.testing.assert_array_equal(same, [0.5, 0])
+    apart = verdicts.prompt_deltas([(("p", a), ("p", b)), (("q", b), ("q", b))])
+    np.testing.assert_array_equal(apart, [1, 0, 0, 0])
+    assert verdicts.prompt_deltas([(("p", a), ("q", b))]) is None
+    assert verdicts.prompt_deltas([(("p", a), None)]) is None
+
+
+def test_what_a_prompt_counts_for(tmp_path):
+    one = run(tmp_path / "r", 0, [[0, 0]], [[0, 1]])
+    found = {key: numbers.by_prompt(one, key)[1][0] for key in numbers.PER_PROMPT}
+    assert found == {"accuracy": 0, "avg_at_k": 0.5, "pass_at_k": 1}
+    assert numbers.by_prompt(one, "before.pass_at_k")[1][0] == 0
+    assert numbers.by_prompt(one, "reverse_kl") is None
+    (tmp_path / "r" / "evaluation.json").unlink()  # of an older release
+    assert numbers.by_prompt(one, "accuracy") is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "seeds", "prompts", "higher", "lower"),
+    [
+        (2.0, 1.0, 1.5, "confirmed", "contradicted"),
+        (2.0, 1.0, 2.5, "not seen", "not seen"),
+        (2.0, 2.5, 1.0, "not seen", "not seen"),
+        (-2.0, np.nan, 1.0, "contradicted", "confirmed"),
+        (-2.0, 1.0, np.nan, "contradicted", "confirmed"),
+        (2.0, np.nan, np.nan, "not decided", "not decided"),
+        (np.nan, np.nan, 1.0, "not decided", "not decided"),
+        (0.0, 0.0, 0.0, "not seen", "not seen"),
+    ],
+)
+def test_verdicts_are_two_sided(mean, seeds, prompts, higher, lower):
+    found = verdicts.Difference(mean, seeds, 3, prompts, 8)
+    assert verdicts.verdict(found, "higher") == higher
+    assert verdicts.verdict(found, "lower") == lower
+
+
+def test_lines_say_what_an_arm_is_worth(tmp_path):
+    start = np.zeros((8, 1))
+    results = {
+        "OPD": [run(tmp_path / f"o{s}", s, start, start) for s in (0, 1)],
+        "GKD": [run(tmp_path / f"g{s}", s, start, start + 1) for s in (0, 1)],
+    }
+    made = plain(
+        tmp_path,
+        "BASELINE = 'OPD'\n"
+        "CLAIMS = {'GKD teaches': dict(arm='GKD', against='before',\n"
+        "                              metric='accuracy', direction='higher'),\n"
+        "          'OPD is better': dict(arm='OPD', against='GKD',\n"
+        "                                metric='avg_at_k', direction='higher')}",
+    )
+    first, second = verdicts.arm_lines(made, results).splitlines()
+    assert first.endswith("no gain over its student is seen.")
+    gain = "+100.0 (± 0.0 over 2 seeds, ± 0.0 over 8 prompts)"
+    assert second == (
+        f"- **GKD**, avg_at_k 0.0 ± 0.0 -> 100.0 ± 0.0: {gain}, improves its student; "
+        f"{gain} to OPD, beats it."
+    )
+    rows = verdicts.claims_table(made, results).splitlines()[2:]
+    assert rows[0] == (
+        f"| GKD teaches | accuracy, GKD - before: {gain} | **confirmed** |"
+    )
+    assert rows[1].startswith("| OPD is better |") and "**contradicted**" in rows[1]
+
+
+def test_budgets_that_differ_are_said(tmp_path):
+    mix = {"student": 1.0, "on_policy_probability": 0.5, "updates_per_rollout": 1}
+    config = {"rollout": {"prompts_per_step": 4, "group_size": 2}, "mix": mix}
+    one = run(tmp_path / "r", 0, [[0]], [[0]], steps=10, wall_seconds=3.0)
+    one |= {"tokens_sampled": 100, "teacher_tokens": 104}
+    (tmp_path / "r" / "config.json").write_text(json.dumps(config))
+    two = one | {"tokens_sampled": 104, "teacher_tokens": 200}
+    had = page.budgets({"OPD": [one], "GKD": [two]})
+    assert "| OPD | 10 | 40 | 100 | 104 | 3 |" in page.budget_table(had)
+    made = plain(tmp_path, "EQUAL = ('updates', 'tokens_sampled', 'teacher_tokens')")
+    assert page.equality(made, had) == (
+        "Equal between the arms: updates, tokens sampled, teacher tokens. "
+        "**The teacher tokens are not**: from 104 to 200."
+    )
 
 
 def test_a_tuning_seed_must_not_be_reported(tmp_path):
@@ -120,6 +339,9 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path)
         "        'B': {'config': 'gkd', 'seeds': (3,)}}\n"
         "METRICS = {'reverse_kl': 'KL', 'tokens_sampled': 'tokens'}\n"
         "CURVES, BEST, START = {'loss': 'loss'}, '-reverse_kl', 'A'\n"
+        "BASELINE, WIDEN = 'A', 1\n"
+        "CLAIMS = {'B is right more often': dict(arm='B', against='before',\n"
+        "          metric='avg_at_k', direction='higher')}\n"
     )
     words = [
         sys.executable,
@@ -141,21 +363,27 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path)
         return done.stdout, (tmp_path / "page.md").read_text()
 
     printed, page = go()
-    assert printed.count("jopd.main") == 4 + 3
+    assert printed.count("jopd.main") == 4 + 2 + 3  # two rates are always a border
     kls = [
         json.loads(path.read_text())["after"]["reverse_kl"]
         for path in sorted((tmp_path / "runs" / "A").glob("seed[01]-lr*/summary.json"))
     ]
     assert len(kls) == 2
-    assert f"| A | 2 | {study.shown(kls, 'reverse_kl')} |" in page
+    assert f"| A | 2 | {numbers.shown(kls, 'reverse_kl')} |" in page
     befores = [
         json.loads(path.read_text())["before"]["reverse_kl"]
         for path in sorted((tmp_path / "runs" / "A").glob("seed[01]-lr*/summary.json"))
     ]
-    line = f"| student before | 2 | {study.shown(befores, 'reverse_kl')} | – |"
+    line = f"| student before | 2 | {numbers.shown(befores, 'reverse_kl')} | – |"
     assert line in page and page.index(line) < page.index("| A | 2 |")
     assert "| B | 1 |" in page and "±" not in page.split("| B | 1 |")[1].split("\n")[0]
-    assert page.count("**") == 4, "one best rate for each arm"
+    rates = page.split("## Learning rates")[1].split("## Curves")[0]
+    best = [line for line in rates.splitlines() if line.startswith("|")]
+    assert "".join(best).count("**") == 4, "one best rate for each arm"
+    assert len(list((tmp_path / "runs" / "B").glob("seed3-lr*/evaluation.json"))) == 1
+    assert "| B is right more often | avg_at_k, B - before: " in page
+    assert "- **A**, reverse_kl " in page and "over 2 seeds" in page
+    assert "Equal between the arms: updates, rollouts." in page
     assert (tmp_path / "page.png").stat().st_size > 5_000
     again, same = go()
     assert "jopd.main" not in again and same == page

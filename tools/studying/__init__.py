@@ -1,0 +1,1 @@
+"""The parts of tools/study.py: its file, its numbers, its verdicts, its page."""
