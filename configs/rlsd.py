@@ -1,6 +1,6 @@
 """RLSD (arXiv:2604.03128): the verifier gives the sign, a self-teacher the size.
 
-    python -m jopd.main --config=configs/rlsd.py  # 48.8 -> 44.9 %
+    python -m jopd.main --config=configs/rlsd.py
 
     Ahat_t = A [(1 - l) + l clip((T(y_t) / S(y_t))^sign(A), 0.8, 1.2)],  A of GRPO
     L = -mean min(rho Ahat, clip(rho, 0.8, 1.28) Ahat),  dual clip 3
@@ -10,6 +10,12 @@ the student of the last multiple of 10 updates (script: 20), reading the answer 
 the question. Exactly the terms ``grpo`` and ``evidence`` below: see
 jopd/methods/rlsd.py. ``uniform`` is off: it gives groups of equal rewards a small
 advantage of one sign (``--config.loss.uniform.coef=0.05`` for a constant one).
+
+What the released code has, too: a reward for the form of the answer, in its script, and
+a rise of l before it falls, which its script leaves out (both terms share the key):
+
+    --config.rewards.correct=0.9 --config.rewards.format=0.1
+    --config.loss.evidence.coef.warmup=10
 """
 
 from jopd.config import base_config
@@ -20,6 +26,7 @@ def get_config():
     c.name = "rlsd"
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
     c.optimizer.learning_rate = 1e-4  # bundled pair: as GRPO
+    c.data.levels = (2, 3, 4)  # bundled pair: as GRPO
     c.teachers.self = dict(
         weights="snapshot", every_steps=10, context="{question}{answer};{question}"
     )
@@ -31,16 +38,18 @@ def get_config():
         clip_high=0.28,
         dual_clip=3.0,
     )
-    decay = dict(schedule="linear", steps=50)
-    c.loss.grpo = dict(coef=dict(value=0.5, end=1.0, **decay), **surrogate)
+    rest = dict(schedule="linear", start=1.0, value=0.5, end=1.0, steps=50, warmup=0)
+    c.loss.grpo = dict(coef=rest, **surrogate)
+    shared = {key: c.loss.grpo.coef.get_ref(key) for key in ("steps", "warmup")}
+    decay = dict(schedule="linear", value=0.5, end=0.0, **shared)
     c.loss.evidence = dict(
-        coef=dict(value=0.5, end=0.0, **decay),
+        coef=decay,
         weights=dict(evidence=dict(function="rlsd.evidence", clip=0.2, other="self")),
         report=dict(function="rlsd.evidence_report", clip=0.2, other="self"),
         **surrogate,
     )
     # Groups of equal rewards teach nothing above. Off; as a fallback for them try
-    # dict(value=0.05, end=0.0, **decay), a size that is inferred.
+    # decay | dict(value=0.05), a size that is inferred.
     uniform = dict(function="rlsd.uniform_group", clip=0.2, other="self")
     c.loss.uniform = dict(coef=0.0, **(surrogate | dict(advantage=uniform)))
     return c

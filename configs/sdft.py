@@ -1,10 +1,11 @@
 """SDFT (arXiv:2601.19897): self-distillation from a demonstration in the prompt.
 
-    python -m jopd.main --config=configs/sdft.py  # 48.8 -> 0.0 %
+    python -m jopd.main --config=configs/sdft.py
 
     L = mean_t KL(T(. | x, demonstration, y_<t) || S(. | x, y_<t)),   t past the first 3
 
-on the student's own rollouts; T is an exponential moving average of the student at
+on the student's own rollouts, a mean over each of them and then over all (TRL and a
+fork of the official code); T is an exponential moving average of the student at
 0.01 per update. The direction is that of the audited code; the abstract and others call
 it the reverse KL: signal="reverse_kl" is that.
 
@@ -23,6 +24,9 @@ def get_config():
         weights="ema", rate=0.01, context="{question}{solution};{question}"
     )
     c.loss.sdft = dict(
-        signal="forward_kl", other="self", weights=dict(after_tokens=dict(count=3))
+        signal="forward_kl",
+        other="self",
+        weights=dict(after_tokens=dict(count=3)),
+        normalizer="sequences",  # "tokens" is one mean over all rollouts
     )
     return c

@@ -7,7 +7,15 @@
 PG is the clipped surrogate with A = log teacher(y) - log student(y) on the student's
 own tokens; every prompt brings one gold solution; the reference is the initial student
 and its KL is taken on student tokens. The paper states neither coefficient, nor the
-clip, nor the aggregation: all four are inferred here (they are keys, so change them).
+clip, nor the aggregation: all four are inferred here. Two ports read them otherwise,
+with lambda_gold 0.1, beta_KL 0.01, a mean per response and no clip that acts:
+
+    --config.loss.gold.coef=0.1 --config.objective.normalizer=sequences
+    --config.loss.opd.clip_low=1 --config.loss.opd.clip_high=inf
+
+The control, SFT on the same gold rows alone:
+
+    --config.loss.opd.coef=0 --config.loss.reference.coef=0
 """
 
 from jopd.config import base_config

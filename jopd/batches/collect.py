@@ -52,7 +52,7 @@ class Writer(NamedTuple):
     Attributes:
       generate: ``(params, request, key) -> Rollout``.
       buckets: padded lengths of the given tokens, ascending.
-      limit: most response tokens of a row, those of a prefix included.
+      limit: most response tokens of a row, behind those of a prefix.
     """
 
     generate: Callable[[Any, Request, jax.Array], Rollout]
@@ -145,7 +145,7 @@ def ask(
     """A request for ``copies`` rows of each prompt, those of a prompt side by side.
 
     ``prefixes`` are response tokens, one array for each of ``ids``, from which its rows
-    go on; ``limit`` counts them too.
+    go on; ``limit`` does not count them.
     """
     prompts = [dataset.prompts[i] for i in ids for _ in range(copies)]
     given = prompts
@@ -160,7 +160,7 @@ def ask(
         tokens_BP=tokens_BP,
         length_B=length_B,
         prompt_length_B=prompt_length_B,
-        limit_B=(limit - (length_B - prompt_length_B)).astype(np.int32),
+        limit_B=np.full(rows, limit, np.int32),
         row_B=np.arange(rows, dtype=np.int32),
         prefix_source_BP=np.where(behind_BP, TEACHER, STUDENT).astype(np.int32),
     )

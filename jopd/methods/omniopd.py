@@ -28,26 +28,31 @@ ORDERS = ("entropy", "random", "lowest")
 BASELINES = ("none", "batch_mean", "leave_one_out")
 
 
-def peaks(entropy_BT, mask_BT, chunk: int, count: int) -> list[list[int]]:
+def peaks(
+    entropy_BT, mask_BT, chunk: int, count: int, lead: int = 0
+) -> list[list[int]]:
     """First tokens of the chunks of every row, ascending; host side.
 
-    Positions are visited by falling entropy; t is accepted if a whole chunk fits
-    behind it and it is at least ``chunk`` away from every accepted one. Equal entropies
-    go to the larger t. A row may get fewer than ``count`` chunks, or none.
+    Positions are visited by falling entropy. The chunk of t begins ``lead`` tokens
+    before it, or with the row; it is accepted if it fits as a whole and begins at least
+    ``chunk`` away from every accepted one. Equal entropies go to the larger t. A row
+    may get fewer than ``count`` chunks, or none.
 
     Args:
       entropy_BT: f32[B, T], entropy in nats of the distribution each token came from.
       mask_BT: bool[B, T], tokens that may be audited: one run per row.
       chunk: tokens per chunk.
       count: most chunks per row.
+      lead: tokens of a chunk before its anchor, below ``chunk``.
     """
     rows = zip(np.asarray(entropy_BT), np.asarray(mask_BT))
     return [
-        _peaks_of_row(entropy_T, mask_T, chunk, count) for entropy_T, mask_T in rows
+        _peaks_of_row(entropy_T, mask_T, chunk, count, lead)
+        for entropy_T, mask_T in rows
     ]
 
 
-def _peaks_of_row(entropy_T, mask_T, chunk: int, count: int) -> list[int]:
+def _peaks_of_row(entropy_T, mask_T, chunk: int, count: int, lead: int) -> list[int]:
     inside = np.flatnonzero(mask_T)
     if not len(inside):
         return []
@@ -56,8 +61,9 @@ def _peaks_of_row(entropy_T, mask_T, chunk: int, count: int) -> list[int]:
     for t in sorted(inside, key=lambda t: (-entropy_T[t], -t)):
         if len(accepted) == count:
             break
-        if t <= last and all(abs(t - other) >= chunk for other in accepted):
-            accepted.append(int(t))
+        first = max(t - lead, inside[0])
+        if first <= last and all(abs(first - other) >= chunk for other in accepted):
+            accepted.append(int(first))
     return sorted(accepted)
 
 

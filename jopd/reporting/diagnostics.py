@@ -42,10 +42,14 @@ def reward_metrics(batch: Batch) -> dict[str, float | None]:
 
 
 def stopped_rate(batch: Batch, limit: int) -> float:
-    """Share of rollouts that a rule ended before ``limit`` tokens (``jopd.stops``)."""
+    """Share of rollouts that a rule ended before ``limit`` tokens (``jopd.stops``).
+
+    A prefix, which others wrote, does not count.
+    """
     rollout = batch.rollout
-    lengths = np.asarray(rollout.length_B) - np.asarray(rollout.prompt_length_B)
-    return float((~np.asarray(rollout.finished_B) & (lengths < limit)).mean())
+    own_BT = np.asarray(batch.mask_BT) & (np.asarray(rollout.source_BT) == STUDENT)
+    short_B = own_BT.sum(axis=1) < limit
+    return float((~np.asarray(rollout.finished_B) & short_B).mean())
 
 
 def outcome(batch: Batch) -> gate.Outcome:

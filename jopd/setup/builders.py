@@ -158,8 +158,9 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
 
     ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
     a schedule of ``optimizer.schedule``; it reaches ``end``, higher or lower, after
-    ``steps`` updates, without ``steps`` at the end of the run. "hold" needs ``hold``,
-    the update from which it moves.
+    ``steps`` updates, without ``steps`` at the end of the run. Of them the first
+    ``warmup`` go from ``start`` to ``value``. "hold" needs ``hold``, the update from
+    which it moves.
     """
     found = {}
     for name, spec in config.loss.items():
@@ -169,6 +170,8 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
                 coef.schedule,
                 coef.value,
                 steps=coef.get("steps", config.steps),
+                warmup_steps=coef.get("warmup", 0),
+                start=coef.get("start", 0.0),
                 end=coef.get("end", 0.0),
                 hold=coef.get("hold", 0),
             )

@@ -102,7 +102,7 @@ def base_config() -> ConfigDict:
     c.rollout = {
         "prompts_per_step": 32,
         "group_size": 4,  # student rollouts per prompt
-        "max_new_tokens": 64,
+        "max_new_tokens": 64,  # of the student's own, behind a prefix too
         "temperature": 1.0,
         "top_k": 0,  # 0: off
         "top_p": 1.0,  # 1: off
@@ -156,7 +156,8 @@ def base_config() -> ConfigDict:
         "chunk_tokens": 50,  # tokens per chunk and most tokens of a continuation
         "samples": 10,  # continuations of each chunk's prefix
         "temperature": 1.0,  # of the continuations
-        "anchors": "entropy",  # where chunks begin: entropy | random | lowest
+        "anchors": "entropy",  # of chunks, peaks of: entropy | random | lowest
+        "lead": 0,  # tokens of a chunk before its anchor
         "similarity": either("ned"),  # ned | rouge1 | embedding, or your own
         "encoder": "",  # BERT directory for similarity="embedding"
         "teacher": "local",  # local: the model of teacher.path | http: remote

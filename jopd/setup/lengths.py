@@ -1,5 +1,6 @@
 """How long prompts may be, and how wide their arrays are."""
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -10,6 +11,18 @@ class Widths(NamedTuple):
     prompts: tuple[int, ...]
     given: tuple[int, ...]
     rows: tuple[int, ...]
+
+
+def longest_prefix(config) -> int:
+    """Most tokens that ``rollout.prefix`` puts before what the student writes."""
+    c = config.rollout
+    share = max(c.prefix.share, c.prefix.end) if c.prefix.source else 0.0
+    return math.floor(share * c.max_new_tokens)
+
+
+def longest_response(config) -> int:
+    """Most tokens of a rollout's response: a prefix, and the student's own."""
+    return longest_prefix(config) + config.rollout.max_new_tokens
 
 
 def prompt_limit(config, positions: dict[str, int]) -> int:
@@ -26,13 +39,18 @@ def room(config, positions: int) -> int:
     """Tokens of a prompt that leave room for a response, for who drops or cuts."""
     if config.data.on_long_prompt == "error":
         return sys.maxsize
-    room = positions - config.rollout.max_new_tokens
+    room = positions - longest_response(config)
     if room < 1:
         raise ValueError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room "
-            f"for a prompt in {positions} positions; lower it"
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens}{_behind(config)} "
+            f"leaves no room for a prompt in {positions} positions; lower it"
         )
     return room
+
+
+def _behind(config) -> str:
+    prefix = longest_prefix(config)
+    return f" behind a prefix of up to {prefix}" if prefix else ""
 
 
 def most_of_context(config) -> int:
@@ -63,13 +81,17 @@ def pick_widths(config, rows) -> Widths:
             f"bucket of at least {longest} or lower data.max_prompt_tokens"
         )
     prompts = asked or auto_buckets(longest)
-    whole = auto_buckets(prompts[-1] + config.rollout.max_new_tokens)
-    return Widths(prompts, whole if config.rollout.prefix.source else prompts, whole)
+    rows = auto_buckets(prompts[-1] + config.rollout.max_new_tokens)
+    if not (prefix := longest_prefix(config)):
+        return Widths(prompts, prompts, rows)
+    given = auto_buckets(prompts[-1] + prefix)
+    longest = auto_buckets(prompts[-1] + longest_response(config))[-1]
+    return Widths(prompts, given, tuple(sorted({*rows, longest})))
 
 
 def check_positions(config, shapes, rows, widths: Widths) -> None:
     """Every model must have a position for every token that it may read."""
-    limit = config.rollout.max_new_tokens
+    limit = longest_response(config)
     for name, shape in shapes.items():
         longest = widths.prompts[-1]
         if name in rows.own_prompts:
@@ -81,7 +103,8 @@ def check_positions(config, shapes, rows, widths: Widths) -> None:
             raise ValueError(
                 f"prompt and response together take up to {longest + limit} "
                 f"positions, the {name} has {shape.max_positions}; lower "
-                f"rollout.max_new_tokens={limit}, or keep prompts shorter with "
+                f"rollout.max_new_tokens={config.rollout.max_new_tokens}"
+                f"{_behind(config)}, or keep prompts shorter with "
                 "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
                 "that reads more: data.max_context_tokens)"
             )

@@ -20,12 +20,14 @@ def schedule(
     *,
     steps: int,
     warmup_steps: int = 0,
+    start: float = 0.0,
     end: float = 0.0,
     hold: int = 0,
 ) -> optax.Schedule:
     """A number by update: warm-up to ``peak``, then on to ``end`` over the rest.
 
-    Update s of a warm-up of W has (s + 1) / (W + 1) of the peak: the first one moves.
+    Update s of a warm-up of W is (s + 1) / (W + 1) of the way from ``start`` to the
+    peak: the first one moves.
     "constant" stays at the peak, "linear" and "cosine" go to ``end``, up or down, and
     "step" is the peak before update ``steps`` and ``end`` from it on. "hold" stays at
     the peak until update ``hold``, goes to ``end`` at ``steps`` like "cosine", and is 0
@@ -45,6 +47,7 @@ def schedule(
     elif name == "step":
         body = lambda step: jnp.where(step < rest, peak, end)
     elif name == "hold":
+        hold = max(hold - warmup_steps, 0)
         decay = optax.cosine_decay_schedule(1.0, max(rest - hold, 1))
         held = lambda step: end + (peak - end) * decay(jnp.maximum(step - hold, 0))
         body = lambda step: jnp.where(step <= rest, held(step), 0.0)
@@ -52,7 +55,7 @@ def schedule(
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(OF_TERMS)}")
     if not warmup_steps:
         return body
-    warmup = lambda step: peak * (step + 1) / (warmup_steps + 1)
+    warmup = lambda step: start + (peak - start) * (step + 1) / (warmup_steps + 1)
     return optax.join_schedules([warmup, body], [warmup_steps])
 
 

@@ -190,6 +190,7 @@ RANGES = {
     "audit.samples": COUNT,
     "audit.temperature": HEAT,
     "audit.anchors": choice(*omniopd.ORDERS),
+    "audit.lead": FROM_0,
     "audit.similarity": NAMED,
     "audit.encoder": TEXT,
     "audit.teacher": choice("local", "http"),

@@ -232,7 +232,7 @@ def peer_prompts(
     """For the teachers whose context has ``{peer}``; None if there are none.
 
     ``examples`` are those that ``train`` kept. Where the config sets no limit, the
-    longest prompt is that of a row and a peer of ``max_new_tokens``, as far as
+    longest prompt is that of a row and a peer as long as may be, as far as
     positions go.
 
     Raises:
@@ -258,7 +258,7 @@ def peer_prompts(
         rows = [row._replace(solution=None, reply=None) for row in rows]
         return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
 
-    response = config.rollout.max_new_tokens
+    response = lengths.longest_response(config)
     most = lengths.most_of_context(config)
     if not most:
         most = max(len(prompt) for prompt in encode_prompts(bare)) + response

@@ -1,5 +1,6 @@
 """Rejects configs that cannot work, with the reason, before anything is loaded."""
 
+import math
 import re
 
 from ml_collections import ConfigDict
@@ -64,12 +65,8 @@ def _check_terms(config: ConfigDict) -> None:
             )
 
 
-COEF = {
-    "value": ranges.FACTOR,
-    "end": ranges.FACTOR,
-    "steps": ranges.COUNT,
-    "hold": ranges.FROM_0,
-}
+COEF = dict.fromkeys(("value", "start", "end"), ranges.FACTOR)
+COEF |= {"steps": ranges.COUNT, "warmup": ranges.FROM_0, "hold": ranges.FROM_0}
 
 
 def _check_coef(where: str, coef) -> None:
@@ -79,8 +76,8 @@ def _check_coef(where: str, coef) -> None:
         raise ValueError(
             f"{where}={coef.to_dict()!r} must be a number or dict(schedule=..., "
             "value=..., "
-            f"end=..., steps=...); end and steps may be left out, and hold=... is for "
-            "schedule='hold'"
+            f"end=..., steps=..., start=..., warmup=...); all but the first two may be "
+            "left out, and hold=... is for schedule='hold'"
         )
     one_of(f"{where}.schedule", coef.schedule, optimizer.OF_TERMS)
     for key in set(COEF) & set(coef):
@@ -91,11 +88,12 @@ def _check_coef(where: str, coef) -> None:
             f"{where}: schedule={coef.schedule!r} {has} hold; hold=..., the update "
             "from which a coefficient moves, is for schedule='hold' and needed there"
         )
-    if coef.get("hold", 0) >= coef.get("steps", float("inf")):
-        raise ValueError(
-            f"{where}.hold={coef.hold} leaves no update before {where}.steps="
-            f"{coef.steps}; lower it or raise the other"
-        )
+    for key in ("hold", "warmup"):
+        if coef.get(key, 0) >= coef.get("steps", math.inf):
+            raise ValueError(
+                f"{where}.{key}={coef[key]} leaves no update before {where}.steps="
+                f"{coef.steps}; lower it or raise the other"
+            )
 
 
 def _check_mix(config: ConfigDict, terms) -> None:
@@ -264,6 +262,11 @@ def _check_audit(config: ConfigDict, terms) -> None:
             f"audit.chunk_tokens={c.chunk_tokens} is longer than any response "
             f"(rollout.max_new_tokens={config.rollout.max_new_tokens}): no chunk would "
             "ever be audited; lower it"
+        )
+    if c.lead >= c.chunk_tokens:
+        raise ValueError(
+            f"audit.lead={c.lead} leaves the anchor outside of a chunk of "
+            f"audit.chunk_tokens={c.chunk_tokens}; keep it below"
         )
     if c.similarity != "embedding":
         similarity.resolve(c.similarity)(*similarity.PROBES)

@@ -39,6 +39,7 @@ class Plan(NamedTuple):
       samples: continuations of each prefix.
       temperature: of the continuations.
       anchors: one of ``omniopd.ORDERS``.
+      lead: tokens of a chunk before its anchor.
     """
 
     chunks: int
@@ -46,6 +47,7 @@ class Plan(NamedTuple):
     samples: int
     temperature: float = 1.0
     anchors: str = "entropy"
+    lead: int = 0
 
 
 def make_annotate(
@@ -79,8 +81,9 @@ def make_annotate(
         order = omniopd.priorities(
             entropy_BT, plan.anchors, np.random.default_rng([seed, step, 3])
         )
-        rows = omniopd.peaks(order, own_BT, plan.chunk_tokens, plan.chunks)
-        places = [(b, t) for b, anchors in enumerate(rows) for t in anchors]
+        shape = plan.chunk_tokens, plan.chunks, plan.lead
+        rows = omniopd.peaks(order, own_BT, *shape)
+        places = [(b, t) for b, starts in enumerate(rows) for t in starts]
         ids = np.asarray(batch.prompt_id_B)
         prefixes = [
             prefix_of(

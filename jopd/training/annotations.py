@@ -44,7 +44,9 @@ def make_audit(e: Experiment) -> collect.Annotate:
         prompts = dataclasses.replace(prompts, texts=texts)
     own = lambda params, batch: facts(params, {}, place(batch))["entropy/student"]
     return audit.make_annotate(
-        audit.Plan(c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors),
+        audit.Plan(
+            c.chunks, c.chunk_tokens, c.samples, c.temperature, c.anchors, c.lead
+        ),
         teacher,
         prompts,
         entropy=own,
@@ -63,7 +65,7 @@ def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
     drawn = sampling.Filter(temperature=c.temperature)
     limits = dict(max_new_tokens=c.chunk_tokens, copies=c.samples)
     generate = make_generate(e, drawn, name="teacher", **limits)
-    longest = max(map(len, prompts.prompts)) + e.config.rollout.max_new_tokens
+    longest = max(map(len, prompts.prompts)) + lengths.longest_response(e.config)
     # Whole runs of samples on every device.
     step_rows = c.samples * e.mesh.devices.size
     return audit.local_teacher(

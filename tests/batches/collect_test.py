@@ -175,7 +175,7 @@ def test_first_part_is_rounded_down(share, kept):
 
 
 def test_rollouts_go_on_from_a_prefix():
-    """Its tokens are given, count towards the limit, and were not drawn."""
+    """Its tokens are given and not drawn, and the student has its whole limit."""
     given = {3: [4, 5], 4: [], 5: [6, 7, 8, 9, 10]}
     asked = []
 
@@ -184,7 +184,7 @@ def test_rollouts_go_on_from_a_prefix():
         return [np.asarray(given[3 + i], np.int32) for i in range(len(ids))]
 
     mix = collect.Mix(fresh=6, replayed=0, gold=0, group_size=2)
-    changes = {"buckets": (10,), "prefix": prefix}
+    changes = {"buckets": (10,), "prefix": prefix, "widths": (*WIDTHS, 16)}
     _, got = collector(mix, **changes)(None, 3)
     rolled = jax.tree.map(np.asarray, got.fresh.rollout)
     prompts = datasets.order(3, prompts_per_step=3, size=PROMPTS, seed=5)
@@ -199,8 +199,11 @@ def test_rollouts_go_on_from_a_prefix():
         assert np.all(rolled.source_BT[row, first:end] == STUDENT)
         assert np.all(rolled.behavior_logp_BT[row, :first] == 0)
         assert np.all(rolled.behavior_logp_BT[row, first:end] < 0)
-        assert first < end <= start + NEW
+        assert first < end <= first + NEW
         assert np.flatnonzero(got.fresh.mask_BT[row]).tolist() == [*range(start, end)]
+    drawn_B = np.sum(got.fresh.mask_BT & (rolled.source_BT == STUDENT), axis=1)
+    cut_B = ~rolled.finished_B
+    assert cut_B.any() and np.all(drawn_B[cut_B] == NEW)
 
 
 def test_a_prefix_that_is_a_whole_response_is_left_alone():

@@ -13,6 +13,7 @@ import pytest
 
 import exact
 import runs
+from jopd.methods import reopold
 from jopd.setup import builders
 
 STATES = [exact.logits(seed) for seed in range(4)] + [exact.logits(9, 8.0)]
@@ -135,30 +136,46 @@ def test_eopd_gates_by_the_teacher(pair):
 # REOPOLD.
 
 
-def test_reopold_floors_the_log_ratio(pair):
+# lam and form of a source, and its floor in nats.
+FLOORS = {
+    (0.3, "odds"): -0.8472979,
+    (0.2, "odds"): -1.3862944,
+    (0.1, "scaled"): -2.5584279,
+    (0.0, "odds"): -math.inf,
+    (0.0, "scaled"): -math.inf,
+}
+
+
+@pytest.mark.parametrize("lam, form", FLOORS)
+def test_reopold_floors_the_log_ratio(lam, form, pair):
     _, _, ratio = probabilities(*pair)
-    floor = math.log(0.2 / 0.8)
-    want = exact.policy_gradient(pair[0], np.maximum(ratio, floor))
-    close(total(terms_of("reopold"), *pair), want)
-    assert floor == pytest.approx(-1.386, abs=1e-3)
+    want = exact.policy_gradient(pair[0], np.maximum(ratio, FLOORS[lam, form]))
+    changes = {"opd__advantage__lam": lam, "opd__advantage__form": form}
+    close(total(terms_of("reopold", **changes), *pair), want, atol=1e-7)
+    if lam == 0:
+        close(want, exact.reverse_kl_gradient(*pair))
 
 
-def test_reopold_without_a_floor_is_opd(pair):
-    terms = terms_of("reopold", opd__advantage__floor=-math.inf)
-    close(total(terms, *pair), exact.reverse_kl_gradient(*pair))
+def test_a_floor_that_cannot_be_says_so():
+    for given, told in (({"lam": 1.0}, "0 <= lam < 1"), ({"form": "of"}, "odds, sca")):
+        with pytest.raises(ValueError, match=told):
+            reopold.floor(**({"lam": 0.3} | given))
 
 
 def test_reopold_trusted_tokens(pair):
     _, _, ratio = probabilities(*pair)
-    kept = ratio >= math.log(0.25)
-    trusted = terms_of("reopold_two_stage")["trusted"]
-    want = exact.policy_gradient(pair[0], np.where(kept, ratio, 0.0))
-    close(exact.mean_gradient(trusted, *pair), want)
-    assert trusted.normalizer == "weights"
+    for lam, form in ((0.3, "odds"), (0.1, "scaled")):
+        # Terms share the keys: one is set, all follow.
+        changes = {"unsure__advantage__lam": lam, "unsure__advantage__form": form}
+        trusted = terms_of("reopold_two_stage", **changes)["trusted"]
+        kept = ratio >= FLOORS[lam, form]
+        want = exact.policy_gradient(pair[0], np.where(kept, ratio, 0.0))
+        close(exact.mean_gradient(trusted, *pair), want)
+        assert trusted.normalizer == "weights"
 
 
 def test_some_state_has_tokens_under_the_floor():
-    found = [probabilities(*pair)[2].min() < math.log(0.25) for pair in STATES]
+    found = [probabilities(*pair)[2].min() < math.log(0.3 / 0.7) for pair in STATES]
     assert any(found)
 
 
@@ -204,16 +221,7 @@ def test_a_trusted_negative_log_ratio_is_bounded_in_the_mean():
 
 
 def test_tropd_with_the_scalar_form_of_its_outliers(pair):
-    built = load("tropd")
-    del built.loss.outlier
-    built.loss.outlier = dict(
-        signal="policy_gradient",
-        clip_low=1.0,
-        clip_high=math.inf,
-        advantage="tropd.state_forward_kl",
-        weights=dict(rejected=dict(function="accepted", inverse=True)),
-    )
-    outlier = {term.name: term for term in builders.build_terms(built)}["outlier"]
+    outlier = terms_of("tropd", outlier__coef=0.0, scalar__coef=1.0)["scalar"]
     p, q, ratio = probabilities(*pair)
     forward = q @ ratio
     want = exact.policy_gradient(pair[0], -forward * np.maximum(p - q, 0) / p)
@@ -243,7 +251,7 @@ def test_static_regions(pair):
 # PowerOPD.
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 5.0])
 def test_power_opd(alpha, pair):
     p, q, _ = probabilities(*pair)
     terms = terms_of("power_opd", opd__advantage__alpha=alpha)

@@ -20,34 +20,37 @@ D = 5
 # Where chunks begin.
 
 
-def greedy(entropy, mask, chunk, count):
+def greedy(entropy, mask, chunk, count, lead):
     """The scheduler as the card words it, in the plainest way."""
     inside = [t for t in range(len(mask)) if mask[t]]
+    begins = lambda t: max(t - lead, inside[0])
     accepted = []
     while len(accepted) < count:
         free = [
             t
             for t in inside
-            if all(t + i in inside for i in range(chunk))
-            and all(abs(t - u) >= chunk for u in accepted)
+            if all(begins(t) + i in inside for i in range(chunk))
+            and all(abs(begins(t) - u) >= chunk for u in accepted)
         ]
         if not free:
             break
-        accepted.append(max(free, key=lambda t: (entropy[t], t)))
+        accepted.append(begins(max(free, key=lambda t: (entropy[t], t))))
     return sorted(accepted)
 
 
+@pytest.mark.parametrize("lead", [0, 1, 3])
 @pytest.mark.parametrize("chunk, count", [(1, 3), (2, 2), (3, 4), (4, 1), (5, 9)])
-def test_peaks_are_greedy_and_never_overlap(chunk, count):
+def test_peaks_are_greedy_and_never_overlap(chunk, count, lead):
     rng = np.random.default_rng(chunk)
     # Few different values: ties matter.
     entropy_BT = rng.integers(0, 4, (40, 17)) / 4
     start_B, end_B = rng.integers(0, 4, 40), rng.integers(3, 18, 40)
     places = np.arange(17)
     mask_BT = (places >= start_B[:, None]) & (places < end_B[:, None])
-    found = omniopd.peaks(entropy_BT, mask_BT, chunk, count)
+    lead = min(lead, chunk - 1)
+    found = omniopd.peaks(entropy_BT, mask_BT, chunk, count, lead)
     for row, anchors in enumerate(found):
-        assert anchors == greedy(entropy_BT[row], mask_BT[row], chunk, count)
+        assert anchors == greedy(entropy_BT[row], mask_BT[row], chunk, count, lead)
         covered = [t + i for t in anchors for i in range(chunk)]
         assert len(covered) == len(set(covered))
         assert mask_BT[row][covered].all()
@@ -61,6 +64,8 @@ def test_peaks_of_a_short_row_and_of_ties():
     # The last chunk that fits, then the last that fits before it.
     assert omniopd.peaks(np.zeros((1, 6)), np.ones((1, 6), bool), 2, 2) == [[2, 4]]
     assert omniopd.peaks([[0, 3, 0, 9]], mask_BT, 2, 1) == [[1]], "9 has no room"
+    assert omniopd.peaks([[0, 3, 0, 9]], mask_BT, 2, 1, 1) == [[2]], "but in a chunk"
+    assert omniopd.peaks([[5, 3, 0, 1]], mask_BT, 2, 1, 1) == [[0]], "the row's begin"
 
 
 def test_controls_of_the_scheduler():

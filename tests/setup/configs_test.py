@@ -170,6 +170,22 @@ def test_a_coefficient_may_hold_then_fall_then_end(models):
     assert found[31:36] == pytest.approx(want, abs=1e-6)
 
 
+def test_a_coefficient_may_warm_up(models):
+    """The two of RLSD share their keys and add up to 1 at every update."""
+    built = runs.config(models, "rlsd", steps=10)
+    coef = built.loss.evidence.coef
+    coef.warmup, coef.steps = 3, 7
+    assert built.loss.grpo.coef.warmup == 3
+    validation.validate(built)
+    found = [builders.coefficients(built, at) for at in range(9)]
+    want = [0.125, 0.25, 0.375, 0.5, 0.375, 0.25, 0.125, 0, 0]
+    assert [c["evidence"] for c in found] == want
+    assert [c["grpo"] for c in found] == [1 - share for share in want]
+    coef.warmup = 7
+    with pytest.raises(ValueError, match=r"warmup=7 leaves no update before .*steps=7"):
+        validation.validate(built)
+
+
 def test_what_a_term_reads_is_found_by_tracing(models):
     terms = {
         name: dict(signal="policy_gradient", other=None, advantage=advantage)

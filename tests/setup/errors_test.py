@@ -431,6 +431,15 @@ CASES = {
         {"rollout__max_new_tokens": 124},
         ("up to 132 positions", "student has 128", "lower rollout.max_new_tokens"),
     ),
+    "positions exceeded behind a prefix": (
+        {
+            "rollout__max_new_tokens": 70,
+            "rollout__prefix__source": "gold",
+            "rollout__prefix__share": 0.5,
+            "rollout__prefix__end": 0.9,
+        },
+        ("student has 128", "max_new_tokens=70 behind a prefix of up to 63"),
+    ),
     "no room for a prompt": (
         {"rollout__max_new_tokens": 128, "data__on_long_prompt": "drop"},
         ("max_new_tokens=128 leaves no room", "in 128 positions", "lower it"),

@@ -96,19 +96,56 @@ def test_a_group_may_be_one_value(text):
 # What pages and configs name; whatever they name as --config.KEY=VALUE is found below.
 SWITCHES = {
     "omniopd": [
-        "loss.chunks.weights.rate.baseline=leave_one_out",
+        "loss.chunks.weights.rate.baseline=none",
+        "loss.chunks.weights.rate.baseline=batch_mean",
         "loss.anchor.coef=0",
         "audit.anchors=random",
+        "audit.lead=2",
+        "audit.similarity=rouge1",
     ],
-    "opsd": ["loss.opsd.clip=None", "teachers.self.weights=ema"],
-    "grpo": ["loss.grpo.advantage.std=False", "loss.grpo.normalizer=sequences"],
-    "rlsd": ["loss.grpo.advantage.std=False", "loss.uniform.coef=0.05"],
-    "tropd": ["loss.outlier.coef=0", "rollout.prefix.source=gold"],
+    "opsd": [
+        "loss.opsd.clip=None",
+        "loss.opsd.clip=0.05",
+        "loss.opsd.beta=0.3",
+        "loss.opsd.direction=jsd",
+        "teachers.self.weights=ema",
+    ],
+    "grpo": [
+        "loss.grpo.advantage.std=False",
+        "loss.grpo.normalizer=sequences",
+        "loss.reference.coef=0.04",
+        "loss.reference.signal=reverse_kl",
+    ],
+    "rlsd": [
+        "loss.grpo.advantage.std=False",
+        "loss.uniform.coef=0.05",
+        "loss.evidence.coef.warmup=10",
+        "loss.evidence.weights.evidence.negative_only=True",
+        "rewards.format=0.1",
+    ],
+    "tropd": [
+        "loss.outlier.coef=0",
+        "loss.trust.weights.accepted.other=reference",
+        "rollout.prefix.source=gold",
+        "rollout.prefix.steps=0",
+    ],
+    "minillm": [
+        "loss.sequence.advantage.own=False",
+        "loss.sequence.advantage.whiten=False",
+    ],
     "sdpo": ["loss.sdpo.alpha=1.0"],
-    "sdft": ["loss.sdft.signal=reverse_kl"],
+    "sdft": ["loss.sdft.signal=reverse_kl", "loss.sdft.normalizer=tokens"],
+    "opd_plus": ["loss.opd.advantage.divergence=forward_kl"],
+    "power_opd": ["loss.opd.advantage.alpha=0.5"],
+    "reopold": ["loss.opd.advantage.lam=0.2", "loss.opd.advantage.form=scaled"],
+    "reopold_two_stage": [
+        "loss.unsure.weights.entropy_top_share.share=0.5",
+        "loss.trusted.coef.steps=133",
+    ],
     "distillm": ["loss.skew.signal=skew_reverse_kl"],
     "stableopd": [
         "loss.reference.signal=k3",
+        "loss.gold.coef=0.1",
         "loss.gold.coef.schedule=linear",
         "objective.normalizer=sequences",
     ],
@@ -120,6 +157,42 @@ SWITCHES = {
         "teachers.big.path=demo:teacher",
         "data.student_template_kwargs.enable_thinking=False",
     ],
+}
+# Readings that take several switches at once.
+READINGS = {
+    "OmniOPD of the paper": (
+        "omniopd",
+        ("loss.chunks.weights.rate.baseline=none", "audit.chunks=10")
+        + ("audit.chunk_tokens=50", "audit.samples=10"),
+    ),
+    "TrOPD of the paper": (
+        "tropd",
+        ("rollout.prefix.steps=0", "optimizer.schedule=constant"),
+    ),
+    "TrOPD's released form": ("tropd", ("loss.outlier.coef=0", "loss.scalar.coef=1")),
+    "StableOPD of two ports": (
+        "stableopd",
+        ("loss.gold.coef=0.1", "objective.normalizer=sequences")
+        + ("loss.opd.clip_low=1", "loss.opd.clip_high=inf"),
+    ),
+    "SFT on StableOPD's gold": (
+        "stableopd",
+        ("loss.opd.coef=0", "loss.reference.coef=0"),
+    ),
+    "GRPO of its first paper": (
+        "grpo",
+        ("loss.reference.coef=0.04", "objective.normalizer=sequences")
+        + ("loss.grpo.clip_high=0.2", "loss.grpo.dual_clip=None"),
+    ),
+    "RLSD's script": (
+        "rlsd",
+        ("loss.evidence.coef.steps=60", "teachers.self.every_steps=20")
+        + ("rewards.correct=0.9", "rewards.format=0.1"),
+    ),
+    "REOPOLD of a port": (
+        "reopold_two_stage",
+        ("loss.trusted.advantage.form=scaled", "loss.trusted.advantage.lam=0.1"),
+    ),
 }
 PAGES = [
     *(runs.ROOT / "docs" / "methods").glob("*.md"),
@@ -141,6 +214,23 @@ def test_switches_are_set_and_built(name):
         c = loaded(name, word)
         assert keys.flatten(c)[key] == overrides.value_of(text)
         assert builders.build_terms(c)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_readings_are_built_and_valid(reading):
+    name, words = READINGS[reading]
+    c = loaded(name, *words)
+    for word in words:
+        key, _, text = word.partition("=")
+        assert keys.flatten(c)[key] == overrides.value_of(text)
+    validation.validate(c)
+
+
+def test_readings_are_on_their_pages():
+    """Every switch of a reading stands in a config's docstring or on a page."""
+    told = {word for page in PAGES for word in named(page)}
+    for name, words in READINGS.values():
+        assert set(words) <= told, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -396,6 +396,10 @@ REFUSED = {
     ),
     "no encoder": ({"audit__similarity": "embedding"}, ("set audit.encoder",)),
     "unknown anchors": ({"audit__anchors": "high"}, ("'high'", "lowest")),
+    "an anchor outside of its chunk": (
+        {"audit__chunk_tokens": 3, "audit__lead": 3},
+        ("audit.lead=3", "audit.chunk_tokens=3"),
+    ),
     "unknown teacher": ({"audit__teacher": "grpc"}, ("'grpc'", "local, http")),
     "no model": ({"teacher__path": ""}, ("teacher.path, which is empty",)),
     "no url": (HTTP | {"remote__url": ""}, ("needs remote.url", "localhost:8000")),

@@ -45,6 +45,10 @@ def _leader(config, **more):
     return _arm(config, **more) | {"seeds": LEADERS}
 
 
+# What these configs had when this was measured.
+_LEVELS = dict(data__levels=(2, 3, 4, 5, 6, 7))
+_OMNIOPD = dict(loss__chunks__weights__rate__baseline="none")
+_TROPD = dict(rollout__prefix__steps=0)
 _NO_PREFIX = dict(rollout__prefix__source="", loss__guide__coef=0.0)
 _MASK = dict(loss__outlier__coef=0.0)
 _SERVED = dict(
@@ -60,16 +64,16 @@ ARMS = {
     "GKD": _leader("gkd"),
     "StableOPD": _leader("stableopd"),
     "EOPD": _arm("eopd"),
-    "REOPOLD": _arm("reopold"),
-    "TrOPD": _leader("tropd"),
+    "REOPOLD": _arm("reopold", loss__opd__advantage__lam=0.2),
+    "TrOPD": _leader("tropd", **_TROPD),
     "TrOPD, no prefix": _arm("tropd", **_NO_PREFIX),
-    "TrOPD, mask and prefix": _arm("tropd", **_MASK),
+    "TrOPD, mask and prefix": _arm("tropd", **_TROPD, **_MASK),
     "TrOPD, mask only": _arm("tropd", **_NO_PREFIX, **_MASK),
-    "GRPO": _arm("grpo"),
-    "RLSD": _arm("rlsd"),
-    "OPSD": _arm("opsd"),
-    "OmniOPD": _arm("omniopd"),
-    "OmniOPD over HTTP": _arm("omniopd", **_SERVED),
+    "GRPO": _arm("grpo", **_LEVELS),
+    "RLSD": _arm("rlsd", **_LEVELS),
+    "OPSD": _arm("opsd", loss__opsd__clip=0.05),
+    "OmniOPD": _arm("omniopd", **_OMNIOPD),
+    "OmniOPD over HTTP": _arm("omniopd", **_OMNIOPD, **_SERVED),
 }
 METRICS = {
     "accuracy": "accuracy, %",

@@ -37,7 +37,10 @@ ARMS = {
         "config": "opd",
         "overrides": {"objective.normalizer": "sequences"},
     },
-    "REOPOLD's clip": {"config": "reopold"},
+    "REOPOLD's clip": {
+        "config": "reopold",
+        "overrides": {"loss.opd.advantage.lam": 0.2},
+    },
     "TrOPD, no prefix": {"config": "tropd", "overrides": NO_PREFIX},
     "TrOPD, mask only": {
         "config": "tropd",

@@ -25,13 +25,16 @@ COMMON = {
 NO_PREFIX = {"rollout.prefix.source": "", "loss.guide.coef": 0.0}
 ARMS = {
     "OPD": {"config": "opd"},
-    "clip (REOPOLD)": {"config": "reopold"},
+    "clip (REOPOLD)": {
+        "config": "reopold",
+        "overrides": {"loss.opd.advantage.lam": 0.2},
+    },
     "mask (TrOPD, mask only)": {
         "config": "tropd",
         "overrides": {**NO_PREFIX, "loss.outlier.coef": 0.0},
     },
     "TrOPD, no prefix": {"config": "tropd", "overrides": NO_PREFIX},
-    "TrOPD": {"config": "tropd"},
+    "TrOPD": {"config": "tropd", "overrides": {"rollout.prefix.steps": 0}},
 }
 METRICS = {
     "mean optim/grad_norm": "gradient norm, mean",

@@ -21,6 +21,7 @@ COMMON = {
     "optimizer.learning_rate": 1e-4,
     "optimizer.schedule": "constant",
     "optimizer.warmup": 50,
+    "data.levels": (2, 3, 4, 5, 6, 7),
     "eval.verifier": "numeric",
     "log.leak_pattern": "^;",
     "checkpoint.every_steps": 0,
@@ -38,7 +39,10 @@ ARMS = {
             "loss.evidence.coef.end": 0.5,
         },
     },
-    "OPSD, initial": {"config": "opsd", "overrides": HINT},
+    "OPSD, initial": {
+        "config": "opsd",
+        "overrides": {**HINT, "loss.opsd.clip": 0.05},
+    },
     "OPSD, initial, no clip": {
         "config": "opsd",
         "overrides": {**HINT, "loss.opsd.clip": 1e9},

@@ -10,6 +10,8 @@ same teacher tokens. No rate was tuned: one for all arms.
 SEEDS = (0, 1, 2)
 COMMON = {
     "steps": 40,
+    "rollout.prompts_per_step": 8,
+    "loss.chunks.weights.rate.baseline": "none",
     "optimizer.learning_rate": 3e-4,
     "optimizer.warmup": 10,
     "checkpoint.every_steps": 0,

@@ -18,7 +18,9 @@ SEEDS = (0, 1)
 COMMON = {
     "steps": 20,
     "rollout.prompts_per_step": 2,
+    "optimizer.learning_rate": 1e-4,
     "optimizer.warmup": 5,
+    "loss.chunks.weights.rate.baseline": "none",
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }
