@@ -162,36 +162,36 @@ SWITCHES = {
 READINGS = {
     "OmniOPD of the paper": (
         "omniopd",
-        ("loss.chunks.weights.rate.baseline=none", "audit.chunks=10")
-        + ("audit.chunk_tokens=50", "audit.samples=10"),
+        *("loss.chunks.weights.rate.baseline=none", "audit.chunks=10"),
+        *("audit.chunk_tokens=50", "audit.samples=10"),
     ),
     "TrOPD of the paper": (
         "tropd",
-        ("rollout.prefix.steps=0", "optimizer.schedule=constant"),
+        *("rollout.prefix.steps=0", "optimizer.schedule=constant"),
     ),
-    "TrOPD's released form": ("tropd", ("loss.outlier.coef=0", "loss.scalar.coef=1")),
+    "TrOPD's released form": ("tropd", "loss.outlier.coef=0", "loss.scalar.coef=1"),
     "StableOPD of two ports": (
         "stableopd",
-        ("loss.gold.coef=0.1", "objective.normalizer=sequences")
-        + ("loss.opd.clip_low=1", "loss.opd.clip_high=inf"),
+        *("loss.gold.coef=0.1", "objective.normalizer=sequences"),
+        *("loss.opd.clip_low=1", "loss.opd.clip_high=inf"),
     ),
     "SFT on StableOPD's gold": (
         "stableopd",
-        ("loss.opd.coef=0", "loss.reference.coef=0"),
+        *("loss.opd.coef=0", "loss.reference.coef=0"),
     ),
     "GRPO of its first paper": (
         "grpo",
-        ("loss.reference.coef=0.04", "objective.normalizer=sequences")
-        + ("loss.grpo.clip_high=0.2", "loss.grpo.dual_clip=None"),
+        *("loss.reference.coef=0.04", "objective.normalizer=sequences"),
+        *("loss.grpo.clip_high=0.2", "loss.grpo.dual_clip=None"),
     ),
     "RLSD's script": (
         "rlsd",
-        ("loss.evidence.coef.steps=60", "teachers.self.every_steps=20")
-        + ("rewards.correct=0.9", "rewards.format=0.1"),
+        *("loss.evidence.coef.steps=60", "teachers.self.every_steps=20"),
+        *("rewards.correct=0.9", "rewards.format=0.1"),
     ),
     "REOPOLD of a port": (
         "reopold_two_stage",
-        ("loss.trusted.advantage.form=scaled", "loss.trusted.advantage.lam=0.1"),
+        *("loss.trusted.advantage.form=scaled", "loss.trusted.advantage.lam=0.1"),
     ),
 }
 PAGES = [
@@ -218,7 +218,7 @@ def test_switches_are_set_and_built(name):
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_readings_are_built_and_valid(reading):
-    name, words = READINGS[reading]
+    name, *words = READINGS[reading]
     c = loaded(name, *words)
     for word in words:
         key, _, text = word.partition("=")
@@ -229,7 +229,7 @@ def test_readings_are_built_and_valid(reading):
 def test_readings_are_on_their_pages():
     """Every switch of a reading stands in a config's docstring or on a page."""
     told = {word for page in PAGES for word in named(page)}
-    for name, words in READINGS.values():
+    for name, *words in READINGS.values():
         assert set(words) <= told, name
 
 
