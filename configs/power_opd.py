@@ -22,5 +22,7 @@ def get_config():
         advantage=dict(function="power_ratio", alpha=5.0),  # authors' script
         clip_low=1.0,  # no clip: authors' script
         clip_high=float("inf"),
+        # The stop token has no reward: authors' script.
+        weights=dict(end=dict(function="before_end")),
     )
     return c

@@ -13,6 +13,7 @@ import pytest
 
 import exact
 import runs
+from jopd.losses import weights
 from jopd.methods import reopold
 from jopd.setup import builders
 
@@ -251,17 +252,24 @@ def test_static_regions(pair):
 # PowerOPD.
 
 
+def power_opd(alpha: float) -> dict:
+    """Its term on tokens that are no end: an end has no reward."""
+    term = terms_of("power_opd", opd__advantage__alpha=alpha)["opd"]
+    assert term.weights == (weights.before_end,)
+    return {"opd": term._replace(weights=())}
+
+
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 5.0])
 def test_power_opd(alpha, pair):
     p, q, _ = probabilities(*pair)
-    terms = terms_of("power_opd", opd__advantage__alpha=alpha)
+    terms = power_opd(alpha)
     want = exact.policy_gradient(pair[0], q**alpha - p**alpha)
     close(total(terms, *pair), want)
 
 
 def test_power_opd_tends_to_opd(pair):
     alpha = 1e-7
-    terms = terms_of("power_opd", opd__advantage__alpha=alpha)
+    terms = power_opd(alpha)
     close(total(terms, *pair) / alpha, exact.reverse_kl_gradient(*pair), atol=1e-5)
 
 
