@@ -4,6 +4,10 @@
 
 A coin per update, with probability ``mix.on_policy_probability`` (lambda in the paper),
 picks student rollouts; else the whole update is gold rows. The loss is full-vocabulary.
+On texts that the teacher writes in the run in the place of all of them (seq_kd):
+
+    --config.mix.on_policy_probability=1 --config.rollout.prefix.source=teacher
+    --config.rollout.prefix.schedule=constant --config.loss.jsd.source=teacher
 """
 
 from jopd.config import base_config
