@@ -16,9 +16,12 @@ Rows without any finite logit have no distribution; blank them before the call.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+from jopd.losses.supports import as_float, log_softmaxes, restricted
 
 
 def forward_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
@@ -28,7 +31,7 @@ def forward_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Arra
 
     f32[..., V], f32[..., V] -> f32[...], nats. Raises ValueError on unequal shapes.
     """
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     return _kl(log_t, log_s)
 
 
@@ -40,7 +43,7 @@ def reverse_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Arra
 
     f32[..., V], f32[..., V] -> f32[...], nats. Raises ValueError on unequal shapes.
     """
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     return _kl(log_s, log_t)
 
 
@@ -68,7 +71,7 @@ def jsd(
     raise ValueError: ask for ``forward_kl`` or ``reverse_kl`` by name.
     """
     _check_beta(beta)
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     log_m = _log_mixture(log_t, log_s, beta)
     value = beta * _kl(log_t, log_m) + (1.0 - beta) * _kl(log_s, log_m)
     return value / (beta * (1.0 - beta)) if normalize else value
@@ -84,7 +87,7 @@ def skew_forward_kl(
     Raises ValueError unless 0 <= alpha < 1.
     """
     _check_alpha(alpha)
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     return _kl(log_t, _log_mixture(log_t, log_s, alpha))
 
 
@@ -98,7 +101,7 @@ def skew_reverse_kl(
     Raises ValueError unless 0 <= alpha < 1.
     """
     _check_alpha(alpha)
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     return _kl(log_s, _log_mixture(log_s, log_t, alpha))
 
 
@@ -110,8 +113,53 @@ def total_variation(student_logits: jax.Array, teacher_logits: jax.Array) -> jax
     f32[..., V], f32[..., V] -> f32[...]. One minus it is the chance that speculative
     decoding accepts the student's token. The gradient at S_v = T_v is taken as 0.
     """
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
+    log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     return 0.5 * jnp.sum(jnp.abs(jnp.exp(log_s) - jnp.exp(log_t)), axis=-1)
+
+
+def on_support(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    *,
+    support: str | Sequence[int],
+    k: int | None = None,
+    direction: str,
+    form: str,
+    jsd_alpha: float | None = None,
+) -> jax.Array:
+    """A divergence on a part of the vocabulary: f32[..., V] twice -> f32[...], nats.
+
+    ``support`` is "student" or "teacher" (the ``k`` likeliest tokens of that model),
+    their "intersection" or "union", or ids of tokens, the same in every row; an empty
+    one gives 0. ``direction`` is forward_kl, reverse_kl or jsd, whose mixture gives the
+    teacher the share ``jsd_alpha``. ``form`` says what becomes of the other tokens:
+
+        naive                 nothing: the sum over the support, no divergence
+        stopped               as naive, in the reverse KL: log S has no gradient
+        tail                  they are one more event: a KL of a coarser partition
+        renormalised          S and T both sum to 1 on it; no gradient outside of it
+        teacher_renormalised  only T does, S stays that of the whole vocabulary
+
+    The naive reverse KL falls when mass leaves the support: its gradient is that of
+    ``stopped`` plus that of ``sum_{v in support} S_v``, which pays for a token unless
+    T > e S (arXiv:2605.11182). At k = V all forms are the whole divergence.
+
+    Raises ValueError for unknown names, jsd_alpha missing or out of place, and as
+    ``supports.choose``.
+    """
+    if (direction == "jsd") != (jsd_alpha is not None):
+        raise ValueError(
+            f"direction={direction!r} with jsd_alpha={jsd_alpha}: the teacher's share "
+            "belongs to direction='jsd', which needs it"
+        )
+    stopped = form == "stopped"
+    if stopped and direction != "reverse_kl":
+        raise ValueError(
+            f"form='stopped' is of the reverse KL, not of {direction!r}; use naive, "
+            "tail or renormalised"
+        )
+    log_s, log_t = restricted(student_logits, teacher_logits, support, k, form)
+    return jnp.sum(_entries(log_s, log_t, direction, jsd_alpha, stopped), axis=-1)
 
 
 def top_k_forward_kl(
@@ -121,6 +169,7 @@ def top_k_forward_kl(
     k: int,
     tail: bool = True,
     support: str = "teacher",
+    renormalize: str = "none",
 ) -> jax.Array:
     """Forward KL on the ``k`` likeliest tokens of ``support``, the rest as one bucket.
 
@@ -131,14 +180,13 @@ def top_k_forward_kl(
 
     ``tail=False`` leaves the last term out (the truncated sum of EOPD,
     arXiv:2603.07079): not a divergence, negative where the student has more mass on the
-    set. Neither form renormalises on the set; for that, pass gathered logits to
-    ``forward_kl``.
-
-    ``support`` is "teacher" or "student". Raises ValueError for another name or unless
+    set. Then ``renormalize`` may be "teacher", whose probabilities on the set sum to 1,
+    or "both" (TRL's form without a tail). ``support`` is as in ``on_support``, which
+    this is. Raises ValueError for an unknown name, renormalize beside a tail, or unless
     1 <= k <= V.
     """
-    log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
-    return _kl(log_t, log_s)
+    among = _top_k(student_logits, k, tail, support, renormalize)
+    return on_support(student_logits, teacher_logits, direction="forward_kl", **among)
 
 
 def top_k_reverse_kl(
@@ -148,6 +196,7 @@ def top_k_reverse_kl(
     k: int,
     tail: bool = True,
     support: str = "teacher",
+    renormalize: str = "none",
 ) -> jax.Array:
     """Reverse KL on the ``k`` likeliest tokens of ``support``, the rest as one bucket.
 
@@ -157,8 +206,8 @@ def top_k_reverse_kl(
     it at k = V. With ``tail=False`` the student lowers the sum by moving its mass off
     the set, so the truncated form is for diagnostics. Else as ``top_k_forward_kl``.
     """
-    log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
-    return _kl(log_s, log_t)
+    among = _top_k(student_logits, k, tail, support, renormalize)
+    return on_support(student_logits, teacher_logits, direction="reverse_kl", **among)
 
 
 def top_k_jsd(
@@ -169,6 +218,7 @@ def top_k_jsd(
     k: int,
     tail: bool = True,
     support: str = "teacher",
+    renormalize: str = "none",
 ) -> jax.Array:
     """``jsd`` on the ``k`` likeliest tokens of ``support``, the rest as one bucket.
 
@@ -178,10 +228,10 @@ def top_k_jsd(
     Between 0 and ``jsd``, equal to it at k = V; finite for any supports. Else as
     ``jsd`` and ``top_k_forward_kl``, their errors too.
     """
-    _check_beta(beta)
-    log_s, log_t = _top_k_rows(student_logits, teacher_logits, k, tail, support)
-    mixed = _log_mixture(log_t, log_s, beta)
-    return beta * _kl(log_t, mixed) + (1.0 - beta) * _kl(log_s, mixed)
+    among = _top_k(student_logits, k, tail, support, renormalize)
+    return on_support(
+        student_logits, teacher_logits, direction="jsd", jsd_alpha=beta, **among
+    )
 
 
 def entry_clipped(
@@ -191,6 +241,8 @@ def entry_clipped(
     direction: str,
     clip: float | None,
     beta: float = 0.5,
+    k: int | None = None,
+    renormalize: str = "none",
 ) -> jax.Array:
     """A divergence whose summands are cut above at ``clip``, one by one.
 
@@ -201,45 +253,28 @@ def entry_clipped(
     f32[..., V], f32[..., V] -> f32[...], nats. A summand above the clip has no
     gradient: a single token cannot dominate a state (OPSD, arXiv:2601.18734). Not a
     divergence any more: negative where the positive summands are cut. ``clip=None`` is
-    the whole divergence. Raises ValueError for another direction, or clip <= 0.
+    the whole divergence. With ``k`` v runs over the teacher's k likeliest tokens and
+    one bucket of the rest, which ``renormalize`` "teacher" or "both" leaves out, see
+    ``top_k_forward_kl``. Raises ValueError for another direction, clip <= 0, or
+    renormalize without k.
     """
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip} must be above 0; use None to switch it off")
-    log_s, log_t = _log_softmaxes(student_logits, teacher_logits)
-    if direction == "forward_kl":
-        summands = _summands(log_t, log_s)
-    elif direction == "reverse_kl":
-        summands = _summands(log_s, log_t)
-    elif direction == "jsd":
-        mixed = _log_mixture(log_t, log_s, beta)
-        summands = beta * _summands(log_t, mixed)
-        summands += (1.0 - beta) * _summands(log_s, mixed)
+    if k is None:
+        if renormalize != "none":
+            raise ValueError(f"renormalize={renormalize!r} needs k, the tokens to keep")
+        log_s, log_t = log_softmaxes(student_logits, teacher_logits)
     else:
-        raise ValueError(
-            f"direction={direction!r} is unknown; use forward_kl, reverse_kl or jsd"
-        )
+        form = _form(renormalize == "none", renormalize)
+        log_s, log_t = restricted(student_logits, teacher_logits, "teacher", k, form)
+    summands = _entries(log_s, log_t, direction, beta)
     kept = summands if clip is None else jnp.minimum(summands, clip)
     return jnp.sum(kept, axis=-1)
 
 
-def coarsen(logits: jax.Array, indices: jax.Array) -> jax.Array:
-    """Logits of the partition {each of ``indices``} + {all other tokens}.
-
-        f32[..., V], i32[..., K] (distinct in a row) -> f32[..., K + 1]
-
-    Column K is the logsumexp of all other logits; -inf when none is left. Softmax of
-    the result gives the exact probabilities of the K + 1 events, so any divergence here
-    can be taken between two coarsened rows.
-    """
-    logits = _float(logits)
-    chosen = jnp.take_along_axis(logits, indices, axis=-1)
-    others = jnp.put_along_axis(logits, indices, -jnp.inf, axis=-1, inplace=False)
-    return jnp.concatenate([chosen, _logsumexp(others)[..., None]], axis=-1)
-
-
 def entropy(logits: jax.Array) -> jax.Array:
     """Shannon entropy, ``-sum_v p_v log p_v``: f32[..., V] -> f32[...], nats."""
-    log_p = jax.nn.log_softmax(_float(logits), axis=-1)
+    log_p = jax.nn.log_softmax(as_float(logits), axis=-1)
     return -_kl(log_p, jnp.zeros_like(log_p))
 
 
@@ -248,7 +283,7 @@ def log_prob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
     Gathers one logit and normalises it; no log-softmax of the row is kept.
     """
-    logits = _float(logits)
+    logits = as_float(logits)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
@@ -256,30 +291,6 @@ def log_prob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def nll(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """Negative log-likelihood, ``-log_prob``: the cross-entropy against one token."""
     return -log_prob(logits, tokens)
-
-
-def _float(x: jax.Array) -> jax.Array:
-    x = jnp.asarray(x)
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def _log_softmaxes(
-    student_logits: jax.Array, teacher_logits: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    _check_shapes(student_logits, teacher_logits)
-    return (
-        jax.nn.log_softmax(_float(student_logits), axis=-1),
-        jax.nn.log_softmax(_float(teacher_logits), axis=-1),
-    )
-
-
-def _check_shapes(student_logits: jax.Array, teacher_logits: jax.Array) -> None:
-    if jnp.shape(student_logits) != jnp.shape(teacher_logits):
-        raise ValueError(
-            f"student_logits {jnp.shape(student_logits)} and teacher_logits "
-            f"{jnp.shape(teacher_logits)} differ in shape; align the tokens and cut "
-            "both to the common vocabulary first"
-        )
 
 
 def _check_beta(beta: float) -> None:
@@ -303,12 +314,33 @@ def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.sum(_summands(log_p, log_q), axis=-1)
 
 
-def _summands(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+def _summands(log_p: jax.Array, log_q: jax.Array, stopped: bool = False) -> jax.Array:
     p = jnp.exp(log_p)
     present = p > 0.0
     # 0 log 0 = 0. A difference passes no NaN back: one where serves the gradient too.
     gap = jnp.where(present, log_p - log_q, 0.0)
-    return p * gap
+    return p * (jax.lax.stop_gradient(gap) if stopped else gap)
+
+
+def _entries(
+    log_s: jax.Array,
+    log_t: jax.Array,
+    direction: str,
+    beta: float | None,
+    stopped: bool = False,
+) -> jax.Array:
+    """Summands of a divergence, one for each column."""
+    if direction == "forward_kl":
+        return _summands(log_t, log_s)
+    if direction == "reverse_kl":
+        return _summands(log_s, log_t, stopped)
+    if direction == "jsd":
+        _check_beta(beta)
+        mixed = _log_mixture(log_t, log_s, beta)
+        return beta * _summands(log_t, mixed) + (1.0 - beta) * _summands(log_s, mixed)
+    raise ValueError(
+        f"direction={direction!r} is unknown; use forward_kl, reverse_kl or jsd"
+    )
 
 
 def _log_mixture(log_p: jax.Array, log_q: jax.Array, weight: float) -> jax.Array:
@@ -325,34 +357,26 @@ def _log_mixture(log_p: jax.Array, log_q: jax.Array, weight: float) -> jax.Array
     return jnp.where(empty, -jnp.inf, mixed)
 
 
-def _logsumexp(logits: jax.Array) -> jax.Array:
-    """logsumexp whose gradient is 0, not NaN, where every logit is -inf."""
-    empty = jnp.all(logits == -jnp.inf, axis=-1)
-    total = jax.nn.logsumexp(jnp.where(empty[..., None], 0.0, logits), axis=-1)
-    return jnp.where(empty, -jnp.inf, total)
+def _form(tail: bool, renormalize: str) -> str:
+    """The form of ``on_support`` that the two switches of a top-k divergence mean."""
+    forms = {"none": "naive", "teacher": "teacher_renormalised", "both": "renormalised"}
+    if renormalize not in forms:
+        raise ValueError(
+            f"renormalize={renormalize!r} is unknown; use one of {', '.join(forms)}"
+        )
+    if tail and renormalize != "none":
+        raise ValueError(
+            f"renormalize={renormalize!r} leaves no mass for a tail; set tail=False"
+        )
+    return "tail" if tail else forms[renormalize]
 
 
-def _top_k_rows(
-    student_logits: jax.Array,
-    teacher_logits: jax.Array,
-    k: int,
-    tail: bool,
-    support: str,
-) -> tuple[jax.Array, jax.Array]:
-    """Both rows' log-probabilities on the support's top-k, then (tail) of the rest."""
-    _check_shapes(student_logits, teacher_logits)
-    if support not in ("teacher", "student"):
-        raise ValueError(f"support={support!r} is unknown; use 'teacher' or 'student'")
-    vocabulary = jnp.shape(teacher_logits)[-1]
+def _top_k(logits: jax.Array, k: int, tail: bool, support: str, renormalize: str):
+    """What ``on_support`` calls the arguments of a top-k divergence."""
+    vocabulary = jnp.shape(logits)[-1]
     if not 1 <= k <= vocabulary:
         raise ValueError(
             f"top-k needs 1 <= k <= V, got k={k} and V={vocabulary}; use the full "
             "divergence for the whole vocabulary"
         )
-    chosen_by = teacher_logits if support == "teacher" else student_logits
-    indices = jax.lax.top_k(jax.lax.stop_gradient(chosen_by), k)[1]
-    rows = tuple(
-        jax.nn.log_softmax(coarsen(logits, indices), axis=-1)
-        for logits in (student_logits, teacher_logits)
-    )
-    return rows if tail else tuple(row[..., :k] for row in rows)
+    return dict(support=support, k=k, form=_form(tail, renormalize))

@@ -6,6 +6,8 @@ weights and denominators are not its business (see ``objective``). Any function 
 this signature is a signal, also one that lives in ``jopd/methods/<name>.py``.
 """
 
+from collections.abc import Sequence
+
 import jax
 
 from jopd.losses import divergences, estimators
@@ -60,29 +62,94 @@ def total_variation(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
 
 
 def top_k_forward_kl(
-    outputs: Outputs, *, k: int = 64, tail: bool = True, other: str = "teacher"
+    outputs: Outputs,
+    *,
+    k: int = 64,
+    tail: bool = True,
+    renormalize: str = "none",
+    other: str = "teacher",
 ) -> jax.Array:
     """Forward KL on the other model's top-k tokens, the rest in one tail bucket.
 
     A k beyond the vocabulary is the whole of it. ``tail=False`` leaves the bucket out;
-    see ``divergences.top_k_forward_kl``.
+    then ``renormalize`` may be "teacher" or "both". See
+    ``divergences.top_k_forward_kl``.
     """
     student, rows = outputs.logits["student"], outputs.logits[other]
-    k = min(k, rows.shape[-1])
-    return divergences.top_k_forward_kl(student, rows, k=k, tail=tail)
+    return divergences.top_k_forward_kl(
+        student, rows, k=_within(k, rows), tail=tail, renormalize=renormalize
+    )
 
 
 def top_k_reverse_kl(
-    outputs: Outputs, *, k: int = 64, tail: bool = True, other: str = "teacher"
+    outputs: Outputs,
+    *,
+    k: int = 64,
+    tail: bool = True,
+    renormalize: str = "none",
+    other: str = "teacher",
 ) -> jax.Array:
     """Reverse KL on the other model's top-k tokens, the rest in one tail bucket.
 
-    A k beyond the vocabulary is the whole of it. ``tail=False`` leaves the bucket out;
-    see ``divergences.top_k_reverse_kl``.
+    Else as ``top_k_forward_kl``; see ``divergences.top_k_reverse_kl``.
     """
     student, rows = outputs.logits["student"], outputs.logits[other]
-    k = min(k, rows.shape[-1])
-    return divergences.top_k_reverse_kl(student, rows, k=k, tail=tail)
+    return divergences.top_k_reverse_kl(
+        student, rows, k=_within(k, rows), tail=tail, renormalize=renormalize
+    )
+
+
+def top_k_jsd(
+    outputs: Outputs,
+    *,
+    beta: float = 0.5,
+    k: int = 64,
+    tail: bool = True,
+    renormalize: str = "none",
+    other: str = "teacher",
+) -> jax.Array:
+    """``jsd`` on the other model's top-k tokens, the rest in one tail bucket.
+
+    Else as ``top_k_forward_kl``; see ``divergences.top_k_jsd``.
+    """
+    student, rows = outputs.logits["student"], outputs.logits[other]
+    return divergences.top_k_jsd(
+        student, rows, beta=beta, k=_within(k, rows), tail=tail, renormalize=renormalize
+    )
+
+
+def restricted_kl(
+    outputs: Outputs,
+    *,
+    direction: str = "reverse_kl",
+    support: str = "intersection",
+    k: int | None = None,
+    form: str = "renormalised",
+    ids: Sequence[int] | None = None,
+    jsd_alpha: float | None = None,
+    other: str = "teacher",
+) -> jax.Array:
+    """A divergence on a part of the vocabulary (many faces of OPD, arXiv:2605.11182).
+
+    ``support`` is student or teacher (the k likeliest tokens of that model), their
+    intersection or union, or "ids", the tokens in ``ids``. ``direction`` is reverse_kl,
+    forward_kl or jsd; ``form`` is naive, stopped, tail, renormalised or
+    teacher_renormalised: see ``divergences.on_support``.
+    """
+    if (support == "ids") != (ids is not None):
+        raise ValueError(
+            f"support={support!r} with ids={ids!r:.80}: ids belong to support='ids', "
+            "which needs them"
+        )
+    return divergences.on_support(
+        outputs.logits["student"],
+        outputs.logits[other],
+        support=support if ids is None else ids,
+        k=k,
+        direction=direction,
+        form=form,
+        jsd_alpha=jsd_alpha,
+    )
 
 
 def k1(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
@@ -149,3 +216,7 @@ def _sampled(outputs: Outputs, other: str) -> tuple[jax.Array, jax.Array]:
         divergences.log_prob(outputs.logits["student"], outputs.tokens),
         divergences.log_prob(outputs.logits[other], outputs.tokens),
     )
+
+
+def _within(k: int, rows: jax.Array) -> int:
+    return min(k, rows.shape[-1])

@@ -12,14 +12,18 @@ def clipped(
     direction: str = "forward_kl",
     clip: float | None = 0.05,
     beta: float = 0.5,
+    k: int | None = None,
+    renormalize: str = "none",
     other: str = "teacher",
 ) -> jax.Array:
-    """Full-vocabulary divergence with every summand of the vocabulary cut at ``clip``.
+    """Divergence with every summand of the vocabulary cut at ``clip``.
 
     ``direction`` is forward_kl (KL(other || student)), reverse_kl or jsd, whose mixture
     gives the teacher the share ``beta``; see ``divergences.entry_clipped``. The clip is
     of the released code's later version, the paper's loss is ``clip=None``. That the
-    cut is from above only, and on each summand before the sum, is inferred.
+    cut is from above only, and on each summand before the sum, is inferred. With ``k``
+    only the other's k likeliest tokens are named, the rest are one summand, or none of
+    them where ``renormalize`` is "teacher" or "both".
     """
     return divergences.entry_clipped(
         outputs.logits["student"],
@@ -27,4 +31,6 @@ def clipped(
         direction=direction,
         clip=clip,
         beta=beta,
+        k=k,
+        renormalize=renormalize,
     )

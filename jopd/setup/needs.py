@@ -212,7 +212,8 @@ def _abstract_scores(models: tuple[str, ...], kept: dict) -> Scores:
 
 def trace_signals(terms) -> None:
     """Traces every signal, so that a bad argument is said before anything loads."""
-    rows = jax.ShapeDtypeStruct((2, VOCABULARY), jnp.float32)
+    # Nothing is computed: a vocabulary that holds every id a term may name.
+    rows = jax.ShapeDtypeStruct((2, 2**20), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     for term in terms:
         logits = dict.fromkeys(("student", *models_named((term,))), rows)

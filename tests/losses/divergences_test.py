@@ -363,6 +363,188 @@ def test_top_k_refuses_bad_k_and_support():
         divergences.top_k_reverse_kl(s, t, k=3, support="both")
 
 
+FORMS = ("naive", "stopped", "tail", "renormalised", "teacher_renormalised")
+SUPPORTS = ("student", "teacher", "intersection", "union", (4, 0, 7, 2))
+DIRECTIONS = {
+    "forward_kl": lambda s, t: kl_sum(t, s),
+    "reverse_kl": lambda s, t: kl_sum(s, t),
+    "jsd": lambda s, t: (
+        0.3 * kl_sum(t, 0.3 * t + 0.7 * s) + 0.7 * kl_sum(s, 0.3 * t + 0.7 * s)
+    ),
+}
+CELLS = [
+    (form, direction)
+    for form in FORMS
+    for direction in DIRECTIONS
+    if form != "stopped" or direction == "reverse_kl"
+]
+
+
+def kl_sum(p, q):
+    """Over what is there, whatever it sums to."""
+    p, q = (np.asarray(x)[p > 0] for x in (p, q))
+    return np.sum(p * (np.log(p) - np.log(q)))
+
+
+def members(s, t, support, k):
+    if not isinstance(support, str):
+        return sorted(support)
+    mine, others = (set(np.argsort(-x)[:k]) for x in (s, t))
+    sets = dict(student=mine, teacher=others)
+    sets |= dict(intersection=mine & others, union=mine | others)
+    return sorted(sets[support])
+
+
+def on_support_oracle(p, q, chosen, form, direction):
+    """One state, from probabilities; the value of ``stopped`` is that of ``naive``."""
+    rest = [np.append(x[chosen], x.sum() - x[chosen].sum()) for x in (p, q)]
+    p, q = rest if form == "tail" else (p[chosen], q[chosen])
+    if form == "renormalised":
+        p = p / p.sum()
+    if form in ("renormalised", "teacher_renormalised"):
+        q = q / q.sum()
+    return DIRECTIONS[direction](p, q)
+
+
+def on_support(form, direction, support, k):
+    k = k if isinstance(support, str) else None
+    alpha = 0.3 if direction == "jsd" else None
+    given = dict(support=support, k=k, form=form, direction=direction, jsd_alpha=alpha)
+    return lambda s, t: divergences.on_support(s, t, **given)
+
+
+@pytest.mark.parametrize("support", SUPPORTS, ids=str)
+@pytest.mark.parametrize("form, direction", CELLS)
+def test_on_support_matches_the_oracle(form, direction, support):
+    s, t = rows(20, (5, 9), scale=2.0)
+    function = on_support(form, direction, support, 4)
+    value, gradient = jax.value_and_grad(total(function))(s, t)
+    want = 0.0
+    for row, (a, b) in enumerate(zip(s, t, strict=True)):
+        chosen = members(a, b, support, 4)
+        of = lambda p, q, c=chosen: on_support_oracle(p, q, c, form, direction)
+        want += of(probabilities(a), probabilities(b))
+        slope = numeric_gradient(of, a, b)
+        if form == "stopped":
+            mass = numeric_gradient(lambda p, q, c=chosen: p[c].sum(), a, b)
+            slope = slope - mass
+        np.testing.assert_allclose(gradient[row], slope, rtol=2e-5, atol=3e-6)
+    assert value == pytest.approx(want, rel=3e-6, abs=2e-6)
+
+
+def test_on_support_of_the_many_faces_card():
+    s, t = jnp.asarray([2.0, 1.0, 0.0, -1.0]), jnp.asarray([1.0, 2.0, 0.0, 0.0])
+    slope = {}
+    for form, value, want in (
+        ("naive", 0.454262, (0.462693, -0.303550, -0.116343, -0.042800)),
+        ("stopped", 0.454262, (0.385937, -0.331787, -0.039586, -0.014563)),
+        ("renormalised", 0.462117, None),
+    ):
+        function = on_support(form, "reverse_kl", (0, 1), None)
+        got, slope[form] = jax.value_and_grad(function)(s, t)
+        assert got == pytest.approx(value, abs=1e-5)
+        if want:
+            np.testing.assert_allclose(slope[form], want, atol=1e-5)
+    np.testing.assert_array_equal(slope["renormalised"][2:], 0.0)
+    assert divergences.reverse_kl(s, t) == pytest.approx(0.428595, abs=1e-5)
+    mass = lambda s: jax.nn.softmax(s)[:2].sum()
+    assert mass(s) == pytest.approx(0.880797, abs=1e-5)
+    difference = slope["naive"] - slope["stopped"]
+    want = (0.076756, 0.028237, -0.076756, -0.028237)
+    np.testing.assert_allclose(difference, want, atol=1e-5)
+    np.testing.assert_allclose(difference, jax.grad(mass)(s), atol=1e-6)
+
+
+@pytest.mark.parametrize("form, direction", CELLS)
+def test_on_support_of_the_whole_vocabulary_is_the_divergence(form, direction):
+    s, t = rows(21, (5, 9))
+    full = {
+        "jsd": lambda s, t: divergences.jsd(s, t, beta=0.3),
+        "forward_kl": divergences.forward_kl,
+        "reverse_kl": divergences.reverse_kl,
+    }[direction]
+    for support in ("intersection", tuple(range(9))):
+        function = on_support(form, direction, support, 50)
+        np.testing.assert_allclose(function(s, t), full(s, t), rtol=3e-6, atol=1e-6)
+        got, want = (jax.grad(total(f))(s, t) for f in (function, full))
+        np.testing.assert_allclose(got, want, atol=3e-6)
+
+
+@pytest.mark.parametrize("form, direction", CELLS)
+def test_on_an_empty_support_nothing_is_asked(form, direction):
+    s, t = jnp.asarray([3.0, 2.0, 0.0, 0.0]), jnp.asarray([0.0, 0.0, 1.0, 2.0])
+    function = on_support(form, direction, "intersection", 2)
+    value, gradient = jax.value_and_grad(function)(s, t)
+    assert value == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+def test_a_token_between_s_and_e_s_is_paid_for_by_naive_only():
+    s = jnp.log(jnp.asarray([0.2, 0.3, 0.5]))
+    t = jnp.log(jnp.asarray([0.4, 0.3, 0.3]))  # s < t < e s at token 0
+    naive, stopped = (
+        jax.grad(on_support(form, "reverse_kl", (0,), None))(s, t)[0]
+        for form in ("naive", "stopped")
+    )
+    assert naive > 0 > stopped  # descent lowers it, raises it
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_renormalize_takes_the_place_of_the_tail(direction):
+    s, t = rows(22, (6, 9))
+    for renormalize, form in (
+        ("teacher", "teacher_renormalised"),
+        ("both", "renormalised"),
+    ):
+        got = top_k(direction, 3, tail=False, renormalize=renormalize)(s, t)
+        want = on_support(form, f"{direction}_kl", "teacher", 3)(s, t)
+        np.testing.assert_array_equal(got, want)
+    got = divergences.top_k_jsd(s, t, beta=0.3, k=3, tail=False, renormalize="both")
+    want = on_support("renormalised", "jsd", "teacher", 3)(s, t)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_renormalised_teacher_only_scales_the_truncated_gradient():
+    s, t = rows(23, (6, 9))
+    plain = jax.grad(total(top_k("forward", 3, tail=False)))(s, t)
+    scaled = jax.grad(total(top_k("forward", 3, tail=False, renormalize="teacher")))(
+        s, t
+    )
+    mass = np.sort(probabilities(t), axis=-1)[:, -3:].sum(-1, keepdims=True)
+    np.testing.assert_allclose(scaled, plain / mass, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(form="mean"), "form='mean' is unknown; use one of naive, stopped, tail"),
+        (dict(direction="kl"), "'kl' is unknown; use forward_kl, reverse_kl or jsd"),
+        (dict(direction="jsd"), "direction='jsd' with jsd_alpha=None"),
+        (dict(jsd_alpha=0.5), "'reverse_kl' with jsd_alpha=0.5"),
+        (
+            dict(direction="forward_kl", form="stopped"),
+            "of the reverse KL, not of 'for",
+        ),
+    ],
+)
+def test_on_support_refuses_what_does_not_fit(given, message):
+    fits = dict(support="student", k=2, direction="reverse_kl", form="naive")
+    with pytest.raises(ValueError, match=message):
+        divergences.on_support(jnp.zeros(4), jnp.zeros(4), **fits | given)
+
+
+def test_renormalize_refuses_a_tail_and_other_words():
+    s = jnp.zeros(4)
+    with pytest.raises(
+        ValueError, match="'both' leaves no mass for a tail; set tail=F"
+    ):
+        divergences.top_k_forward_kl(s, s, k=2, renormalize="both")
+    with pytest.raises(ValueError, match="'student' is unknown; use one of none, teac"):
+        divergences.top_k_jsd(s, s, beta=0.5, k=2, tail=False, renormalize="student")
+    with pytest.raises(ValueError, match="renormalize='both' needs k"):
+        divergences.entry_clipped(s, s, direction="jsd", clip=None, renormalize="both")
+
+
 # direction -> the summands of its divergence, from probabilities S, T.
 SUMMANDS = {
     "forward_kl": lambda s, t, beta: special.rel_entr(t, s),
@@ -396,6 +578,29 @@ def test_entry_clipped_cuts_each_summand(direction, clip):
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=3e-6)
 
 
+@pytest.mark.parametrize("renormalize", ["none", "teacher", "both"])
+@pytest.mark.parametrize("direction", SUMMANDS)
+def test_entry_clipped_on_the_teachers_top_k(direction, renormalize):
+    s, t = rows(4, shape=(5, 11))
+
+    def oracle(s, t):
+        s, t = top_k_rows(s, t, 3, t)
+        if renormalize != "none":
+            s, t = s[..., :3], t[..., :3] / t[..., :3].sum(-1, keepdims=True)
+        if renormalize == "both":
+            s = s / s.sum(-1, keepdims=True)
+        return np.minimum(SUMMANDS[direction](s, t, 0.3), 0.05).sum(-1)
+
+    function = lambda s, t: divergences.entry_clipped(
+        s, t, direction=direction, clip=0.05, beta=0.3, k=3, renormalize=renormalize
+    )
+    expected = oracle(probabilities(s), probabilities(t))
+    np.testing.assert_allclose(function(s, t), expected, rtol=2e-5, atol=2e-6)
+    gradient = jax.grad(total(function))(s, t)
+    expected = numeric_gradient(oracle, s, t)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=3e-6)
+
+
 @pytest.mark.parametrize("direction", SUMMANDS)
 def test_entry_clipped_without_a_clip_is_the_divergence(direction):
     s, t = rows(5)
@@ -418,16 +623,6 @@ def test_entry_clipped_refuses_other_arguments():
         entry_clipped("kl", 0.05)(s, t)
     with pytest.raises(ValueError, match=r"clip=0.0 must be above 0; use None"):
         entry_clipped("jsd", 0.0)(s, t)
-
-
-def test_coarsen_gives_the_probabilities_of_the_events():
-    s, _ = rows(14)
-    indices = jnp.broadcast_to(jnp.asarray([7, 0]), (3, 7, 2))
-    p = probabilities(s)
-    rest = 1 - p[..., 7] - p[..., 0]
-    expected = np.stack([p[..., 7], p[..., 0], rest], axis=-1)
-    coarse = divergences.coarsen(s, indices)
-    np.testing.assert_allclose(probabilities(coarse), expected, atol=1e-6)
 
 
 def test_entropy():

@@ -1,0 +1,28 @@
+"""OPD on the tokens that both models find likely (many faces of OPD, arXiv:2605.11182).
+
+    python -m jopd.main --config=configs/restricted_opd.py
+
+    L = mean of KL(S' || T'),   S', T': student and teacher, each summing to 1 on
+    (top k of S) with (top k of T) at every state; k = 20, mean per row, then over rows
+
+Paper: the set, k, the form (its authors' default; form="stopped" without renormalising
+is its other fix), the reduction of its code. form="naive" is what it warns of: that sum
+falls when the student moves its mass off the set. Inferred: the learning rate. See
+docs/methods/restricted_opd.md
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "restricted_opd"
+    c.loss.opd = dict(
+        signal="restricted_kl",
+        direction="reverse_kl",
+        support="intersection",
+        k=20,  # of a vocabulary of 18 that is all of it: plain reverse KL
+        form="renormalised",
+    )
+    c.objective.normalizer = "sequences"
+    return c
