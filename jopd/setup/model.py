@@ -15,9 +15,12 @@ from jopd.data.dataset import encode
 from jopd.losses.objective import logits_of
 from jopd.models import decoder, hf
 from jopd.models.decoder import DecoderConfig
-from jopd.rollouts.generate import generate
+from jopd.rollouts import strings
+from jopd.rollouts.generate import Policy, Request, advance, begin, join
 from jopd.rollouts.sampling import Filter
 from jopd.setup import inputs
+
+LOOK = 16  # draws after which texts are searched for a stop string
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +82,8 @@ class Model:
           seed: of the random stream; rows have their own, whatever stands beside them.
           chat: "auto" uses the tokenizer's chat template where it has one; "always" or
             "never".
-          stop_strings: texts end before the first of them, too.
+          stop_strings: texts end before the first of them, too; nothing is drawn on
+            once all have.
 
         Raises:
           ValueError: one string in place of a list, one that cannot end a text, a text
@@ -105,17 +109,16 @@ class Model:
         asked = collect.ask(dataset, rows, copies=samples, **shape)
         known = self.tokenizer.get_vocab()
         own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}
-        rolled = _generate(
-            self.params,
-            asked,
-            jax.random.key(seed),
-            model=decoder.Decoder(self.config),
-            max_new_tokens=max_new_tokens,
+        policy = Policy(
+            decoder.Decoder(self.config),
             stop_ids=tuple(sorted({*own, *turn_end} - {None})),
             vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
             filters=Filter(temperature, top_k, top_p, min_p),
-            copies=samples,
         )
+        text_of = functools.partial(decoding.text_of, self.tokenizer)
+        ends = strings.Ends(tuple(stop_strings), text_of)
+        room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=samples)
+        rolled = _write(self.params, asked, jax.random.key(seed), policy, ends, **room)
         written = collect.responses(self.tokenizer, rolled, stop_strings)
         return [written[i : i + samples] for i in range(0, len(written), samples)]
 
@@ -143,8 +146,30 @@ def load(path: str, *, dtype: str = "float32") -> Model:
     return Model(path, config, inputs.load_tokenizer(path))
 
 
-_STATIC = "model", "max_new_tokens", "stop_ids", "vocabulary", "filters", "copies"
-_generate = jax.jit(generate, static_argnames=_STATIC)
+_begin = jax.jit(begin, static_argnames=("policy", "max_new_tokens", "slots", "copies"))
+_advance = jax.jit(advance, static_argnames="policy", donate_argnames="loop")
+_join = jax.jit(join)
+
+
+def _write(params, asked: Request, key, policy: Policy, ends: strings.Ends, **room):
+    """A ``Rollout`` on the host, as ``generate`` draws it, up to a limit of ``room``.
+
+    Every ``LOOK`` draws the rows in whose text a string occurs are ended, so that
+    nothing is drawn once all have; behind it they may hold what was drawn until then.
+    """
+    loop = _begin(params, asked, key, policy=policy, **room)
+    draws = LOOK if ends.strings else room["max_new_tokens"]
+    while not (done_B := np.array(loop.done_B)).all():
+        loop = _advance(params, asked, key, loop, loop.step + draws, policy=policy)
+        done_B = np.array(loop.done_B)
+        tokens_BL, count_B = np.asarray(loop.tokens_BL), np.asarray(loop.count_B)
+        for row in np.flatnonzero(~done_B):
+            prompt = asked.tokens_BP[row, : asked.length_B[row]]
+            drawn = tokens_BL[row, : count_B[row]]
+            # What the last look saw, and the token that a row is begun with.
+            done_B[row] = strings.ended(ends, prompt, drawn, draws + 1)
+        loop = loop._replace(done_B=jnp.asarray(done_B))
+    return _join(asked, loop)
 
 
 @functools.partial(jax.jit, static_argnums=0)

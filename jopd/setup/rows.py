@@ -4,6 +4,7 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jopd.batches import collect
 from jopd.batches.collect import RowSet
@@ -68,6 +69,16 @@ class Rows(NamedTuple):
         return RowSet(dataset, self.tokenizer, *judged, self.stop_strings)
 
 
+class Readers(NamedTuple):
+    """Who reads rows, and with what: the teachers ``known`` by name, and the positions
+    that each model has."""
+
+    config: ConfigDict
+    tokenizer: Any
+    known: dict[str, roles.Teacher]
+    positions: dict[str, int]
+
+
 def read_rows(
     config,
     tokenizer,
@@ -90,14 +101,13 @@ def read_rows(
         for part, ours in zip(examples, (train, held), strict=True)
     )
     verifier, given = judges.pick(config, train, held)
+    readers = Readers(config, tokenizer, known, positions)
     return Rows(
         tokenizer=tokenizer,
         train=train,
         held=held,
-        own_prompts=own_prompts(
-            config, tokenizer, known, kept, (train, held), positions
-        ),
-        peers=peer_prompts(config, tokenizer, known, kept[0], train, positions),
+        own_prompts=own_prompts(readers, kept, (train, held)),
+        peers=peer_prompts(readers, kept[0], train),
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=verifier,
         rewards=given,
@@ -183,12 +193,7 @@ def untemplated(config, tokenizer, like: Dataset) -> list[str]:
 
 
 def own_prompts(
-    config,
-    tokenizer,
-    known: dict[str, roles.Teacher],
-    examples,
-    student: tuple,
-    positions: dict[str, int],
+    readers: Readers, examples, student: tuple
 ) -> dict[str, tuple[Dataset, Dataset]]:
     """Training and held-out rows of the teachers that read other prompts.
 
@@ -198,6 +203,7 @@ def own_prompts(
       ValueError: a context lacks its field, or the length limit kept other rows than
         it did for the student.
     """
+    config, tokenizer, known, positions = readers
     c, found = config.data, {}
     kwargs = c.teacher_template_kwargs or c.student_template_kwargs
     for name, teacher in known.items():
@@ -222,12 +228,7 @@ def own_prompts(
 
 
 def peer_prompts(
-    config,
-    tokenizer,
-    known: dict[str, roles.Teacher],
-    examples,
-    train: Dataset,
-    positions: dict[str, int],
+    readers: Readers, examples, train: Dataset
 ) -> peers.PeerPrompts | None:
     """For the teachers whose context has ``{peer}``; None if there are none.
 
@@ -238,6 +239,7 @@ def peer_prompts(
     Raises:
       ValueError: a row lacks another field of a context.
     """
+    config, tokenizer, known, positions = readers
     contexts = {
         name: teacher.context
         for name, teacher in known.items()

@@ -1,13 +1,15 @@
 """Where a response ends: tokenizer, models and config have a say, all of them."""
 
+import functools
 import json
+import re
 import shutil
 
 import pytest
 
 import jopd
 import runs
-from jopd.setup import experiment
+from jopd.setup import experiment, model
 from jopd.setup.summary import summary_rows
 
 EOS = 1
@@ -77,6 +79,24 @@ def test_strings_end_texts_too(models):
     assert alone.generate([]) == []
     with pytest.raises(ValueError, match=r"rollout\.stop_strings: '<eos>' holds"):
         built(models, rollout__stop_strings=("<eos>",))
+
+
+def test_nothing_is_drawn_once_all_texts_have_their_string(models, monkeypatch):
+    monkeypatch.setattr(model, "LOOK", 4)
+    alone, draws, join = jopd.load(str(models / "student")), [], model._join
+    monkeypatch.setattr(
+        model, "_join", lambda rows, loop: draws.append(loop.step) or join(rows, loop)
+    )
+    write = functools.partial(alone.generate, ["1+2=", "3-1="], max_new_tokens=60)
+    (free, other), every = write(), [str(digit) for digit in range(10)]
+    ended = write(stop_strings=every)
+    assert [texts[0] for texts in ended] == [
+        re.split("[0-9]", texts[0])[0] for texts in (free, other)
+    ]
+    first = max(len(re.split("[0-9]", texts[0])[0]) for texts in (free, other))
+    # Begun with one draw, then looked at after every four.
+    assert draws[1] <= first + 1 + 4 < draws[0]
+    assert write(stop_strings=["7-7-7-7"]) == [free, other] and draws[2] == draws[0]
 
 
 def told(e) -> list[str]:
