@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from jopd.losses import objective
 from jopd.losses.objective import response_mask
 from jopd.models import decoder
+from jopd.setup import builders
 from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout, Scores
 
 VOCABULARY = 20
@@ -53,6 +56,12 @@ def has_peer(mask_BT):
     return jnp.asarray(np.where(mask_BT, rows_B1 % 3 < 2, 0), jnp.float32)
 
 
+def teacher_pass(mask_BT):
+    """A teacher that answers the prompts of the first four rows, not of others."""
+    rows_B1 = np.arange(len(mask_BT))[:, None]
+    return jnp.asarray(np.where(mask_BT, rows_B1 < 4, 0), jnp.float32)
+
+
 def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY):
     """Rows of mixed lengths and sources; one has no response, one is full."""
     rng = np.random.default_rng(seed)
@@ -84,7 +93,8 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         reward_B,
         rollout.group_B,
         uniform_BT=uniform_BT,
-        extra=audit(mask_BT) | {"has_peer": has_peer(mask_BT)},
+        extra=audit(mask_BT)
+        | {"has_peer": has_peer(mask_BT), "teacher_pass": teacher_pass(mask_BT)},
     )
 
 
@@ -110,3 +120,34 @@ def scores(mask_BT, **fields) -> Scores:
         "uniform": zeros_BT,
     }
     return jax.tree.map(jnp.asarray, Scores(**(plain | fields)))
+
+
+def random_scores(seed: int = 0, **fields) -> Scores:
+    """Three groups of three rows: one row without tokens, one gold, unequal lengths.
+
+    The first group is all right, the second and the third are mixed.
+    """
+    rng = np.random.default_rng(seed)
+    rows, width = 9, 6
+    mask_BT = np.arange(width) < np.asarray([6, 3, 4, 0, 5, 2, 6, 4, 6])[:, None]
+    source_BT = np.full((rows, width), STUDENT)
+    source_BT[8] = GOLD
+    draw = lambda *names: {name: rng.uniform(0, 3, (rows, width)) for name in names}
+    logp = draw("student", "teacher", "reference")
+    plain = {
+        "source": source_BT,
+        "logp": {name: -value for name, value in logp.items()},
+        "entropy": draw("student", "teacher", "reference"),
+        "reverse_kl": draw("teacher", "reference"),
+        "forward_kl": draw("teacher", "reference"),
+        "behavior_logp": -rng.uniform(0, 3, (rows, width)),
+        "reward": np.asarray([1.0, 1, 1, 0, 1, 0, 1, 0, 1]),
+        "group": np.arange(rows) // 3,
+    }
+    return scores(mask_BT, **(plain | fields))
+
+
+def weighed(scores: Scores, **spec) -> objective.Weighed:
+    """Weights and advantages that a term with the keys of a config has on scores."""
+    term = builders.build_term("one", ConfigDict(spec), "tokens")
+    return objective.weigh((term,), scores)["one"]

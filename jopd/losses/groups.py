@@ -1,4 +1,4 @@
-"""Rows of a batch that answer the same prompt, as arrays."""
+"""Rows of a batch that answer the same prompt, and their tokens, as arrays."""
 
 from typing import NamedTuple
 
@@ -29,10 +29,14 @@ class Groups(NamedTuple):
         """bool[B]: present, and the whole group has one reward."""
         return self.present_B & (self.high_B == self.low_B)
 
+    def total(self, values: jax.Array) -> jax.Array:
+        """f32[B]: sum over the rows of a row's group of f32[B], or of its f32[B, B]."""
+        return jnp.sum(jnp.where(self.same_BB, values, 0.0), axis=1)
+
 
 def of(scores: Scores) -> Groups:
     """Groups of a batch: rows of equal ``scores.group`` that hold student tokens."""
-    present_B = jnp.any(scores.mask & (scores.source == STUDENT), axis=1)
+    present_B = jnp.any(student_tokens(scores), axis=1)
     same_BB = (scores.group[:, None] == scores.group) & present_B
     among = lambda empty: jnp.where(same_BB, scores.reward, empty)
     return Groups(
@@ -42,3 +46,14 @@ def of(scores: Scores) -> Groups:
         high_B=jnp.max(among(-jnp.inf), axis=1),
         low_B=jnp.min(among(jnp.inf), axis=1),
     )
+
+
+def student_tokens(scores: Scores) -> jax.Array:
+    """bool[B, T]: response tokens that the student wrote."""
+    return scores.mask & (scores.source == STUDENT)
+
+
+def row_mean(values_BT: jax.Array, inside_BT: jax.Array) -> jax.Array:
+    """f32[B]: mean of each row where ``inside_BT``; 0 for a row without such tokens."""
+    total_B = jnp.sum(jnp.where(inside_BT, values_BT, 0.0), axis=1)
+    return total_B / jnp.maximum(jnp.sum(inside_BT, axis=1), 1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses import groups, weights
-from jopd.types import STUDENT, Scores
+from jopd.types import Scores
 
 
 def information_gain(
@@ -30,7 +30,7 @@ def information_gain(
     information of response and r (RLSD, arXiv:2604.03128, theorem 4; that sum is our
     reading of it): larger on correct responses if r tells right from wrong.
     """
-    inside_BT = scores.mask & (scores.source == STUDENT)
+    inside_BT = groups.student_tokens(scores)
     gain_BT = jnp.where(inside_BT, weights.log_ratio(scores, other=other), 0.0)
     sign_BT = jnp.sign(weights.group_reward(scores, std=False))
     right_B = scores.reward >= correct

@@ -210,6 +210,19 @@ def policy_gradient(
     )
 
 
+def score_function(outputs: Outputs) -> jax.Array:
+    """-A log student(y): REINFORCE with the term's ``advantage``, without a ratio.
+
+    For advantages and weights that already hold what the update needs of the policy
+    that drew the token. The value has no meaning of its own. Raises ValueError for a
+    term without an advantage.
+    """
+    if outputs.advantage is None:
+        raise ValueError("score_function has nothing to weigh with; name an advantage")
+    logp = divergences.log_prob(outputs.logits["student"], outputs.tokens)
+    return estimators.score_function(logp, outputs.advantage)
+
+
 def _sampled(outputs: Outputs, other: str) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the written token under the student and the other model."""
     return (

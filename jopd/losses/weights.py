@@ -59,13 +59,12 @@ def group_reward(scores: Scores, *, std: bool = True, eps: float = 1e-6) -> jax.
     by one: they count with what is there of their group.
     """
     group = groups.of(scores)
-    among = lambda values: jnp.where(group.same_BB, values, 0)
-    mean_B = jnp.sum(among(scores.reward), axis=1) / jnp.maximum(group.count_B, 1)
+    mean_B = group.total(scores.reward) / jnp.maximum(group.count_B, 1)
     centred_B = scores.reward - mean_B
     if std:
         squares_BB = jnp.square(scores.reward - mean_B[:, None])
         others_B = jnp.maximum(group.count_B - 1, 1)
-        variance_B = jnp.sum(among(squares_BB), axis=1) / others_B
+        variance_B = group.total(squares_BB) / others_B
         centred_B = centred_B / (jnp.sqrt(variance_B) + eps)
     # A mean that is rounded would leave equal rewards an advantage of its error / eps.
     compared_B = group.present_B & ~group.uniform_B

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses import groups, reports, weights
-from jopd.types import STUDENT, Scores
+from jopd.types import Scores
 
 
 def evidence(
@@ -63,11 +63,10 @@ def uniform_group(
     group = groups.of(scores)
     sign_B = jnp.where(scores.reward >= correct, 1.0, -1.0)
     sign_B = jnp.where(group.uniform_B & (group.count_B > 1), sign_B, 0.0)
-    inside_BT = scores.mask & (scores.source == STUDENT)
     gain_BT = sign_B[:, None] * weights.log_ratio(scores, other=other)
+    inside_BT = groups.student_tokens(scores)
     size_BT = jnp.where(inside_BT, jnp.exp(jnp.clip(gain_BT, low, high)), 0.0)
-    tokens_B = jnp.sum(inside_BT, axis=1)
-    mean_B = jnp.sum(size_BT, axis=1) / jnp.maximum(tokens_B, 1)
+    mean_B = groups.row_mean(size_BT, inside_BT)
     return sign_B[:, None] * size_BT / jnp.where(mean_B > 0, mean_B, 1.0)[:, None]
 
 
@@ -86,7 +85,7 @@ def evidence_report(
     """
     low, high = _bounds(clip)
     sign_BT, gain_BT = _verdict(scores, negative_only, other)
-    judged_BT = scores.mask & (scores.source == STUDENT) & (sign_BT != 0)
+    judged_BT = groups.student_tokens(scores) & (sign_BT != 0)
     weight_BT = evidence(scores, clip=clip, negative_only=negative_only, other=other)
     over = lambda values_BT: jnp.mean(values_BT, where=judged_BT)
     return reports.information_gain(scores, other=other) | {

@@ -166,6 +166,13 @@ def base_config() -> ConfigDict:
         # or no more like the student's than those of other chunks.
         "judge_first": True,
     }
+    # A teacher's own responses to the prompts of an update, scored by the verifier;
+    # terms read how many pass (jopd.methods.tgopd).
+    c.probes = {
+        "samples": 0,  # for each prompt; 0: none
+        "teacher": "teacher",  # who writes them
+        "temperature": 1.0,  # of what it writes
+    }
     # Any OpenAI-compatible server. Changing the way to it does not change the run.
     c.remote = {
         "url": "",  # with the version, e.g. http://localhost:8000/v1

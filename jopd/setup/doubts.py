@@ -31,7 +31,7 @@ def unused_teachers(config: ConfigDict) -> list[str]:
     """Teachers that nothing names, as a slip in a name makes them."""
     named: set[str] = set()
     for key, value in keys.flatten(config).items():
-        if key.split(".")[0] in ("loss", "panels", "rollout"):
+        if key.split(".")[0] in ("loss", "panels", "rollout", "probes"):
             several = value if isinstance(value, tuple) else (value,)
             named |= {one for one in several if isinstance(one, str)}
     return [

@@ -361,6 +361,7 @@ def used_teachers(config, terms) -> dict[str, roles.Teacher]:
     known = needs.teachers_of(config)
     names = needs.frozen_named(config, terms)
     names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
+    names |= {config.probes.teacher} if config.probes.samples else set()
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}
     return {name: known[name] for name in known if name in names}

@@ -11,10 +11,11 @@ from jopd.losses import panel
 from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
-from jopd.teachers import audit, peers, roles
+from jopd.teachers import audit, peers, probes, roles
 from jopd.types import Memory, Outputs, Scores
 
 VOCABULARY = 1024  # of what is traced
+MODELS = ("other", "of", "anchor")  # arguments that name one
 
 
 def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
@@ -38,14 +39,14 @@ def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
 
 
 def models_named(terms: tuple[Term, ...]) -> set[str]:
-    """Frozen models that any term reads: its ``other``, ``of`` or their defaults.
+    """Frozen models that terms read: ``other``, ``of``, ``anchor`` of functions.
 
     Those that what it remembers is made of are among them.
     """
     names = set()
     for term in terms:
         made = (make for _, make in term.memories)
-        names |= _given((*_functions(term), *made), ("other", "of"))
+        names |= _given((*_functions(term), *made), MODELS)
     return names - {"student", None}
 
 
@@ -117,7 +118,8 @@ def facts_read(term: Term) -> set[str]:
 
 def needs_rewards(term: Term) -> bool:
     """Whether a term is idle where no verifier gives rewards."""
-    return "reward" in fields_read(term) or bool(set(peers.FACTS) & facts_read(term))
+    verified = {*peers.FACTS, *probes.FACTS}
+    return "reward" in fields_read(term) or bool(verified & facts_read(term))
 
 
 def waits_for_rewards(config, terms) -> bool:
@@ -161,7 +163,7 @@ def check_memory(where: str, make) -> None:
     Raises:
       ValueError: names it and both.
     """
-    memory, models = make(VOCABULARY), _given((make,), ("other", "of")) - {None}
+    memory, models = make(VOCABULARY), _given((make,), MODELS) - {None}
     before = jax.eval_shape(memory.start)
     scores = _abstract_scores(("student", *models), {})
     try:
@@ -205,7 +207,9 @@ def _abstract_scores(models: tuple[str, ...], kept: dict) -> Scores:
         group=of(row, jnp.int32),
         age=of(row, jnp.int32),
         uniform=of(token, jnp.float32),
-        extra=dict.fromkeys((*audit.FACTS, *peers.FACTS), of(token, jnp.float32)),
+        extra=dict.fromkeys(
+            (*audit.FACTS, *peers.FACTS, *probes.FACTS), of(token, jnp.float32)
+        ),
         memory={name: jax.eval_shape(one.start) for name, one in kept.items()},
     )
 

@@ -19,7 +19,7 @@ from jopd.setup.needs import (
     trace_signals,
 )
 from jopd.setup.validation_rollout import check_rollout
-from jopd.teachers import audit, peers, remote, roles, similarity
+from jopd.teachers import audit, peers, probes, remote, roles, similarity
 
 
 def validate(config: ConfigDict, *, train: bool = True) -> None:
@@ -48,6 +48,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         _check_audit(config, terms)
         _check_teachers(config, terms)
         _check_peers(config, terms)
+        _check_probes(config, terms)
         trace_signals(terms)
         _check_rewards(config, terms)
 
@@ -223,6 +224,24 @@ def _check_peers(config: ConfigDict, terms) -> None:
             f"the context of {min(names)!r} uses {{peer}}, another rollout of the same "
             "prompt, but rollout.group_size=1 makes no other; use at least 2"
         )
+
+
+def _check_probes(config: ConfigDict, terms) -> None:
+    """Who is asked is there all along, and is asked where a term wants to know."""
+    c = config.probes
+    for term in terms:
+        if not c.samples and set(probes.FACTS) & facts_read(term):
+            raise ValueError(
+                f"loss.{term.name} asks whether a teacher answers the prompt itself, "
+                "but probes.samples=0 asks it nothing; set it above 0"
+            )
+    if not c.samples:
+        return
+    known = teachers_of(config)
+    still = [name for name in known if known[name].weights in ("path", "initial")]
+    able = [name for name in still if not roles.reads_peer(known[name])]
+    one_of("probes.teacher", c.teacher, able)
+    roles.check(c.teacher, known[c.teacher])
 
 
 def _check_patterns(config: ConfigDict) -> None:

@@ -1,7 +1,10 @@
-"""What is added to a batch before its update: audits, peers, leaks."""
+"""What is added to a batch before its update: audits, peers, probes, leaks."""
 
 import dataclasses
 import functools
+
+import jax
+import numpy as np
 
 from jopd.batches import collect
 from jopd.data.dataset import Dataset
@@ -10,10 +13,12 @@ from jopd.rollouts import sampling
 from jopd.setup import lengths
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
-from jopd.teachers import audit, peers, remote, similarity
+from jopd.teachers import audit, peers, probes, remote, similarity
 from jopd.training import step
 from jopd.training.placing import place_rows
 from jopd.training.writers import make_generate
+
+PROBE_STREAM = 2**31 - 2  # apart from the steps, which are folded into the same key
 
 
 def make_annotate(e: Experiment) -> collect.Annotate | None:
@@ -25,6 +30,8 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
         shown = e.rows.peers
         texts_of = e.rows.training.texts
         found.append(peers.make_annotate(shown, e.rows.train.prompts, texts_of))
+    if e.config.probes.samples:
+        found.append(probes.make_annotate(make_ask(e)))
     if e.config.log.leak_pattern:
         found.append(
             leaks.make_annotate(e.config.log.leak_pattern, e.rows.training.texts)
@@ -55,6 +62,32 @@ def make_audit(e: Experiment) -> collect.Annotate:
         seed=e.config.seed,
         say=console.say if c.judge_first and c.teacher == "http" else None,
     )
+
+
+def make_ask(e: Experiment) -> probes.Ask:
+    """The teacher of ``config.probes`` as it is asked; a function of seed and step."""
+    c = e.config.probes
+    drawn = sampling.Filter(temperature=c.temperature)
+    generate = make_generate(e, drawn, name=c.teacher, copies=c.samples)
+    rows = e.rows.training._replace(dataset=e.rows.read_by(c.teacher))
+    longest = max(map(len, rows.dataset.prompts))
+    limit = e.config.rollout.max_new_tokens
+    writer = collect.Writer(generate, (longest,), limit)
+    # One shape for all calls, with whole runs of samples on every device.
+    prompts = e.config.rollout.prompts_per_step
+    size = prompts + -prompts % e.mesh.devices.size
+    seed = jax.random.fold_in(jax.random.key(e.config.seed), PROBE_STREAM)
+
+    def ask(ids: np.ndarray, step: int) -> np.ndarray:
+        key, found = jax.random.fold_in(seed, step), []
+        for number, part in enumerate(probes.in_parts(ids, size)):
+            own = jax.random.fold_in(key, number)
+            params = e.frozen[c.teacher]
+            batch, _ = collect.fresh_rows(rows, writer, params, part, own, c.samples)
+            found.append(np.asarray(batch.reward_B).reshape(size, c.samples).mean(1))
+        return np.concatenate(found)[: len(ids)]
+
+    return ask
 
 
 def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:

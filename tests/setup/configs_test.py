@@ -41,7 +41,7 @@ def test_it_says_what_it_is_where_from_and_how_to_run(file):
 
 
 # Rows of every source that two devices can share, whatever the shares of a config.
-SPLITS = {"rollout__prompts_per_step": 4, "rollout__group_size": 2}
+SPLITS = {"rollout__prompts_per_step": 8, "rollout__group_size": 2}
 
 
 def test_it_trains(file, models, tmp_path):
