@@ -158,6 +158,8 @@ def make_prepare(
 
     @jax.jit
     def prepare(params, frozen, batch: Batch, memory=None) -> Prepared:
+        if memory is None:  # as before the first update
+            memory = memories.start(terms, shape.vocabulary)
         hidden, heads = read_by_all(models, params, frozen, batch, forward)
         read = scores(batch, facts(hidden, heads, batch, **cut), memory)
         hidden.pop("student")

@@ -9,7 +9,7 @@ import pytest
 
 import runs
 import tiny
-from jopd.losses import objective
+from jopd.losses import memories, objective
 from jopd.setup import builders
 from jopd.types import SOURCES
 
@@ -76,7 +76,7 @@ def weighed_of(terms, hidden, heads, batch, chunk_tokens: int = 30):
     facts = objective.facts(
         hidden, heads, batch, vocabulary=V, chunk_tokens=chunk_tokens
     )
-    read = objective.scores(batch, facts)
+    read = objective.scores(batch, facts, memories.start(terms, V))
     return objective.weigh(terms, read)
 
 

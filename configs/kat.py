@@ -1,0 +1,38 @@
+"""KAT post hoc (arXiv:2606.09471): no loss behind where teacher and student just agree.
+
+    python -m jopd.main --config=configs/kat.py
+
+    z_t = mean KL(S || T) over the last 16 tokens;  cut where z < tau, 4 times in a row
+
+Such a run of low KL is a loop, or text that the student cannot get out of: it and all
+behind it are left out, from the start of its first window on. tau is the .7 quantile of
+the smallest z of the last 512 rollouts, so that 30 % of such rollouts would be spared.
+A fixed one: ``--config.loss.opd.weights.before.threshold=0.02`` with ``memory=''``.
+
+The paper ends rollouts there, too, which saves their tokens; here they are written to
+their end. Its window is 64, its exempt tokens 16 or 32, its queue 4096 and 512 at the
+least: scaled here to responses of 64 tokens (inferred). See docs/methods/kat.md
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "kat"
+    windows = dict(window=16, exempt=4)
+    c.memory.minima = dict(function="kat.minima", capacity=512, **windows)
+    before = dict(
+        function="kat.before_agreement",
+        memory="minima",
+        spared=0.3,
+        patience=4,
+        warmup_steps=50,
+        least=64,
+        cut="start",
+        **windows,
+    )
+    c.loss.opd = dict(
+        signal="reverse_kl", weights=dict(before=before), normalizer="weights"
+    )
+    return c

@@ -1,0 +1,134 @@
+"""KAT, the KL agreement trap (arXiv:2606.09471), on rollouts that are there already.
+
+A student that has lost its way, in a loop perhaps, takes the teacher along: given that
+prefix the teacher goes on as it did, their KL is small, and tokens are spent on what
+corrects nothing. z_t is the mean KL over the last ``window`` tokens; where it stays
+below a threshold for ``patience`` windows in a row, one a token, the response is cut
+back to the start of the first of them. The threshold is a quantile of the smallest z of
+earlier rollouts, so that a known share of them is spared.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jopd.types import STUDENT, Memory, Scores
+
+CUTS = ("start", "trigger")
+
+
+def before_agreement(
+    scores: Scores,
+    *,
+    memory: str = "",
+    threshold: float = -1.0,
+    spared: float = 0.3,
+    window: int = 64,
+    patience: int = 4,
+    exempt: int = 16,
+    warmup_steps: int = 50,
+    least: int = 512,
+    cut: str = "start",
+    other: str = "teacher",
+) -> jax.Array:
+    """0 from where student and ``other`` only agree to the end of the row, 1 before.
+
+        z_t = mean of KL(student || other) over t - window + 1 .. t
+        trigger = first t with z below the threshold at t - patience + 1 .. t
+
+    ``cut="start"`` (the paper's text) leaves out all from the first token of the first
+    of those windows, ``"trigger"`` (its pseudo-code) all behind the trigger. Windows
+    lie in the student's own tokens and behind the first ``exempt`` of the response.
+
+    The threshold, in nats, is the one given, or with a ``memory`` of ``minima`` its
+    quantile 1 - ``spared``: the share of earlier rollouts that never fell below it.
+    Below ``warmup_steps`` updates or ``least`` rollouts in it nothing is cut.
+
+    Raises:
+      ValueError: neither a threshold nor a memory or both, or another ``cut``.
+    """
+    if bool(memory) == (threshold >= 0):
+        raise ValueError(
+            f"before_agreement needs either a threshold from 0 on or a memory, got "
+            f"threshold={threshold} and memory={memory!r}"
+        )
+    if cut not in CUTS:
+        raise ValueError(
+            f"before_agreement needs cut='start' or 'trigger', got {cut!r}"
+        )
+    if memory:
+        updates, pushed, _ = held = scores.memory[memory]
+        ready = (updates >= warmup_steps) & (pushed >= least)
+        threshold = jnp.where(ready, quantile(held, 1 - spared), -1.0)
+    z_BT = windowed(scores, window=window, exempt=exempt, other=other)
+    place_T = jnp.arange(z_BT.shape[1])
+    low_BT = z_BT < threshold
+    caught_BT = _sums(low_BT.astype(jnp.int32), patience) == patience
+    trigger_B = jnp.argmax(caught_BT, axis=1)
+    last_B = trigger_B if cut == "trigger" else trigger_B - patience - window + 1
+    kept_BT = (place_T <= last_B[:, None]) | ~jnp.any(caught_BT, axis=1)[:, None]
+    return kept_BT.astype(jnp.float32)
+
+
+def windowed(
+    scores: Scores, *, window: int, exempt: int, other: str = "teacher"
+) -> jax.Array:
+    """z, f32[B, T]; inf where a window is not whole, not the student's or exempt."""
+    own_BT = scores.mask & (scores.source == STUDENT)
+    kl_BT = jnp.where(own_BT, scores.reverse_kl[other], 0.0)
+    whole_BT = _sums(own_BT.astype(jnp.int32), window) == window
+    whole_BT &= scores.position >= exempt + window - 1
+    return jnp.where(whole_BT, _sums(kl_BT, window) / window, jnp.inf)
+
+
+def _sums(values_BT: jax.Array, width: int) -> jax.Array:
+    """Sum of the ``width`` values up to and with each; before a row there is nothing.
+
+    Of each window by itself: differences of running sums would cancel.
+    """
+    padded = jnp.pad(values_BT, ((0, 0), (width - 1, 0)))
+    zero = values_BT.dtype.type(0)
+    return jax.lax.reduce_window(padded, zero, jax.lax.add, (1, width), (1, 1), "valid")
+
+
+def minima(
+    vocabulary: int,
+    *,
+    window: int = 64,
+    exempt: int = 16,
+    capacity: int = 4096,
+    other: str = "teacher",
+) -> Memory:
+    """The smallest z of each of the last ``capacity`` fresh rollouts, in nats.
+
+    ``(updates i32, pushed i32, f32[capacity])``, the oldest overwritten first; rollouts
+    without a whole window are passed over. Whether a rollout was cut does not matter,
+    as in the pseudo-code. One queue for all devices; the paper has one per worker.
+    """
+    del vocabulary
+    empty = jnp.full(capacity, jnp.inf)
+
+    def step(held, scores: Scores):
+        updates, pushed, queue = held
+        z_BT = windowed(scores, window=window, exempt=exempt, other=other)
+        low_B = jnp.min(z_BT, axis=1)
+        new_B = (scores.age == 0) & jnp.isfinite(low_B)
+        number_B, count = jnp.cumsum(new_B) - 1, jnp.sum(new_B)
+        newest_B = new_B & (number_B >= count - capacity)
+        place_B = jnp.where(
+            newest_B, (pushed % capacity + number_B) % capacity, capacity
+        )
+        return updates + 1, pushed + count, queue.at[place_B].set(low_B, mode="drop")
+
+    return Memory(lambda: (jnp.int32(0), jnp.int32(0), empty), step)
+
+
+def quantile(held, share) -> jax.Array:
+    """Of the rollouts in a queue of ``minima``, between two of them linearly."""
+    _, pushed, queue = held
+    ascending = jnp.sort(queue)
+    count = jnp.clip(pushed, 1, len(queue))
+    place = share * (count - 1)
+    below = jnp.floor(place).astype(jnp.int32)
+    above = jnp.minimum(below + 1, count - 1)
+    low, high = ascending[below], ascending[above]
+    return jnp.where(high > low, low + (place - below) * (high - low), low)

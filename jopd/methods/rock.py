@@ -1,0 +1,99 @@
+"""Rock tokens (arXiv:2605.09253): ids that carry much of the KL and hardly lose it.
+
+    R(v) = freq(v) mean KL(v)      over the student's tokens so far
+
+The ids with the highest R are left out of the loss (Rock-Freeze). The paper ranks them
+once, by a run that came before, and takes the first 100: ``frozen(ids=...)``. Ranking
+by what this run remembers is our extension. Its second stage, the consistency of
+contexts, is not built: its thresholds are in no source.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jopd.types import STUDENT, Memory, Scores
+
+
+def statistics(
+    vocabulary: int, *, decay: float = 1.0, other: str = "teacher"
+) -> Memory:
+    """How often the student wrote each id and what KL to ``other`` it met there.
+
+    ``(updates i32, f32[V, 2])``: columns are counts and sums of the reverse KL in nats,
+    at the student's own tokens; those of earlier updates count ``decay`` times less for
+    every update since.
+    """
+
+    def step(held, scores: Scores):
+        updates, sums_V2 = held
+        own_BT = scores.mask & (scores.source == STUDENT)
+        met_BT2 = jnp.stack([jnp.ones_like(own_BT), scores.reverse_kl[other]], -1)
+        met_BT2 = jnp.where(own_BT[..., None], met_BT2, 0.0)
+        # Masked ids may be any value; none of them may count, not even as the last id.
+        ids_BT = jnp.where(own_BT, scores.tokens, 0)
+        return updates + 1, (decay * sums_V2).at[ids_BT].add(met_BT2)
+
+    return Memory(lambda: (jnp.int32(0), jnp.zeros((vocabulary, 2))), step)
+
+
+def frozen(
+    scores: Scores,
+    *,
+    memory: str = "",
+    ids: tuple = (),
+    top: int = 100,
+    drop_most_frequent: int = 0,
+    min_count: int = 2,
+    after: int = 0,
+    weight: float = 0.0,
+    on: str = "label",
+) -> jax.Array:
+    """``weight`` on tokens whose id is a rock, 1 on all others.
+
+    Rocks are ``ids``, or by ``memory`` (of ``statistics``) the ``top`` ids with the
+    highest R, once it holds ``after`` updates; the ``drop_most_frequent`` commonest and
+    those met fewer than ``min_count`` times are none. ``on="input"`` asks for the token
+    before, as the released code does: what follows a rock is left out.
+
+    Raises:
+      ValueError: neither ``ids`` nor ``memory`` or both, or another ``on``.
+    """
+    if bool(ids) == bool(memory):
+        raise ValueError(
+            f"frozen needs either ids or a memory, got ids={ids!r:.80} and memory="
+            f"{memory!r}; name one of config.memory, or list the ids"
+        )
+    if on not in ("label", "input"):
+        raise ValueError(f"frozen needs on='label' or 'input', got {on!r}")
+    if ids:
+        rock_BT = jnp.isin(scores.tokens, jnp.asarray(ids, jnp.int32))
+    else:
+        updates, sums_V2 = scores.memory[memory]
+        rock_V = rocks(
+            sums_V2, top=top, drop_most_frequent=drop_most_frequent, min_count=min_count
+        )
+        # Behind a row's end an id may be any value.
+        rock_BT = rock_V[jnp.clip(scores.tokens, 0, len(rock_V) - 1)]
+        rock_BT &= updates >= after
+    if on == "input":
+        rock_BT = jnp.pad(rock_BT[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(rock_BT, jnp.float32(weight), 1.0)
+
+
+def rocks(
+    sums_V2: jax.Array, *, top: int, drop_most_frequent: int = 0, min_count: int = 1
+) -> jax.Array:
+    """bool[V]: the ``top`` ids by count times mean KL, which is the sum of the KL.
+
+    Of equals the lower id is first, in both rankings.
+    """
+    count_V, sum_V = sums_V2[:, 0], sums_V2[:, 1]
+    common_V = _first(count_V, drop_most_frequent)
+    able_V = ~common_V & (count_V >= min_count) & (sum_V > 0)
+    return able_V & _first(jnp.where(able_V, sum_V, -jnp.inf), top)
+
+
+def _first(values_V: jax.Array, count: int) -> jax.Array:
+    """bool[V]: the ``count`` largest."""
+    _, largest = jax.lax.top_k(values_V, min(count, len(values_V)))
+    return jnp.zeros(values_V.shape, bool).at[largest].set(True)
