@@ -33,6 +33,9 @@ def get_config():
         **windows,
     )
     c.loss.opd = dict(
-        signal="reverse_kl", weights=dict(before=before), normalizer="weights"
+        signal="reverse_kl",
+        weights=dict(before=before),
+        normalizer="weights",
+        report=dict(function="kat.levels", memory="minima", spared=0.3),
     )
     return c

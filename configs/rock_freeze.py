@@ -18,16 +18,13 @@ def get_config():
     c = base_config()
     c.name = "rock_freeze"
     c.memory.rocks = dict(function="rock.statistics", decay=1.0)
-    frozen = dict(
-        function="rock.frozen",
-        memory="rocks",
-        top=3,  # large vocabularies: 100
-        drop_most_frequent=1,
-        min_count=2,
-        after=200,
-        on="label",  # the released code's: "input"
-    )
+    # Large vocabularies: the first 100.
+    rocks = dict(memory="rocks", top=3, drop_most_frequent=1, min_count=2)
+    frozen = dict(function="rock.frozen", after=200, on="label", **rocks)
     c.loss.opd = dict(
-        signal="reverse_kl", weights=dict(frozen=frozen), normalizer="weights"
+        signal="reverse_kl",
+        weights=dict(frozen=frozen),
+        normalizer="weights",
+        report=dict(function="rock.carried", **rocks),
     )
     return c

@@ -132,3 +132,13 @@ def quantile(held, share) -> jax.Array:
     above = jnp.minimum(below + 1, count - 1)
     low, high = ascending[below], ascending[above]
     return jnp.where(high > low, low + (place - below) * (high - low), low)
+
+
+def levels(scores: Scores, *, memory: str, spared: float) -> dict[str, jax.Array]:
+    """For the log: the threshold in nats, NaN of an empty queue, and its rollouts."""
+    held = scores.memory[memory]
+    found = quantile(held, 1 - spared)
+    return {
+        "threshold": jnp.where(jnp.isinf(found), jnp.nan, found),
+        "rollouts": jnp.minimum(held[1], len(held[2])),
+    }

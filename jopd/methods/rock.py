@@ -97,3 +97,20 @@ def _first(values_V: jax.Array, count: int) -> jax.Array:
     """bool[V]: the ``count`` largest."""
     _, largest = jax.lax.top_k(values_V, min(count, len(values_V)))
     return jnp.zeros(values_V.shape, bool).at[largest].set(True)
+
+
+def carried(
+    scores: Scores,
+    *,
+    memory: str,
+    top: int = 100,
+    drop_most_frequent: int = 0,
+    min_count: int = 2,
+) -> dict[str, jax.Array]:
+    """For the log: shares of tokens and KL that fell to rocks so far; NaN at first."""
+    sums_V2 = scores.memory[memory][1]
+    rock_V = rocks(
+        sums_V2, top=top, drop_most_frequent=drop_most_frequent, min_count=min_count
+    )
+    share_2 = jnp.sum(jnp.where(rock_V[:, None], sums_V2, 0.0), 0) / jnp.sum(sums_V2, 0)
+    return {"rock_tokens": share_2[0], "rock_kl": share_2[1]}

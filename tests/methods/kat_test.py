@@ -85,6 +85,17 @@ def test_the_threshold_spares_a_share_of_earlier_rollouts():
     assert np.isinf(kat.quantile(queue(), 0.3))
 
 
+def test_the_threshold_and_its_queue_are_logged():
+    for held, want in (
+        (queue(*np.arange(1, 11) / 10), [0.73, 10]),
+        (queue(), [np.nan, 0]),
+        ((50, jnp.int32(99), jnp.full(16, 0.5)), [0.5, 16]),
+    ):
+        read = scores(KL)._replace(memory={"minima": held})
+        found = kat.levels(read, memory="minima", spared=0.3)
+        np.testing.assert_allclose([found["threshold"], found["rollouts"]], want)
+
+
 def by_memory(held, **keys):
     read = scores(KL)._replace(memory={"minima": held})
     keys = {"warmup_steps": 50, "least": 10} | keys

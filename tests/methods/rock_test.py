@@ -28,6 +28,13 @@ def test_rocks_are_ranked_by_frequency_times_mean_kl():
     assert not rock.rocks(jnp.zeros((4, 2)), top=4).any()
 
 
+def test_what_rocks_had_of_tokens_and_kl_is_logged():
+    read = tiny.scores(np.ones((1, 2), bool))._replace(memory={"rocks": (7, SUMS)})
+    found = rock.carried(read, memory="rocks", top=1, drop_most_frequent=1)
+    want = {"rock_tokens": 5 / 18, "rock_kl": 3 / 10}
+    assert found == pytest.approx(want, abs=1e-6)
+
+
 MASK = np.array([[0, 1, 1, 1], [0, 1, 1, 0]], bool)
 TOKENS = np.array([[3, 1, 2, 1], [1, 0, 1, 2]])
 KL = np.array([[9.0, 1, 2, 4], [9, 8, 16, 9]])
