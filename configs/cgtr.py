@@ -25,7 +25,7 @@ def get_config():
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 4
     c.data.max_prompt_tokens = 64  # of two questions; with a rollout: its context
     # The gate's numbers are the defaults: 30, 5, 5, 0.05 and 3.2.
-    c.teachers.past = dict(weights="gated", context="{question}{peer};{question}")
+    c.teachers.self = dict(weights="gated", context="{question}{peer};{question}")
     clips = dict(clip_low=0.2, clip_high=0.28)
     c.loss.grpo = dict(
         signal="policy_gradient", other=None, advantage="group_reward", **clips
@@ -35,7 +35,7 @@ def get_config():
         alpha=0.5,
         k=20,
         is_clip=2.0,
-        other="past",
+        other="self",
         coef=1.0,  # lambda: inferred
         weights=dict(has_peer=dict()),
         normalizer="weights",
