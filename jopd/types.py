@@ -119,6 +119,7 @@ class Scores(NamedTuple):
       extra: name -> f32[B, T], see ``Batch``.
       serves: name -> bool[B], see ``Batch``.
       memory: name -> what updates before this one left, see ``Memory``.
+      facts: name -> f32[B, T], those of ``config.facts`` that a term reads.
     """
 
     mask: jax.Array
@@ -138,6 +139,7 @@ class Scores(NamedTuple):
     extra: dict[str, jax.Array] = {}  # never changed in place
     serves: dict[str, jax.Array] = {}  # never changed in place
     memory: dict[str, Any] = {}  # never changed in place
+    facts: dict[str, jax.Array] = {}  # never changed in place
 
 
 class Memory(NamedTuple):

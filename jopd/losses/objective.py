@@ -10,15 +10,22 @@ twice.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jopd.losses import divergences, panel
+from jopd.losses import panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
 from jopd.losses.panel import Panel
+from jopd.losses.scoring import (
+    Fact,
+    facts_among,
+    kl_name,
+    named_facts,
+    token_facts,
+)
 from jopd.types import SOURCES, Batch, Memory, Outputs, Scores
 
 NORMALIZERS = ("tokens", "sequences", "rows", "weights", "batch")
@@ -43,6 +50,7 @@ class Term(NamedTuple):
         does not serve (``Scores.serves``) is outside the term's scope.
       report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
       memories: name and maker of what its functions remember, see ``memories``.
+      facts: name and function of the named facts that its functions read.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Term(NamedTuple):
     models: tuple[str, ...] = ()
     report: Callable[[Scores], dict[str, jax.Array]] | None = None
     memories: tuple[tuple[str, Callable[[int], Memory]], ...] = ()
+    facts: tuple[tuple[str, Fact], ...] = ()
 
 
 class Shape(NamedTuple):
@@ -177,36 +186,13 @@ def tempered(logits, temperature: float):
     return jax.tree.map(lambda rows: rows / temperature, logits)
 
 
-def token_facts(
-    logits: dict[str, jax.Array], tokens: jax.Array
-) -> dict[str, jax.Array]:
-    """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
-    facts = {}
-    for name, rows in logits.items():
-        facts[f"logp/{name}"] = divergences.log_prob(rows, tokens)
-        facts[f"entropy/{name}"] = divergences.entropy(rows)
-    for name, rows in logits.items():
-        if name != "student":
-            facts[kl_name("reverse", name)] = divergences.reverse_kl(
-                logits["student"], rows
-            )
-            facts[kl_name("forward", name)] = divergences.forward_kl(
-                logits["student"], rows
-            )
-    return facts
-
-
-def kl_name(direction: str, name: str) -> str:
-    """Key of a KL between the student and another model among the token facts."""
-    return f"kl/{direction}" if name == "teacher" else f"kl/{direction}_{name}"
-
-
 def facts(
     hidden: dict[str, jax.Array],
     heads: dict[str, jax.Array],
     batch: Batch,
     *,
     panels: tuple[Panel, ...] = (),
+    named: Mapping[str, Fact] = {},  # never changed in place
     **shape,
 ) -> dict[str, jax.Array]:
     """``token_facts`` of every response token, f32[B, T] each; not differentiated.
@@ -215,29 +201,34 @@ def facts(
       hidden: name -> [B, T, D], as the models return them (unaligned).
       heads: name -> [V_name, D]; rows past ``vocabulary`` are ignored.
       panels: further names, each a combination of models in ``hidden``.
+      named: facts of a config, made beside those that every run has.
       shape: fields of ``Shape``.
     """
     cut = Shape(**shape)
     heads = {name: head[: cut.vocabulary] for name, head in heads.items()}
 
     def of_chunk(chunk):
-        hidden_chunk, tokens, mask, serves = chunk
+        hidden_chunk, tokens, behavior_logp, mask, serves = chunk
         logits = {
             name: logits_of(blank(hidden_chunk[name], mask), head)
             for name, head in heads.items()
         }
-        rest = logits, serves, jnp.where(mask, tokens, 0)
+        behavior_logp = jnp.where(mask, behavior_logp, 0.0)
+        rest = logits, serves, jnp.where(mask, tokens, 0), behavior_logp
         return in_strips(of_strip, cut.strip_tokens, rest)
 
     def of_strip(rows):
-        logits, serves, tokens = rows
+        logits, serves, tokens, behavior_logp = rows
         logits = tempered(logits, cut.temperature)
-        return token_facts(logits | panel.combine_all(panels, logits, serves), tokens)
+        logits |= panel.combine_all(panels, logits, serves)
+        own = named_facts(named, Outputs(logits, tokens, behavior_logp))
+        return token_facts(logits, tokens) | own
 
     aligned = {name: align(hidden[name]) for name in heads}
+    written = batch.rollout.tokens_BT, batch.rollout.behavior_logp_BT
     return in_chunks(
         of_chunk,
-        (aligned, batch.rollout.tokens_BT, batch.mask_BT, _per_token(batch)),
+        (aligned, *written, batch.mask_BT, _per_token(batch)),
         batch.mask_BT,
         chunk_tokens=cut.chunk_tokens,
         shards=cut.shards,
@@ -282,6 +273,7 @@ def scores(batch: Batch, per_token: dict[str, jax.Array], memory=None) -> Scores
         extra=batch.extra,
         serves=batch.serves,
         memory=memory or {},
+        facts=facts_among(per_token),
     )
 
 

@@ -119,6 +119,34 @@ def before_end(scores: Scores) -> jax.Array:
     return 1.0 - (last_BT & scores.finished[:, None]).astype(jnp.float32)
 
 
+def within(scores: Scores, *, start: tuple = (), end: tuple = ()) -> jax.Array:
+    """1 behind the first ``start`` of a response and before the next ``end``, else 0.
+
+    Marks are ids of tokens, one or several in a row, as the tokenizer writes them: the
+    id of <think> and that of </think>, say. Without ``start`` from the first token on
+    (where the template has opened the thought, or to end at the mark of the answer),
+    without ``end``, or where it never comes, to the last. The marks have 0.
+
+    Byte pairs may join an end of a mark with what stands beside it, and then other ids
+    stand there and are not found: look at the ids of real responses; special tokens
+    never join. Raises ValueError for ids that are no whole numbers, or no mark at all.
+    """
+    for name, ids in (("start", start), ("end", end)):
+        whole = isinstance(ids, tuple | list) and all(type(v) is int for v in ids)
+        if not whole or not (start or end):
+            raise ValueError(
+                f"within needs start or end, a tuple of ids; got {name}={ids!r:.80}"
+            )
+    at_T = jnp.arange(scores.mask.shape[1])
+    opened_B = jnp.zeros(len(scores.mask), jnp.int32)
+    if start:
+        opened_B = _first(start, scores, opened_B) + len(start)
+    inside_BT = at_T >= opened_B[:, None]
+    if end:
+        inside_BT = inside_BT & (at_T < _first(end, scores, opened_B)[:, None])
+    return (inside_BT & scores.mask).astype(jnp.float32)
+
+
 def entropy_above(
     scores: Scores, *, threshold: float, of: str = "teacher"
 ) -> jax.Array:
@@ -200,3 +228,14 @@ def has_peer(scores: Scores) -> jax.Array:
 def _rows(values_B: jax.Array, scores: Scores) -> jax.Array:
     """A number per row on all of its tokens; f64 stays f64."""
     return jnp.broadcast_to(values_B[:, None], scores.mask.shape)
+
+
+def _first(ids: tuple, scores: Scores, least_B: jax.Array) -> jax.Array:
+    """i32[B]: where ``ids`` first begin in a response, from a place on; T: nowhere."""
+    width = scores.mask.shape[1]
+    written_BT = jnp.where(scores.mask, scores.tokens, -1)
+    ahead = jnp.pad(written_BT, ((0, 0), (0, len(ids))), constant_values=-1)
+    here = [ahead[:, j : j + width] == one for j, one in enumerate(ids)]
+    found_BT = jnp.all(jnp.stack(here), axis=0)
+    found_BT = found_BT & (jnp.arange(width) >= least_B[:, None])
+    return jnp.where(jnp.any(found_BT, axis=1), jnp.argmax(found_BT, axis=1), width)

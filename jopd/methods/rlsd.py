@@ -27,19 +27,23 @@ def evidence(
     *,
     clip: float = 0.2,
     negative_only: bool = False,
+    start: tuple = (),
+    end: tuple = (),
     other: str = "teacher",
 ) -> jax.Array:
     """clip((other(y) / student(y))^sign(A), 1 - clip, 1 + clip), always above 0.
 
     Above 1 where the other model agrees with the verdict on this token. 1 where A = 0,
-    and with ``negative_only`` also where A > 0. clip = 0 is 1 everywhere: GRPO. The
+    and with ``negative_only`` also where A > 0. With ``start`` or ``end``, marks of a
+    thought as in ``weights.within``, also 1 outside of it: the released code's
+    ``thought_only``, off in its script. clip = 0 is 1 everywhere: GRPO. The
     clip is taken in log space, so no ratio overflows. Uses the student at scoring time.
     The released code's objective; the paper's printed equation 16 has the weight in
     the place of rho, where it would have no gradient. Raises ValueError unless
     0 <= clip < 1.
     """
     low, high = _bounds(clip)
-    _, gain_BT = _verdict(scores, negative_only, other)
+    _, gain_BT = _verdict(scores, negative_only, start, end, other)
     return jnp.exp(jnp.clip(gain_BT, low, high))
 
 
@@ -75,18 +79,27 @@ def evidence_report(
     *,
     clip: float = 0.2,
     negative_only: bool = False,
+    start: tuple = (),
+    end: tuple = (),
     other: str = "teacher",
 ) -> dict[str, jax.Array]:
     """For a term with ``evidence``: its clipping, beside ``reports.information_gain``.
 
-    Over student tokens that get a verdict (A not 0; with ``negative_only`` A < 0):
-    the mean weight (``weight_mean``) and the shares of tokens whose ratio lies below
-    1 - clip or above 1 + clip (``clipped_low``, ``clipped_high``).
+    Over student tokens that get a verdict (A not 0; with ``negative_only`` A < 0; with
+    marks within them): the mean weight (``weight_mean``) and the shares of tokens whose
+    ratio lies below 1 - clip or above 1 + clip (``clipped_low``, ``clipped_high``).
     """
     low, high = _bounds(clip)
-    sign_BT, gain_BT = _verdict(scores, negative_only, other)
+    sign_BT, gain_BT = _verdict(scores, negative_only, start, end, other)
     judged_BT = groups.student_tokens(scores) & (sign_BT != 0)
-    weight_BT = evidence(scores, clip=clip, negative_only=negative_only, other=other)
+    weight_BT = evidence(
+        scores,
+        clip=clip,
+        negative_only=negative_only,
+        start=start,
+        end=end,
+        other=other,
+    )
     over = lambda values_BT: jnp.mean(values_BT, where=judged_BT)
     return reports.information_gain(scores, other=other) | {
         "weight_mean": over(weight_BT),
@@ -102,10 +115,12 @@ def _bounds(clip: float) -> tuple[float, float]:
 
 
 def _verdict(
-    scores: Scores, negative_only: bool, other: str
+    scores: Scores, negative_only: bool, start: tuple, end: tuple, other: str
 ) -> tuple[jax.Array, jax.Array]:
     """f32[B, T] each: sign of the advantage (0 is no verdict), and it times D."""
     sign_BT = jnp.sign(weights.group_reward(scores, std=False))
     if negative_only:
         sign_BT = jnp.minimum(sign_BT, 0.0)
+    if start or end:
+        sign_BT = sign_BT * weights.within(scores, start=start, end=end)
     return sign_BT, sign_BT * weights.log_ratio(scores, other=other)

@@ -10,22 +10,33 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import methods
-from jopd.losses import objective, reports, signals, weights
+from jopd.losses import facts, objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer, ranges
-from jopd.setup.needs import check_memory, memories_named, models_named
+from jopd.setup.needs import (
+    check_fact,
+    check_memory,
+    facts_named,
+    memories_named,
+    models_named,
+)
 from jopd.types import SOURCES
 
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
 def build_term(
-    name: str, spec: ConfigDict, normalizer: str, kept: dict | None = None
+    name: str,
+    spec: ConfigDict,
+    normalizer: str,
+    kept: dict | None = None,
+    made: dict | None = None,
 ) -> objective.Term:
     """A term of ``config.loss``. Keys that are not of the term go to the signal.
 
-    ``kept`` are the memories that it may name, of ``build_memories``.
+    ``kept`` are the memories that it may name, of ``build_memories``, ``made`` the
+    facts, of ``build_facts``.
     """
     where = f"loss.{name}"
     spec = spec.to_dict()
@@ -51,6 +62,7 @@ def build_term(
         report=report and build_scored(report, *of("report"), reports),
     )
     term = term._replace(memories=_remembered(term, where, kept or {}))
+    term = term._replace(facts=_read(term, where, made or {}))
     term = term._replace(models=tuple(sorted(models_named((term,)))))
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
@@ -65,6 +77,27 @@ def _remembered(term: objective.Term, where: str, kept: dict) -> tuple:
             f"{', '.join(kept) or 'none'}; add memory.{unknown[0]}=dict(function=...)"
         )
     return tuple((name, kept[name]) for name in named)
+
+
+def _read(term: objective.Term, where: str, known: dict) -> tuple:
+    named = sorted(facts_named(term))
+    if unknown := [name for name in named if name not in known]:
+        raise ValueError(
+            f"{where} reads the fact {unknown[0]!r}; {nearest(unknown[0], known)}"
+            f"known: {', '.join(known) or 'none'}; add "
+            f"facts.{unknown[0]}=dict(function=...)"
+        )
+    return tuple((name, known[name]) for name in named)
+
+
+def build_facts(config: ConfigDict) -> dict:
+    """Name -> ``Outputs -> f32[...]`` of ``config.facts``, bound and checked."""
+    found = {}
+    for name, spec in config.facts.items():
+        where = f"facts.{name}"
+        found[name] = build_scored(spec.to_dict(), where, where, facts)
+        check_fact(where, found[name])
+    return found
 
 
 def build_stop(config: ConfigDict):
@@ -135,9 +168,9 @@ def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
                 f"loss.{name} has no signal; {meant or nearest(name, others)}"
                 f"known: {', '.join(names(signals))}"
             )
-    kept = build_memories(config)
+    kept, made = build_memories(config), build_facts(config)
     return tuple(
-        build_term(name, spec, config.objective.normalizer, kept)
+        build_term(name, spec, config.objective.normalizer, kept, made)
         for name, spec in config.loss.items()
         if spec.get("coef", 1.0) != 0
     )

@@ -201,6 +201,9 @@ def base_config() -> ConfigDict:
     # What weights remember of earlier updates, by name: dict(function=, ...); a weight
     # reads one by its argument ``memory``. Saved with every checkpoint.
     c.memory = ConfigDict(type_safe=False)
+    # Further numbers per token, by name: dict(function=, ...) of losses.facts; a weight
+    # reads one by its argument ``fact``.
+    c.facts = ConfigDict(type_safe=False)
     c.objective = {
         # tokens | sequences | rows | weights | batch, see Term; or per term
         "normalizer": "tokens",
@@ -294,6 +297,7 @@ def base_config() -> ConfigDict:
     for free in (
         c.loss,
         c.memory,
+        c.facts,
         c.teachers,
         c.teacher.route,
         c.panels,

@@ -3,14 +3,14 @@
 from ml_collections import ConfigDict
 
 from jopd.batches import collect
-from jopd.setup import keys, optimizer
+from jopd.setup import builders, keys, optimizer
 
 
 def doubts(config: ConfigDict, mix: collect.Mix) -> list[str]:
     """A line for each, with the key and the remedy."""
     lines = short_warmup(config) + other_temperature(config)
     lines += rows_of_none(config, mix) + unused_teachers(config)
-    return lines + unread_memories(config)
+    return lines + unread_memories(config) + unread_facts(config)
 
 
 def rows_of_none(config: ConfigDict, mix: collect.Mix) -> list[str]:
@@ -31,7 +31,14 @@ def unused_teachers(config: ConfigDict) -> list[str]:
     """Teachers that nothing names, as a slip in a name makes them."""
     named: set[str] = set()
     for key, value in keys.flatten(config).items():
-        if key.split(".")[0] in ("loss", "panels", "rollout", "probes"):
+        if key.split(".")[0] in (
+            "loss",
+            "memory",
+            "facts",
+            "panels",
+            "rollout",
+            "probes",
+        ):
             several = value if isinstance(value, tuple) else (value,)
             named |= {one for one in several if isinstance(one, str)}
     return [
@@ -49,6 +56,18 @@ def unread_memories(config: ConfigDict) -> list[str]:
         f"memory.{name} is read by no term and not kept; name it by memory={name!r} in "
         "a weight"
         for name in config.memory
+        if name not in read
+    ]
+
+
+def unread_facts(config: ConfigDict) -> list[str]:
+    """Facts that no term names: a slip in a name, or a term that is off."""
+    terms = builders.build_terms(config) if config.facts else ()
+    read = {name for term in terms for name, _ in term.facts}
+    return [
+        f"facts.{name} is read by no term and not made; name it by fact={name!r} in a "
+        "weight"
+        for name in config.facts
         if name not in read
     ]
 

@@ -41,18 +41,29 @@ def teachers_of(config: ConfigDict) -> dict[str, roles.Teacher]:
 def models_named(terms: tuple[Term, ...]) -> set[str]:
     """Frozen models that terms read: ``other``, ``of``, ``anchor`` of functions.
 
-    Those that what it remembers is made of are among them.
+    Those that its facts and what it remembers are made of are among them.
     """
     names = set()
     for term in terms:
-        made = (make for _, make in term.memories)
-        names |= _given((*_functions(term), *made), MODELS)
+        made = [make for _, make in (*term.memories, *term.facts)]
+        names |= _given((*_functions(term), *made), MODELS.__contains__)
     return names - {"student", None}
 
 
 def memories_named(term: Term) -> set[str]:
     """Memories that functions of a term read, by their argument ``memory``."""
-    return _given(_functions(term), ("memory",)) - {"", None}
+    return _given(_functions(term), "memory".__eq__) - {"", None}
+
+
+def facts_named(term: Term) -> set[str]:
+    """Named facts that a term, or what it remembers, reads."""
+    return _facts_given((*_functions(term), *(make for _, make in term.memories)))
+
+
+def _facts_given(functions) -> set[str]:
+    """Facts by their arguments, ``fact`` or ``..._fact``."""
+    of_facts = lambda argument: argument == "fact" or argument.endswith("_fact")
+    return _given(functions, of_facts) - {"", None}
 
 
 def _functions(term: Term) -> list:
@@ -60,11 +71,14 @@ def _functions(term: Term) -> list:
     return [function for function in every if function is not None]
 
 
-def _given(functions, arguments: tuple[str, ...]) -> set:
-    """What functions get for arguments of these names."""
-    parameters = [inspect.signature(function).parameters for function in functions]
+def _given(functions, among) -> set:
+    """What functions get for those of their arguments that are ``among``."""
+    signatures = [inspect.signature(function).parameters for function in functions]
     return {
-        found[key].default for found in parameters for key in arguments if key in found
+        parameter.default
+        for parameters in signatures
+        for name, parameter in parameters.items()
+        if among(name)
     }
 
 
@@ -139,7 +153,8 @@ def _leaves_read(term: Term, functions=None) -> set[tuple]:
     Its weights, its advantage and what they remember, unless told.
     """
     kept = {name: make(VOCABULARY) for name, make in term.memories}
-    scores = _abstract_scores(("student", *models_named((term,))), kept)
+    models, made = ("student", *models_named((term,))), dict(term.facts)
+    scores = _abstract_scores(models, kept, made)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
     read = set()
     steps = [functools.partial(_stepped, name, kept[name]) for name in kept]
@@ -163,9 +178,10 @@ def check_memory(where: str, make) -> None:
     Raises:
       ValueError: names it and both.
     """
-    memory, models = make(VOCABULARY), _given((make,), MODELS) - {None}
+    memory = make(VOCABULARY)
+    models = _given((make,), MODELS.__contains__) - {None}
     before = jax.eval_shape(memory.start)
-    scores = _abstract_scores(("student", *models), {})
+    scores = _abstract_scores(("student", *models), {}, _facts_given((make,)))
     try:
         after = jax.eval_shape(memory.step, before, scores)
     except ValueError as error:
@@ -173,7 +189,7 @@ def check_memory(where: str, make) -> None:
     except KeyError as error:
         raise ValueError(
             f"{where} reads {error} of the scores, which is not there; name a model "
-            "by an argument other or of"
+            "by an argument other or of, a fact by fact"
         ) from error
     said = [_said(tree) for tree in (before, after)]
     if said[0] != said[1]:
@@ -187,7 +203,7 @@ def _said(tree) -> str:
     return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
 
 
-def _abstract_scores(models: tuple[str, ...], kept: dict) -> Scores:
+def _abstract_scores(models: tuple[str, ...], kept: dict, facts) -> Scores:
     """Scores of two rows of two tokens: shapes and dtypes only."""
     token, row = (2, 2), (2,)
     of = jax.ShapeDtypeStruct
@@ -211,7 +227,28 @@ def _abstract_scores(models: tuple[str, ...], kept: dict) -> Scores:
             (*audit.FACTS, *peers.FACTS, *probes.FACTS), of(token, jnp.float32)
         ),
         memory={name: jax.eval_shape(one.start) for name, one in kept.items()},
+        facts=dict.fromkeys(facts, of(token, jnp.float32)),
     )
+
+
+def check_fact(where: str, fact) -> None:
+    """Traces a named fact, so that a bad argument is said before anything loads.
+
+    Raises:
+      ValueError: names the fact.
+    """
+    models = {"student", *_given((fact,), MODELS.__contains__)} - {None}
+    logits = dict.fromkeys(models, jax.ShapeDtypeStruct((2, VOCABULARY), jnp.float32))
+    of = lambda dtype: jax.ShapeDtypeStruct((2,), dtype)
+    try:
+        found = jax.eval_shape(fact, Outputs(logits, of(jnp.int32), of(jnp.float32)))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if getattr(found, "shape", None) != (2,):
+        shape = list(getattr(found, "shape", ()))
+        raise ValueError(
+            f"{where} gives {shape} for 2 tokens; a fact gives a number for each"
+        )
 
 
 def trace_signals(terms) -> None:

@@ -214,6 +214,7 @@ RANGES = {
     "peer.remove": TEXT,
     "loss": GROUP,
     "memory": GROUP,
+    "facts": GROUP,
     "objective.normalizer": choice(*objective.NORMALIZERS),
     "objective.temperature": HEAT,
     "objective.packing": FLAG,
@@ -275,10 +276,14 @@ RANGES = {
 ARGUMENTS = {
     "after_tokens.count": FROM_0,
     "first_tokens.count": FROM_0,
+    "compatibility.k": COUNT,
     "group_reward.eps": real(0, 1),
     "importance.low": AMOUNT,
     "importance.high": real(0, 1e6, infinite="+"),
+    "local_forward_kl.k": COUNT,
     "log_ratio.bound": real(0, 1e6, above=True, infinite="+"),
+    "overlap.k": COUNT,
+    "sampled_rank.k": COUNT,
     "staleness.decay": SHARE,
     "reward_to_go.discount": SHARE,
     "reward_to_go.bound": real(0, 1e6, above=True, infinite="+"),
@@ -327,6 +332,8 @@ TYPES = {
     NoneType: Range("None", lambda v: v is None),
 }
 
+FREE = ("loss", "memory", "facts", "teachers", "panels")  # sections of named groups
+
 
 def check(key: str, value, known: Range) -> None:
     """Raises ValueError with key, value and range unless the range holds the value."""
@@ -348,7 +355,7 @@ def check_all(flat: Mapping[str, object]) -> None:
     for key, value in flat.items():
         check(key, value, RECORDED)  # what config.json can say
         first, *rest = key.split(".", 2)
-        if first in ("loss", "memory", "teachers", "panels") and len(rest) == 1:
+        if first in FREE and len(rest) == 1:
             check(key, value, GROUP)
         elif first == "teachers" and rest[1:] and rest[1] in TEACHER:
             check(key, value, TEACHER[rest[1]])

@@ -28,6 +28,7 @@ from jopd.losses.objective import (
     weigh,
 )
 from jopd.losses.panel import Panel
+from jopd.losses.scoring import facts_of
 from jopd.models import decoder
 from jopd.rollouts import sampling
 from jopd.types import Batch
@@ -148,7 +149,7 @@ def make_prepare(
     those without parameters in ``frozen`` are the student itself in another context.
     Each is run once, however many name it. ``replicated`` is where a memory lies.
     """
-    cut = shape._asdict() | {"panels": panels}
+    cut = shape._asdict() | {"panels": panels, "named": facts_of(terms)}
 
     def forward(model, params, batch, name):
         part = functools.partial(hidden_states, model, params, name=name)

@@ -19,7 +19,8 @@ BEHAVIOR = -RNG.uniform(0, 4, SHAPE)
 POSITION = np.arange(5)[None] - np.asarray([[1], [2], [3]])
 AGE = np.asarray([0, 1, 4])
 FINISHED = np.asarray([True, False, True])
-TOKENS = RNG.integers(0, 9, SHAPE)
+# A thought, one that is cut in the middle of its end, marks in the prompt alone.
+TOKENS = np.asarray([[9, 7, 5, 8, 9], [8, 9, 7, 1, 8], [7, 8, 9, 8, 2]])
 HAS_PEER = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
 SCORES = jax.tree.map(
     jnp.asarray,
@@ -120,6 +121,21 @@ CASES = {
         {},
         np.where(np.arange(5) == 4, np.asarray([[0], [1], [0]]), 1),
     ),
+    "within": (
+        weights.within,
+        {"start": (7,), "end": (8, 9)},
+        np.asarray([[0, 0, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]),
+    ),
+    "within from the first": (
+        weights.within,
+        {"end": (8, 9)},
+        np.asarray([[0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]]),
+    ),
+    "within to the last": (
+        weights.within,
+        {"start": (7,)},
+        np.asarray([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]),
+    ),
     "has_peer": (weights.has_peer, {}, HAS_PEER),
     "importance": (weights.importance, {}, RATIO),
     "importance cut": (
@@ -151,6 +167,19 @@ def test_thresholds_include_their_value():
         logp={"student": SCORES.mask * 1.0, "teacher": SCORES.mask * 1.0}
     )
     assert np.all(weights.log_ratio_above(equal, threshold=0.0) == 1)
+
+
+def test_an_end_before_the_start_is_none():
+    row = np.asarray([[8, 9, 7, 1, 8, 9, 7, 2]])
+    scores = tiny.scores(row > 0, tokens=row)
+    got = weights.within(scores, start=(7,), end=(8, 9))
+    np.testing.assert_array_equal(got, [[0, 0, 0, 1, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("marks", [{}, {"end": "</think>"}, {"start": (1.5,)}])
+def test_marks_are_ids(marks):
+    with pytest.raises(ValueError, match="within needs start or end, a tuple of ids"):
+        weights.within(SCORES, **marks)
 
 
 def test_every_weight_has_a_case():

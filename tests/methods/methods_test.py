@@ -9,7 +9,7 @@ import pytest
 
 import runs
 import tiny
-from jopd.losses import memories, objective
+from jopd.losses import memories, objective, scoring
 from jopd.setup import builders
 from jopd.types import SOURCES
 
@@ -73,9 +73,9 @@ def states(seed: int = 0, *, same: bool = False):
 
 @functools.partial(jax.jit, static_argnames=("terms", "chunk_tokens"))
 def weighed_of(terms, hidden, heads, batch, chunk_tokens: int = 30):
-    facts = objective.facts(
-        hidden, heads, batch, vocabulary=V, chunk_tokens=chunk_tokens
-    )
+    cut = dict(vocabulary=V, chunk_tokens=chunk_tokens)
+    named = scoring.facts_of(terms)
+    facts = objective.facts(hidden, heads, batch, named=named, **cut)
     read = objective.scores(batch, facts, memories.start(terms, V))
     return objective.weigh(terms, read)
 

@@ -107,6 +107,19 @@ def test_evidence_by_hand():
     assert (rlsd.evidence(scores, clip=0.0) == 1).all()
 
 
+def test_outside_of_a_thought_a_token_counts_as_in_grpo():
+    ids = np.asarray([[7, 1, 9, 2], [1, 7, 2, 3]])
+    logp = {"student": np.zeros(ids.shape), "self": np.full(ids.shape, 0.1)}
+    made = dict(tokens=ids, logp=logp, reward=np.asarray([1.0, 0]), group=np.zeros(2))
+    scores = tiny.scores(ids > 0, **made)
+    marks = dict(start=(7,), end=(9,), other="self")
+    up, down = np.exp(0.1), np.exp(-0.1)
+    want = [[1, up, 1, 1], [1, 1, down, down]]
+    np.testing.assert_allclose(rlsd.evidence(scores, **marks), want, rtol=1e-6)
+    report = rlsd.evidence_report(scores, **marks)
+    np.testing.assert_allclose(report["weight_mean"], (up + 2 * down) / 3, rtol=1e-6)
+
+
 def test_far_ratios_are_clipped_in_log_space():
     far = np.asarray([[1e6, -1e6]])
     scores = tiny.scores(

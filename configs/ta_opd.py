@@ -1,0 +1,28 @@
+"""TA-OPD (arXiv:2605.26844): on-policy distillation on the teachable tenth of tokens.
+
+    python -m jopd.main --config=configs/ta_opd.py
+
+    L = -mean over kept tokens of rho A,  A = log T(y) - log S(y)
+
+Kept is the tenth of a batch with the most nz(D) nz(C): D the forward KL on the union of
+both top k, C the teacher's mass on the student's top k. The paper: k = 16, shares of 5
+to 50 %. k = 3 is inferred, for 18 tokens: with 16 of them C is 1 everywhere. Learning
+rate and clip are inferred. No computation is saved. See docs/methods/ta_opd.md
+"""
+
+from jopd.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.name = "ta_opd"
+    c.facts.apart = dict(function="local_forward_kl", k=3, other="teacher")
+    c.facts.reachable = dict(function="compatibility", k=3, other="teacher")
+    c.loss.opd = dict(
+        signal="policy_gradient",
+        clip_low=1.0,
+        clip_high=float("inf"),
+        weights=dict(keep=dict(function="ta_opd.keep", share=0.1)),
+        normalizer="weights",
+    )
+    return c
