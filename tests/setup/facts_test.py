@@ -1,9 +1,11 @@
 """Named facts of a config: whose models run, which rows count, what slips say."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jopd.setup import builders, doubts, needs, shipped, validation
+from jopd.types import Memory
 
 
 def config(**facts):
@@ -41,6 +43,29 @@ def test_a_panel_may_be_named_by_a_fact():
     (term,) = builders.build_terms(c)
     assert needs.frozen_named(c, (term,)) == {"teacher", "mentor"}
     validation.validate(c)
+
+
+def smallest(vocabulary, *, fact: str):
+    """A memory of one's own."""
+    step = lambda held, scores: jnp.minimum(held, jnp.min(scores.facts[fact]))
+    return Memory(lambda: jnp.float32(jnp.inf), step)
+
+
+def below(scores, *, memory: str):
+    return jnp.full(scores.mask.shape, scores.memory[memory])
+
+
+def test_what_a_memory_reads_is_read_by_the_term_that_names_it():
+    c = config(sure=dict(function="peak", of="mentor"))
+    c.memory.least = dict(function=smallest, fact="sure")
+    weights = dict(w=dict(function=below, memory="least"))
+    c.loss = dict(sft=dict(signal="nll", weights=weights))
+    (term,) = builders.build_terms(c)
+    assert term.models == ("mentor",) and [name for name, _ in term.facts] == ["sure"]
+    validation.validate(c)
+    c.memory.least.fact = "shure"
+    with pytest.raises(ValueError, match="reads the fact 'shure'; did you mean 'sure'"):
+        validation.validate(c)
 
 
 def test_arguments_that_end_in_fact_name_one():
