@@ -30,15 +30,9 @@ def rows_of_none(config: ConfigDict, mix: collect.Mix) -> list[str]:
 def unused_teachers(config: ConfigDict) -> list[str]:
     """Teachers that nothing names, as a slip in a name makes them."""
     named: set[str] = set()
+    sections = ("loss", "memory", "facts", "panels", "rollout", "probes")
     for key, value in keys.flatten(config).items():
-        if key.split(".")[0] in (
-            "loss",
-            "memory",
-            "facts",
-            "panels",
-            "rollout",
-            "probes",
-        ):
+        if key.split(".")[0] in sections:
             several = value if isinstance(value, tuple) else (value,)
             named |= {one for one in several if isinstance(one, str)}
     return [
