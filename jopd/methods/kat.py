@@ -28,12 +28,16 @@ def before_agreement(
     warmup_steps: int = 50,
     least: int = 512,
     cut: str = "start",
+    fact: str = "",
     other: str = "teacher",
 ) -> jax.Array:
     """0 from where student and ``other`` only agree to the end of the row, 1 before.
 
         z_t = mean of KL(student || other) over t - window + 1 .. t
         trigger = first t with z below the threshold at t - patience + 1 .. t
+
+    The KL is the exact one, or a named ``fact`` (the paper's: of the student's 64
+    likeliest tokens and a rest).
 
     ``cut="start"`` (the paper's text) leaves out all from the first token of the first
     of those windows, ``"trigger"`` (its pseudo-code) all behind the trigger. Windows
@@ -59,7 +63,7 @@ def before_agreement(
         updates, pushed, _ = held = scores.memory[memory]
         ready = (updates >= warmup_steps) & (pushed >= least)
         threshold = jnp.where(ready, quantile(held, 1 - spared), -1.0)
-    z_BT = windowed(scores, window=window, exempt=exempt, other=other)
+    z_BT = windowed(scores, window=window, exempt=exempt, fact=fact, other=other)
     place_T = jnp.arange(z_BT.shape[1])
     low_BT = z_BT < threshold
     caught_BT = _sums(low_BT.astype(jnp.int32), patience) == patience
@@ -70,11 +74,17 @@ def before_agreement(
 
 
 def windowed(
-    scores: Scores, *, window: int, exempt: int, other: str = "teacher"
+    scores: Scores,
+    *,
+    window: int,
+    exempt: int,
+    fact: str = "",
+    other: str = "teacher",
 ) -> jax.Array:
     """z, f32[B, T]; inf where a window is not whole, not the student's or exempt."""
     own_BT = scores.mask & (scores.source == STUDENT)
-    kl_BT = jnp.where(own_BT, scores.reverse_kl[other], 0.0)
+    kl_BT = scores.facts[fact] if fact else scores.reverse_kl[other]
+    kl_BT = jnp.where(own_BT, kl_BT, 0.0)
     whole_BT = _sums(own_BT.astype(jnp.int32), window) == window
     whole_BT &= scores.position >= exempt + window - 1
     return jnp.where(whole_BT, _sums(kl_BT, window) / window, jnp.inf)
@@ -96,6 +106,7 @@ def minima(
     window: int = 64,
     exempt: int = 16,
     capacity: int = 4096,
+    fact: str = "",
     other: str = "teacher",
 ) -> Memory:
     """The smallest z of each of the last ``capacity`` fresh rollouts, in nats.
@@ -109,7 +120,7 @@ def minima(
 
     def step(held, scores: Scores):
         updates, pushed, queue = held
-        z_BT = windowed(scores, window=window, exempt=exempt, other=other)
+        z_BT = windowed(scores, window=window, exempt=exempt, fact=fact, other=other)
         low_B = jnp.min(z_BT, axis=1)
         new_B = (scores.age == 0) & jnp.isfinite(low_B)
         number_B, count = jnp.cumsum(new_B) - 1, jnp.sum(new_B)

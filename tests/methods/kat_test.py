@@ -43,6 +43,16 @@ def test_the_windows_and_the_cut_of_the_card():
     assert kept(KL, [1.0] * 5, KL[:9]) == [[1] * 3 + [0] * 9, [1] * 5, [1] * 9]
 
 
+def test_another_kl_may_be_a_named_fact():
+    read = scores([2.0] * 12)
+    other = {"near": scores(KL).reverse_kl["teacher"]}
+    weight_BT = kat.before_agreement(read._replace(facts=other), **RULE, fact="near")
+    np.testing.assert_array_equal(weight_BT, kat.before_agreement(scores(KL), **RULE))
+    memory = kat.minima(1, window=4, exempt=0, fact="near")
+    queue = memory.step(memory.start(), read._replace(facts=other))[2]
+    assert float(queue[0]) == pytest.approx(0.05)
+
+
 def test_it_is_the_rule_applied_token_by_token():
     rng = np.random.default_rng(0)
     for _ in range(10):
