@@ -125,7 +125,7 @@ def restricted_kl(
     support: str = "intersection",
     k: int | None = None,
     form: str = "renormalised",
-    ids: Sequence[int] | None = None,
+    ids: Sequence[int] = (),
     jsd_alpha: float | None = None,
     other: str = "teacher",
 ) -> jax.Array:
@@ -136,7 +136,7 @@ def restricted_kl(
     forward_kl or jsd; ``form`` is naive, stopped, tail, renormalised or
     teacher_renormalised: see ``divergences.on_support``.
     """
-    if (support == "ids") != (ids is not None):
+    if (support == "ids") != (len(ids) > 0):
         raise ValueError(
             f"support={support!r} with ids={ids!r:.80}: ids belong to support='ids', "
             "which needs them"
@@ -144,7 +144,7 @@ def restricted_kl(
     return divergences.on_support(
         outputs.logits["student"],
         outputs.logits[other],
-        support=support if ids is None else ids,
+        support=ids or support,
         k=k,
         direction=direction,
         form=form,

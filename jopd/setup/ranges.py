@@ -294,6 +294,7 @@ ARGUMENTS = {
     "stopped.bound": real(0, 1e6, above=True, infinite="+"),
     "repetition.ngram": COUNT,
     "distil.k": COUNT,
+    "restricted_kl.ids": several(FROM_0, "ids of tokens"),
     "extrapolated.tau": real(0, 1e6, above=True, infinite="+"),
     "routed.clip": real(0, 1e6, above=True, infinite="+"),
     "cells.clip": real(0, 1e6, above=True, infinite="+"),
