@@ -68,12 +68,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory, cache) -> Path:
-    """A directory with two tiny random models, ``student`` and ``teacher``."""
+    """A directory with a tiny random pair; in ``words`` one for the task in words."""
     import runs
+    from jopd.setup import inputs
 
     folder = tmp_path_factory.mktemp("models")
-    runs.make_model(folder / "student", seed=1)
-    runs.make_model(folder / "teacher", seed=2, layers=2)
+    runs.make_pair(folder)
+    words = inputs.load_tokenizer(inputs.model_path("demo:words_student"))
+    runs.make_pair(folder / "words", tokenizer=words, max_positions=256)
     return folder
 
 

@@ -49,6 +49,12 @@ def bundled_tokenizer():
     return inputs.load_tokenizer(inputs.model_path("demo:student"))
 
 
+def make_pair(folder: Path, **changes) -> None:
+    """Tiny random models, ``student`` and ``teacher``."""
+    make_model(folder / "student", seed=1, **changes)
+    make_model(folder / "teacher", seed=2, layers=2, **changes)
+
+
 def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
     """A random model directory with the bundled task's tokenizer."""
     tokenizer = tokenizer or bundled_tokenizer()
@@ -75,6 +81,8 @@ def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
 def config(models: Path, method: str = "opd", **overrides) -> ConfigDict:
     """A config file of the project over the tiny models; dots in keys as ``__``."""
     found = runpy.run_path(str(ROOT / "configs" / f"{method}.py"))["get_config"]()
+    if found.data.path.startswith("task:words"):
+        models = models / "words"
     small = {
         "student.path": str(models / "student"),
         "teacher.path": str(models / "teacher"),

@@ -40,7 +40,7 @@ def documents(count: int) -> list[dict]:
     return rows
 
 
-def config_of(data: Path) -> ConfigDict:
+def config_of() -> ConfigDict:
     c = demo.config_of("student", STUDENT)
     c.name, c.steps = "hint_student", 300
     c.optimizer.learning_rate, c.optimizer.warmup = 1e-3, 10

@@ -73,10 +73,17 @@ def marked(response: str) -> float:
 
 
 def arithmetic(response: str, answer: str) -> float:
-    """Of the bundled task, see `tasks.verify`."""
+    """Of the bundled task in digits, see `tasks.verify`."""
     from jopd.data import tasks
 
     return tasks.verify(response, answer)
+
+
+def words(response: str, answer: str) -> float:
+    """Of the bundled task in words, see `words.verify`."""
+    from jopd.data import words
+
+    return words.verify(response, answer)
 
 
 def math(response: str, answer: str) -> float:
@@ -173,6 +180,7 @@ VERIFIERS: dict[str, Verifier] = {
     "numeric": numeric,
     "math": math,
     "arithmetic": arithmetic,
+    "words": words,
     "format": marked,
 }
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jopd.data import shapes, tables, tasks, turns
+from jopd.data import shapes, tables, tasks, turns, words
 
 
 class Example(NamedTuple):
@@ -46,16 +46,16 @@ def read(
     separator: str = "<|endoftext|>",
     count: int = 10_000,
     seed: int = 0,
-    levels: Sequence[int] = tasks.LEVELS,
+    levels: Sequence[int] = (),
     roles: Sequence[str] = (),
 ) -> list[Example]:
     """Reads prompts, with gold solutions and answers where there are any.
 
     Args:
-      source: ``task:arithmetic``; a path (``gs://`` too) ending in ``.jsonl``,
-        ``.json``, ``.parquet``, ``.csv``, ``.tsv`` or ``.txt``, in capitals too, each
-        also with ``.gz``; else a
-        Hugging Face data set, ``owner/name`` or ``owner/name:configuration``.
+      source: ``task:arithmetic``, ``task:words``; a path (``gs://`` too) ending in
+        ``.jsonl``, ``.json``, ``.parquet``, ``.csv``, ``.tsv`` or ``.txt``, in capitals
+        too, each also with ``.gz``; else a Hugging Face data set, ``owner/name`` or
+        ``owner/name:configuration``.
       split: of the task or the Hugging Face data set; files have none.
       prompt_column: dots for nested ones (``reward_model.ground_truth``). Empty: the
         first of `shapes.PROMPT_COLUMNS`, with what belongs to it. A chat whose last
@@ -67,11 +67,11 @@ def read(
         the solution unless there is a solution column.
       template: of the question, see `shapes.worded`; empty: as it stands. Its fields
         are ``{question}`` and columns.
-      fields: columns kept beside these, as text (``level`` of ``task:arithmetic``).
+      fields: columns kept beside these, as text (``level`` of a bundled task).
       separator: between the documents of a text file; `data.encode` cuts them with
         `prefix_tokens`.
       roles: of turns, beside `turns.ROLES`.
-      count, seed, levels: of ``task:arithmetic``, see `tasks.make`.
+      count, seed, levels: of a bundled task, see `tasks.make`.
 
     Raises:
       FileNotFoundError, ValueError: each names the source, the row or line, and a
@@ -275,6 +275,15 @@ def _prompt(
 
 
 def _task(source: str, split: str, count: int, seed: int, levels) -> list[dict]:
-    if source != "task:arithmetic":
-        raise ValueError(f"{source!r} is unknown; the bundled task is task:arithmetic")
-    return tasks.make(split, count, seed, levels)
+    """Rows of a bundled task; no levels: all that it has."""
+    if source == "task:arithmetic":
+        return tasks.make(split, count, seed, levels or tasks.LEVELS)
+    name, _, style = source.partition(":words:")
+    if source != "task:words" and (name != "task" or style not in words.STYLES):
+        styles = ", ".join(f"task:words:{style}" for style in words.STYLES)
+        raise ValueError(
+            f"{source!r} is unknown; the bundled tasks are task:arithmetic and "
+            f"task:words, whose solutions are written as {styles}"
+        )
+    problem = functools.partial(words.problem, style=style or words.STYLES[0])
+    return tasks.make(split, count, seed, levels or words.LEVELS, problem)

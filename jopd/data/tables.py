@@ -35,7 +35,7 @@ def parts_of(path: str) -> list[list[str]]:
     if not all(parts):
         raise ValueError(
             f"data.path or data.eval_path, {path!r}, has an empty part; name a file, a "
-            "folder, a data set or task:arithmetic there, or remove the comma"
+            "folder, a data set or a task there, or remove the comma"
         )
     return [_expanded(part) for part in parts]
 
@@ -237,8 +237,8 @@ def hub_rows(source: str, split: str) -> list[dict]:
     """All rows of a Hugging Face data set, ``owner/name:configuration``."""
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise ValueError(
-            f"{source!r} is neither task:arithmetic, nor a file ending in "
-            f"{', '.join(SUFFIXES)} (or with .gz), nor a data set owner/name"
+            f"{source!r} is neither task:arithmetic nor task:words, nor a file "
+            f"ending in {', '.join(SUFFIXES)} (or with .gz), nor a data set owner/name"
         )
     try:
         import datasets

@@ -1,4 +1,4 @@
-"""The bundled task: arithmetic chains with worked steps and an exact verifier.
+"""The first bundled task: arithmetic chains with worked steps and an exact verifier.
 
     prompt    7+6-8*4=
     response  7+6=13;13-8=5;5*4=20;#20<eos>
@@ -11,7 +11,7 @@ operations, so it sets the length: a prompt takes 2n + 2 or 2n + 3 tokens, a res
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -86,12 +86,17 @@ def split_of(prompt: str) -> str:
 
 
 def make(
-    split: str, count: int, seed: int = 0, levels: Sequence[int] = LEVELS
+    split: str,
+    count: int,
+    seed: int = 0,
+    levels: Sequence[int] = LEVELS,
+    problem: Callable[[np.random.Generator, int], dict] = problem,
 ) -> list[dict]:
     """Draws `count` different problems of one split.
 
     Levels are drawn uniformly; once the few problems of a low level (about 4,500 of
-    level 2 over all splits) are used up, the others fill the rest.
+    level 2 over all splits) are used up, the others fill the rest. ``problem`` may be
+    that of another task: the split is of its ``chain``, or else of its prompt.
 
     Returns:
       Rows with ``question``, ``solution``, ``answer`` and ``level``.
@@ -110,7 +115,7 @@ def make(
     while len(rows) < count:
         row = problem(rng, int(levels[int(rng.integers(len(levels)))]))
         question = row.pop("prompt")
-        if question in rows or split_of(question) != split:
+        if question in rows or split_of(row.pop("chain", question)) != split:
             misses += 1
             if misses == PATIENCE:
                 raise ValueError(

@@ -5,14 +5,24 @@ Comments above a key and behind it are what ``jopd train --help`` says of it.
 
 from ml_collections import ConfigDict, FieldReference
 
+from jopd.setup.regimes import REGIMES
+
 
 def either(name: str) -> FieldReference:
     """A key that takes a name, or in Python the function itself."""
     return FieldReference(name, field_type=object)
 
 
-def base_config() -> ConfigDict:
-    """All keys with their defaults. A method overrides a few and adds terms."""
+def base_config(regime: str = "digits") -> ConfigDict:
+    """All keys with their defaults. A method overrides a few and adds terms.
+
+    ``regime`` is the pair and the task that it is shown on, a name in `REGIMES`.
+    """
+    if regime not in REGIMES:
+        raise ValueError(
+            f"regime={regime!r} is unknown; use one of {', '.join(REGIMES)}, or none "
+            "and paths of your own"
+        )
     c = ConfigDict()
     c.name = ""  # run name; empty: the config file's name
     c.seed = 0
@@ -97,7 +107,7 @@ def base_config() -> ConfigDict:
         "max_context_tokens": 0,
         "system": "",  # system prompt for chat templates
         "add_bos": "auto",  # auto | always | never
-        "levels": (2, 3, 4, 5, 6, 7),  # difficulty levels of task:arithmetic
+        "levels": (),  # difficulty levels of a bundled task; empty: all of them
     }
     c.rollout = {
         "prompts_per_step": 32,
@@ -308,4 +318,5 @@ def base_config() -> ConfigDict:
         c.data.teacher_template_kwargs,
     ):
         free.unlock()
+    c.update_from_flattened_dict(REGIMES[regime].keys)
     return c

@@ -19,7 +19,8 @@ def pick(config, *datasets: Dataset) -> tuple[Judge | None, Judge | None]:
     answers = [answer for dataset in datasets for answer in dataset.answers]
     lacking = sum(answer is None for answer in answers)
     if name == "auto":
-        name = "arithmetic" if config.data.path.startswith("task:") else "math"
+        task, _, name = config.data.path.partition("task:")
+        name = "math" if task or not name else name.split(":")[0]
         name = "none" if lacking == len(answers) else name
     verifier = None if name == "none" else Judge((_verifier(name),), processes)
     given = Judge(tuple(parts(config, name)), processes) if config.rewards else verifier

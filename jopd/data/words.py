@@ -1,0 +1,207 @@
+"""The second bundled task: short stories with a question, in words.
+
+    prompt    Mia has 7 apples. Then she finds 6 more. Mia gives 8 of them to Tom.
+              How many apples does Mia have now?
+    solution  At first there are 7 apples. 7 plus 6 makes 13. Taking 8 from 13 leaves 5.
+              The answer is 5.
+
+Every event and every step is worded in one of several ways, drawn alike, so a writer
+has real choices at the start of a sentence and none inside it. Values stay within
+0..30. The level n is the number of events. `STYLES` name how solutions are written,
+over the same questions: "spoken" as above, "brief" as below, with few words in common.
+
+    brief     7 + 6 = 13, 13 - 8 = 5. The answer is 5.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+LEVELS = (2, 3, 4, 5)
+STYLES = ("spoken", "brief")
+LARGEST_VALUE = 30
+LARGEST_ADDEND = 9
+LARGEST_FACTOR = 3
+
+NAMES = {
+    "he": ("Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Paul", "Omar"),
+    "she": ("Mia", "Ann", "Eva", "Zoe", "Lily", "Sara", "Nora", "Rosa"),
+}
+THINGS = (
+    *("apples", "books", "coins", "cards", "eggs", "shells", "stamps", "pens"),
+    *("plums", "stones", "balls", "keys"),
+)
+OPENINGS = (
+    "{who} has {n} {things}.",
+    "There are {n} {things} in the box of {who}.",
+    "{who} starts the day with {n} {things}.",
+    "In the morning {who} counts {n} {things}.",
+)
+EVENTS = {
+    "+": (
+        "Then {one} finds {n} more.",
+        "{other} gives {who} {n} {things}.",
+        "Later {one} buys another {n}.",
+        "{n} new {things} come from {other}.",
+    ),
+    "-": (
+        "{who} gives {n} of them to {other}.",
+        "Then {one} loses {n}.",
+        "{other} takes {n} {things} away.",
+        "Later {one} sells {n} of the {things}.",
+    ),
+    "*": (
+        "Then {one} gets {n} times as many.",
+        "After that the number of {things} is {n} times as large.",
+        "A kind friend makes it {n} times what it was.",
+    ),
+}
+QUESTIONS = (
+    "How many {things} does {who} have now?",
+    "How many {things} are there in the end?",
+    "What is the number of {things} that {who} has?",
+)
+SPOKEN_OPENINGS = (
+    "At first there are {a} {things}.",
+    "{who} has {a} {things} at the start.",
+    "We begin with {a}.",
+)
+SPOKEN = {
+    "+": (
+        "{a} plus {b} makes {c}.",
+        "Adding {b} to {a} gives {c}.",
+        "With {b} more we get {c}.",
+    ),
+    "-": (
+        "{a} minus {b} is {c}.",
+        "Taking {b} from {a} leaves {c}.",
+        "Without {b} we have {c}.",
+    ),
+    "*": (
+        "{a} times {b} is {c}.",
+        "{b} times as many means {c}.",
+        "Making {a} larger {b} times gives {c}.",
+    ),
+}
+
+RESULTS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+_RESPONSE = re.compile(r".*\bThe answer is ([0-9]+)\.", re.DOTALL)
+
+
+class Story(NamedTuple):
+    """What happens: a first value, then (operator, operand, result) of every event.
+
+    ``words`` fills what the templates name: who, one (he or she), other, things.
+    """
+
+    start: int
+    events: tuple[tuple[str, int, int], ...]
+    words: dict[str, str]
+
+
+def problem(rng: np.random.Generator, level: int, style: str = "spoken") -> dict:
+    """Draws one story of `level` events.
+
+    Returns:
+      ``prompt`` (one line, the end of the line included), ``solution`` (no end of
+      sequence), ``answer`` (digits), ``level``, and ``chain``: the numbers alone, by
+      which splits are told apart, so that no wording of a story crosses them.
+
+    Raises:
+      ValueError: `level` or `style` is unknown.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level={level!r} is unknown; use one of {LEVELS}")
+    told = story(rng, level)
+    return {
+        "prompt": question(rng, told),
+        "solution": solution(rng, told, style),
+        "answer": answer(told),
+        "level": level,
+        "chain": chain(told),
+    }
+
+
+def story(rng: np.random.Generator, level: int) -> Story:
+    """`level` events among two people, values within 0..``LARGEST_VALUE``."""
+    start = value = int(rng.integers(1, LARGEST_VALUE + 1))
+    events = []
+    for _ in range(level):
+        events.append(_event(rng, value))
+        value = events[-1][2]
+    one = _pick(rng, tuple(NAMES))
+    who = _pick(rng, NAMES[one])
+    others = [name for names in NAMES.values() for name in names if name != who]
+    words = {"who": who, "one": one, "other": _pick(rng, others)}
+    return Story(start, tuple(events), words | {"things": _pick(rng, THINGS)})
+
+
+def chain(told: Story) -> str:
+    """The numbers of a story alone."""
+    return f"{told.start}" + "".join(f"{o}{n}" for o, n, _ in told.events)
+
+
+def answer(told: Story) -> str:
+    """What the last event leaves, in digits."""
+    return str(told.events[-1][2])
+
+
+def question(rng: np.random.Generator, told: Story) -> str:
+    """The story and what is asked, each sentence worded in one of its ways."""
+    sentences = [_pick(rng, OPENINGS).format(n=told.start, **told.words)]
+    for operator, operand, _ in told.events:
+        template = _pick(rng, EVENTS[operator])
+        sentences.append(template.format(n=operand, **told.words))
+    sentences.append(_pick(rng, QUESTIONS).format(**told.words))
+    return " ".join(sentences) + "\n"
+
+
+def solution(rng: np.random.Generator, told: Story, style: str = "spoken") -> str:
+    """Worked steps and the answer, in a style of `STYLES`."""
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} is unknown; use one of {STYLES}")
+    befores = (told.start, *(result for _, _, result in told.events))
+    steps = [
+        (operator, {"a": before, "b": operand, "c": result})
+        for before, (operator, operand, result) in zip(
+            befores, told.events, strict=False
+        )
+    ]
+    if style == "brief":
+        said = ", ".join(f"{{a}} {o} {{b}} = {{c}}".format(**n) for o, n in steps) + "."
+    else:
+        opening = _pick(rng, SPOKEN_OPENINGS).format(a=told.start, **told.words)
+        spoken = (_pick(rng, SPOKEN[o]).format(**n) for o, n in steps)
+        said = " ".join((opening, *spoken))
+    return f"{said} The answer is {answer(told)}."
+
+
+def verify(response: str, answer: str) -> float:
+    """1.0 if the response ends in ``The answer is N.`` with the answer, else 0.0.
+
+    What stands before is not checked; pass the text without special tokens.
+    """
+    match = _RESPONSE.fullmatch(response.strip())
+    return float(match is not None and match.group(1) == str(answer))
+
+
+def _event(rng: np.random.Generator, value: int) -> tuple[str, int, int]:
+    """One event, uniform over the operators that keep the value in range."""
+    ranges = {
+        "+": (1, min(LARGEST_ADDEND, LARGEST_VALUE - value)),
+        "-": (1, min(LARGEST_ADDEND, value)),
+        "*": (2, min(LARGEST_FACTOR, LARGEST_VALUE // max(value, 1))),
+    }
+    if value == 0:
+        del ranges["*"]
+    possible = [o for o, (low, high) in ranges.items() if low <= high]
+    operator = _pick(rng, possible)
+    low, high = ranges[operator]
+    operand = int(rng.integers(low, high + 1))
+    return operator, operand, RESULTS[operator](value, operand)
+
+
+def _pick(rng: np.random.Generator, among):
+    return among[int(rng.integers(len(among)))]
