@@ -83,7 +83,7 @@ def line(name: str, found: dict) -> str:
     ]
     nats = [found[key] for key in ("reverse_kl", "forward_kl", "forks", "elsewhere")]
     cells = ["–" if value is None else f"{value:.3f}" for value in nats]
-    return f"| {' | '.join([name, *rates, *cells, f'{found["mean_length"]:.0f}'])} |"
+    return f"| {' | '.join([name, *rates, *cells, str(round(found['mean_length']))])} |"
 
 
 COLUMNS = ("model", "greedy", "avg@8", "pass@8", "reverse KL", "forward KL")
