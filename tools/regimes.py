@@ -59,6 +59,16 @@ def measured(c) -> dict:
     return found | {"forks": np.mean(starts), "elsewhere": np.mean(inside)}
 
 
+def hinted(rng: np.random.Generator, told: words.Story, hint: str) -> str:
+    """A question behind a hint of ``HINTS``."""
+    shown = hint.format(
+        answer=words.answer(told),
+        right=words.solution(rng, told),
+        wrong=words.solution(rng, stories.mistaken(rng, told)),
+    )
+    return shown + words.question(rng, told)
+
+
 def hint_rows(file: Path, hint: str) -> str:
     """Held-out problems behind a hint, as a file; its path."""
     rng, rows = np.random.default_rng(1), []
@@ -66,12 +76,7 @@ def hint_rows(file: Path, hint: str) -> str:
         told = words.story(rng, int(rng.choice(words.LEVELS)))
         if tasks.split_of(words.chain(told)) != "validation":
             continue
-        shown = hint.format(
-            answer=words.answer(told),
-            right=words.solution(rng, told),
-            wrong=words.solution(rng, stories.mistaken(rng, told)),
-        )
-        question = shown + words.question(rng, told)
+        question = hinted(rng, told, hint)
         rows.append({"question": question, "answer": words.answer(told)})
     file.write_text("\n".join(map(json.dumps, rows)))
     return str(file)
