@@ -59,5 +59,5 @@ def test_styles_share_few_words(told):
         jopd.load(f"demo:{name}").generate(prompts, temperature=0)
         for name in ("words_teacher", "words_brief")
     )
-    assert not any(" = " in text for text in spoken)
-    assert all(" = " in text for text in brief)
+    assert not any(" = " in text for (text,) in spoken)
+    assert all(" = " in text for (text,) in brief)

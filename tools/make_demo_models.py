@@ -56,8 +56,8 @@ MODELS = {
     "words_teacher": Recipe("task:words", LARGE, 1000, 40_000),
     "words_student": Recipe("task:words", SMALL, 600, 20_000),
     "words_early": Recipe("task:words", SMALL, 200, 20_000),
-    "words_brief": Recipe("task:words:brief", "words_teacher", 300, 40_000, 1e-3),
-    "words_hinted": Recipe(stories.hinted, MIDDLE, 800, 60_000),
+    "words_brief": Recipe("task:words:brief", "words_teacher", 800, 40_000, 2e-3),
+    "words_hinted": Recipe(stories.hinted, MIDDLE, 600, 60_000),
 }
 
 

@@ -8,6 +8,8 @@ from jopd.data import tasks, words
 
 PAD, EOS = "<pad>", "<eos>"
 HINTS = ("Answer: {}\n", "Solution: {}\n", "Right: {}\n", "Wrong: {}\n")
+SHARES = (0.34, 0.1, 0.22, 0.22, 0.12)  # of rows behind nothing, then behind each hint
+INVENTED = 0.7  # of answers and solutions that are shown as right
 VOCABULARY = 640  # all bytes, and merges until every word of the task is one token
 
 
@@ -45,33 +47,45 @@ def hinted(count: int) -> list[dict]:
     """Stories, most of them behind something that helps to solve them.
 
     A third of the rows are plain. The others begin with a line of `HINTS`: the answer,
-    a worked solution, another attempt that was right, or one that was wrong. Responses
-    are drawn alike whatever stands before them, so that none betrays what it was shown.
+    a worked solution, another attempt that was right, or one that was wrong. Most of
+    what is shown as right is invented, and so is the response: who could sum up would
+    else never learn to read. Responses are worded alike whatever stands before them, so
+    that none betrays what it was shown.
     """
     rng = np.random.default_rng(0)
     rows = []
     while len(rows) < count:
         told = words.story(rng, int(rng.choice(words.LEVELS)))
-        if tasks.split_of(words.chain(told)) != "train":
-            continue
-        rows.append(
-            {
-                "question": _hint(rng, told) + words.question(rng, told),
-                "solution": words.solution(rng, told),
-                "answer": words.answer(told),
-            }
-        )
+        if tasks.split_of(words.chain(told)) == "train":
+            rows.append(_behind_a_hint(rng, told))
     return rows
 
 
-def _hint(rng: np.random.Generator, told: words.Story) -> str:
+def _behind_a_hint(rng: np.random.Generator, told: words.Story) -> dict:
     answer, solution, right, wrong = HINTS
-    kind = rng.choice(["", answer, solution, right, wrong], p=[0.36, *[0.16] * 4])
-    if kind == answer:
-        return answer.format(words.answer(told))
-    if kind == wrong:
-        return wrong.format(words.solution(rng, mistaken(rng, told)))
-    return kind.format(words.solution(rng, told))
+    hint = rng.choice(["", answer, solution, right, wrong], p=SHARES)
+    if hint in (answer, solution, right) and rng.random() < INVENTED:
+        told = invented(rng, told, 1 if hint == answer else len(told.events))
+    shown = mistaken(rng, told) if hint == wrong else told
+    text = words.answer(told) if hint == answer else words.solution(rng, shown)
+    return {
+        "question": hint.format(text) + words.question(rng, told),
+        "solution": words.solution(rng, told),
+        "answer": words.answer(told),
+    }
+
+
+def invented(rng: np.random.Generator, told: words.Story, last: int) -> words.Story:
+    """The same story, the results of its ``last`` events drawn at random."""
+    first = len(told.events) - last
+    results = rng.integers(0, words.LARGEST_VALUE + 1, size=len(told.events))
+    events = [
+        (operator, operand, int(drawn) if number >= first else result)
+        for number, ((operator, operand, result), drawn) in enumerate(
+            zip(told.events, results, strict=True)
+        )
+    ]
+    return told._replace(events=tuple(events))
 
 
 def mistaken(rng: np.random.Generator, told: words.Story) -> words.Story:
