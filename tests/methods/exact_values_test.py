@@ -14,8 +14,9 @@ import pytest
 import exact
 import runs
 from jopd.losses import weights
-from jopd.methods import reopold
+from jopd.methods import reopold, tropd
 from jopd.setup import builders
+from jopd.types import Outputs
 
 STATES = [exact.logits(seed) for seed in range(4)] + [exact.logits(9, 8.0)]
 
@@ -229,6 +230,19 @@ def test_tropd_with_the_scalar_form_of_its_outliers(pair):
     close(exact.mean_gradient(outlier, *pair), want)
     # On every token it teaches nothing: a state's number has no mean gradient.
     close(exact.mean_gradient(outlier._replace(weights=()), *pair), np.zeros(exact.V))
+
+
+def test_the_scalar_form_on_the_likeliest_tokens(pair):
+    """The fact of both sides renormalised on three tokens, and the advantage of it."""
+    p, q, _ = probabilities(*pair)
+    top = np.argsort(-q)[:3]
+    kept_p, kept_q = p[top] / p[top].sum(), q[top] / q[top].sum()
+    want = kept_q @ np.log(kept_q / kept_p)
+    logits = dict(zip(("student", "teacher"), pair))
+    got = tropd.top_forward_kl(Outputs(logits, None, None, None), k=3)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+    scores = exact.scores_of(*pair)._replace(facts={"top": want})
+    assert tropd.state_forward_kl(scores, fact="top") == -want
 
 
 def test_static_regions(pair):

@@ -169,7 +169,11 @@ READINGS = {
         "tropd",
         *("rollout.prefix.steps=0", "optimizer.schedule=constant"),
     ),
-    "TrOPD's released form": ("tropd", "loss.outlier.coef=0", "loss.scalar.coef=1"),
+    "TrOPD's released form": (
+        "tropd",
+        *("loss.outlier.coef=0", "loss.scalar.coef=1"),
+        *("facts.top.function=tropd.top_forward_kl", "loss.scalar.advantage.fact=top"),
+    ),
     "StableOPD of two ports": (
         "stableopd",
         *("loss.gold.coef=0.1", "objective.normalizer=sequences"),
