@@ -121,6 +121,7 @@ SWITCHES = {
         "loss.uniform.coef=0.05",
         "loss.evidence.coef.warmup=10",
         "loss.evidence.weights.evidence.negative_only=True",
+        "loss.evidence.weights.evidence.start=(5,)",
         "rewards.format=0.1",
     ],
     "tropd": [
