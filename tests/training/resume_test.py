@@ -17,10 +17,17 @@ pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds a child process may take to the next event
 STEPS = 24
 LONG = runs.EVERYTHING | {"steps": STEPS, "log__check_sampler_every_steps": 0}
+# A weight that remembers: what earlier updates left decides what counts.
+RULE = "window=1, exempt=0"  # rollouts end soon
+REMEMBERED = (
+    f"--config.memory.minima=dict(function='kat.minima', capacity=16, {RULE})",
+    "--config.loss.opd.weights=dict(before=dict(function='kat.before_agreement', "
+    f"memory='minima', patience=1, warmup_steps=2, least=4, {RULE}))",
+)
 
 
 def start(models, cache, directory) -> subprocess.Popen:
-    words = runs.flags(models, **LONG)
+    words = [*runs.flags(models, **LONG), *REMEMBERED]
     config = f"--config={runs.ROOT / 'configs' / 'stableopd.py'}"
     log = (directory.parent / "log.txt").open("a")
     return subprocess.Popen(
