@@ -55,6 +55,26 @@ def test_without_a_clip_it_is_the_divergence():
         np.testing.assert_allclose(got, exact.reverse_kl_gradient(*pair), atol=1e-12)
 
 
+@pytest.mark.parametrize("renormalize", ["none", "teacher", "both"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_gradient_on_the_teachers_top_k(pair, renormalize):
+    teachers = np.exp(exact.log_softmax(pair[1]))
+    top = np.argsort(-teachers)[:3]
+
+    def of(x):
+        p, q = np.exp(exact.log_softmax(x)), teachers
+        p, q = (np.append(x[top], 1 - x[top].sum()) for x in (p, q))
+        if renormalize != "none":
+            p, q = p[:3], q[:3] / q[:3].sum()
+        if renormalize == "both":
+            p = p / p.sum()
+        return np.minimum(q * np.log(q / p), 0.2).sum()
+
+    built = term(clip=0.2, k=3, renormalize=renormalize)
+    got = exact.mean_gradient(built, *pair)
+    np.testing.assert_allclose(got, exact.numeric_gradient(of, pair[0]), atol=1e-8)
+
+
 def test_the_default_clip_acts_here():
     gaps = [
         np.abs(exact.mean_gradient(term(), *p) - exact.forward_kl_gradient(*p)).max()

@@ -72,6 +72,22 @@ def test_value_and_gradient_on_a_fresh_rollout(alpha, k, pair):
     assert np.abs(want).max() > 1e-3
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("renormalize", ["teacher", "both"])
+def test_renormalised_without_a_bucket(renormalize, alpha):
+    student, teacher = PAIRS[0]
+    top = np.argsort(-student)[:3]
+    p, q = (np.exp(exact.log_softmax(x))[top] for x in (student, teacher))
+    q = q / q.sum()
+    p = p / p.sum() if renormalize == "both" else p
+    m = (1 - alpha) * p + alpha * q
+    kl = lambda a, b: (a * np.log(a / b)).sum()
+    mixed = (1 - alpha) * kl(p, m) + alpha * kl(q, m)
+    want = {0.0: kl(q, p), 1.0: kl(p, q)}.get(alpha, mixed)
+    signal = term(alpha=alpha, k=3, renormalize=renormalize).signal
+    assert signal(outputs(student, teacher))[0] == pytest.approx(want, abs=1e-12)
+
+
 def test_the_support_is_the_students():
     student, teacher = PAIRS[0]
     tops = [np.argsort(-x)[:2] for x in (student, teacher)]
