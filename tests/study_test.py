@@ -323,6 +323,54 @@ def test_a_tuning_seed_must_not_be_reported(tmp_path):
         study.load(str(tmp_path / "s.py"))
 
 
+def pretend(self, words, log) -> int:
+    """A run that earns the more the nearer its rate is to 4e-3, GKD more than OPD."""
+    given = dict(word.removeprefix("--config.").split("=", 1) for word in words[3:])
+    seed, rate = int(given["seed"]), float(given["optimizer.learning_rate"])
+    folder = type(log)(given["--workdir"])
+    near = {2e-3: 2, 4e-3: 4}.get(rate, 1)
+    earned = np.arange(8) < near + seed % 2 + 2 * ("gkd" in given["--config"])
+    numbers = dict(steps=5, tokens_sampled=10, teacher_tokens=10, wall_seconds=1.0)
+    summary = run(folder, seed, np.zeros((8, 1)), earned[:, None], **numbers)
+    summary.pop("folder")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1)}) for step in range(6)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    mix = {"student": 1.0, "on_policy_probability": 1.0, "updates_per_rollout": 1}
+    config = {"rollout": {"prompts_per_step": 1, "group_size": 2}, "mix": mix}
+    (folder / "config.json").write_text(json.dumps(config))
+    return 0
+
+
+def test_a_study_of_pretended_runs_from_its_file_to_its_page(
+    tmp_path, monkeypatch, capsys
+):
+    plain(
+        tmp_path,
+        "GRID, BASELINE, CURVES = (1e-3, 2e-3), 'OPD', {'loss': 'loss'}\n"
+        "JUDGED = ('accuracy',)\n"
+        "CLAIMS = {'GKD > OPD': dict(arm='GKD', against='OPD', metric='avg_at_k',\n"
+        "                            direction='higher')}",
+    )
+    monkeypatch.setattr(study.Runner, "start", pretend)
+    words = [str(tmp_path / "s.py"), f"--out={tmp_path / 'runs'}", "--jobs=2"]
+    monkeypatch.setattr(
+        sys, "argv", ["study.py", *words, f"--page={tmp_path / 'page.md'}"]
+    )
+    study.main()
+    made = {place.name for place in (tmp_path / "runs" / "GKD").iterdir()}
+    # On from 2e-3, until 4e-3 has a worse one on both sides.
+    tuned = {f"seed1000-lr{rate}" for rate in ("0.001", "0.002", "0.004", "0.008")}
+    assert made == tuned | {"seed0-lr0.004", "seed1-lr0.004"}
+    text = (tmp_path / "page.md").read_text()
+    assert "| OPD | 2 | 56.2 ± 79.4 |" in text and "Still on the border" not in text
+    claim = "+25.0 (± 0.0 over 2 seeds, ± 31.6 over 8 prompts)"
+    assert f"| GKD > OPD | avg_at_k, GKD - OPD: {claim} | **not seen** |" in text
+    assert "- **GKD**, accuracy 0.0 ± 0.0 -> 81.2 ± 79.4: +81.2" in text
+    assert "| OPD | 5 | 10 | 10 | 10 | 1 |" in text
+    assert "**not seen**" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path):
     small = {key: value for key, value in runs.SMALL.items()}
