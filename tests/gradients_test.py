@@ -1,5 +1,6 @@
 """The gradient study: its statistics, its words, and one small study of a real pair."""
 
+import functools
 import sys
 import types
 
@@ -17,8 +18,12 @@ def drawn(rng, count: int, size: int, mean=0.0) -> np.ndarray:
     return (rng.standard_normal((count, size)) + mean).astype(np.float32)
 
 
+def sums(grads) -> noise.Sums:
+    return functools.reduce(noise.added, grads, noise.Sums())
+
+
 def signal_to_noise(grads) -> float:
-    return noise.signal_to_noise(grads.sum(0), np.linalg.norm(grads, axis=1))
+    return noise.signal_to_noise(sums(grads))
 
 
 def test_signal_to_noise_is_what_the_vectors_were_drawn_with():
@@ -40,32 +45,29 @@ def test_noise_alone_is_no_signal():
     assert signal_to_noise(np.ones((4, 4))) == np.inf
 
 
-def reference(grads) -> noise.Reference:
-    return noise.Reference(grads, grads.sum(0))
-
-
-def test_a_batch_is_not_compared_with_itself():
-    """Noise has no cosine with the mean of other noise; with its own it has 0.41."""
-    grads = drawn(np.random.default_rng(2), 6, 20_000)
-    apart = noise.others(reference(grads), 2)
-    np.testing.assert_allclose(apart, grads[[0, 1, 3, 4, 5]].mean(0), atol=1e-6)
-    found = noise.measured(iter(grads), (reference(grads), reference(-grads)))
-    assert abs(found["forward"][0]) < 0.02 and abs(found["reverse"][0]) < 0.02
-    itself = [noise.cosine(g, grads.mean(0)) for g in grads]
-    assert np.mean(itself) == pytest.approx(6**-0.5, abs=0.02)
+def test_a_ceiling_is_what_the_noise_of_a_mean_leaves():
+    """cos(mean, mu)^2 = snr / (snr + 1 / n), found without knowing mu."""
+    rng, size = np.random.default_rng(2), 4000
+    mean = np.sqrt(0.1) * np.where(rng.random(size) < 0.5, 1, -1)
+    found = sums(drawn(rng, 20, size, mean))
+    assert noise.ceiling(found) == pytest.approx((0.1 / 0.15) ** 0.5, abs=0.02)
+    assert noise.cosine(found.total, mean) == pytest.approx(0.816, abs=0.02)
+    assert noise.ceiling(sums(drawn(rng, 20, size))) < 0.3
+    assert noise.ceiling(sums(np.zeros((2, 3)))) == 0
+    assert noise.ceiling(sums(np.ones((2, 3)))) == 1
 
 
 def test_numbers_of_known_gradients():
     right, up = np.float32([[3, 0]] * 3), np.float32([[0, 1]] * 3)
     slanted = np.float32([[1, 1], [2, 2], [3, 3]])
-    found = noise.measured(iter(slanted), (reference(right), reference(-up)))
+    found = noise.measured(iter(slanted), (sums(right), sums(-up)))
     half = np.sqrt(0.5)
     assert found["forward"] == pytest.approx((half, 0), abs=1e-6)
     assert found["reverse"] == pytest.approx((-half, 0), abs=1e-6)
     assert found["mean"] == pytest.approx(2 * np.sqrt(2))
     assert found["batch"] == pytest.approx(2 * np.sqrt(2))
     assert found["snr"] == pytest.approx((8 - 2 / 3) / 2)  # v = 2
-    none = noise.measured(iter(0 * slanted), (reference(right), reference(up)))
+    none = noise.measured(iter(0 * slanted), (sums(right), sums(up)))
     assert np.isnan(none["forward"][0]) and np.isnan(none["snr"])
 
 
@@ -118,10 +120,11 @@ def test_mistakes_are_one_line_before_any_work(words, said):
     assert "\n" not in str(error.value)
 
 
-def test_one_batch_has_no_others(capsys):
+@pytest.mark.parametrize("name", ["batches", "reference"])
+def test_one_batch_has_no_variance(name, capsys):
     with pytest.raises(SystemExit):
-        gradients.arguments(["--batches=1"])
-    assert "at least 2" in capsys.readouterr().err
+        gradients.arguments([f"--{name}=1"])
+    assert f"--{name}=1; a variance needs at least 2" in capsys.readouterr().err
 
 
 def collected(*rows, width=4):
@@ -136,7 +139,7 @@ def collected(*rows, width=4):
 
 def test_rollouts_are_compared_without_their_padding():
     gold = types.SimpleNamespace(fresh=None)
-    of = lambda *got: types.SimpleNamespace(got=got)
+    of = lambda *got: types.SimpleNamespace(batches=[(one, None) for one in got])
     plain = of(collected([1, 2], [3]), collected([4], [5]))
     wide = of(collected([1, 2], [3], width=9), collected([4], [5]))
     assert gradients.same(wide, plain) == "same"
@@ -161,11 +164,12 @@ def test_a_small_study_measures_terms_as_the_librarys_own_signals(models):
     words += [
         f"--config.{name}.path={models / name}" for name in ("student", "teacher")
     ]
-    words += ["--batches=2", "--prompts=2", "--group=2"]
+    words += ["--batches=2", "--reference=3", "--prompts=2", "--group=4"]
     words += ["--config=opd", "--config=stableopd"]
     rest, cases = gradients.read_words(words)
     args = gradients.arguments(rest)
-    rows, plain = gradients.study(cases, args)
+    rows, plain, references = gradients.study(cases, args)
+    assert [len(one.norms) for one in references] == [3, 3]
     found = {(row.config, row.term): row for row in rows}
     ours = found[gradients.OURS, "policy_gradient"]
     assert found["opd", "opd"]._replace(config=ours.config, term=ours.term) == ours
@@ -174,7 +178,5 @@ def test_a_small_study_measures_terms_as_the_librarys_own_signals(models):
     assert (gradients.OURS, "all") not in found
     assert np.isnan(found["stableopd", "reference"].forward[0])
     assert {row.rollouts for row in rows} == {"same"}
-    text = gradients.page(rows, plain, words, args)
+    text = gradients.page(rows, plain, references, words, args)
     assert gradients.table(rows) in text and "{" not in text
-    with pytest.raises(ValueError, match="--memory is 0: fewer --batches"):
-        gradients.reference_of(plain, "forward_kl", 0)

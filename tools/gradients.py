@@ -18,29 +18,29 @@ with their coefficients at that update:
     mean     norm of the mean gradient over batches
     batch    mean norm of the gradient of one batch
     forward  cosine of ONE batch with the mean gradient of the exact forward KL to the
-             teacher; reverse: of the exact reverse KL
+             teacher, reverse: of the exact reverse KL, each over ``--reference``
+             batches of other prompts: none is compared with a mean that holds itself
     snr      (|mean|^2 - v / n) / v, v the trace of the variance over n batches: what
              is left of |mean|^2 without its noise; 0.000: less than n batches resolve
 
-A batch is compared with the mean over the *other* batches, so that none is compared
-with itself. That mean is noisy, too: the lines of the exact divergences themselves are
-the most that can be had. Memory: gradients of both divergences for all batches, and a
-running sum; ``--memory`` is the limit in GiB.
+A mean is noisy, too, and the more prompts it is over the less: the page says what
+cosine its noise leaves at most. Of gradients only sums are kept.
 """
 
 import argparse
 import copy
+import itertools
 import runpy
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from studying.noise import Reference, measured
+from studying.noise import Sums, added, ceiling, measured
 
 from jopd import commandline
 from jopd.batches import collect
@@ -104,12 +104,12 @@ class Row(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Batches of a config with all that its gradients read."""
+    """Batches of a config, all that their gradients read, and ``more`` batches."""
 
     e: experiment.Experiment
     frozen: dict
-    got: list[collect.Collected]
-    prepared: list[step.Prepared]
+    batches: list[tuple[collect.Collected, step.Prepared]]
+    more: Iterator[tuple[collect.Collected, step.Prepared]]
     gradient: Any
 
 
@@ -118,16 +118,22 @@ def draw(config, batches: int, at: int) -> Drawn:
     e = experiment.build(config)
     for note in e.notes:
         console.warn(note)
-    stage = stages.build_stages(e, builders.build_optimizer(e.config)[1])
     frozen = e.frozen | roles.start(e.teachers, e.params)
+    more = walk(e, frozen, at)
+    first = list(itertools.islice(more, batches))
+    return Drawn(e, frozen, first, more, make_gradient(e))
+
+
+def walk(e: experiment.Experiment, frozen: dict, at: int):
+    """Yields (collected, prepared) of one update after the other, from ``at`` on."""
+    stage = stages.build_stages(e, builders.build_optimizer(e.config)[1])
     buffer = collect.empty_buffer(e.mix, e.widths.rows[-1])
-    memory, got, prepared = memories.start(e.terms, e.shape.vocabulary), [], []
-    for number in range(at, at + batches):
-        buffer, found = stage.collect(e.params, buffer, number)
-        got.append(found)
-        prepared.append(stage.prepare(e.params, frozen, found.batch, memory))
-        memory = prepared[-1].memory
-    return Drawn(e, frozen, got, prepared, make_gradient(e))
+    memory = memories.start(e.terms, e.shape.vocabulary)
+    for number in itertools.count(at):
+        buffer, got = stage.collect(e.params, buffer, number)
+        prepared = stage.prepare(e.params, frozen, got.batch, memory)
+        memory = prepared.memory
+        yield got, prepared
 
 
 def make_gradient(e: experiment.Experiment):
@@ -148,7 +154,7 @@ def make_gradient(e: experiment.Experiment):
 
 def gradients(drawn: Drawn, coefs: dict[str, float]) -> Iterable[np.ndarray]:
     """f32[P] of every batch under coefficients of all terms."""
-    for got, prepared in zip(drawn.got, drawn.prepared, strict=True):
+    for got, prepared in drawn.batches:
         yield drawn.gradient(drawn.e.params, drawn.frozen, got.batch, prepared, coefs)
 
 
@@ -161,21 +167,14 @@ def questions(drawn: Drawn, at: int) -> dict[str, dict[str, float]]:
     return asked
 
 
-def reference_of(drawn: Drawn, name: str, memory: float) -> Reference:
-    """The gradients of one of SIGNALS.
-
-    Raises:
-      ValueError: those of both exact divergences would not fit into ``memory`` GiB.
-    """
-    size = sum(leaf.size for leaf in jax.tree.leaves(drawn.e.params))
-    needs = (len(EXACT) * len(drawn.got) + 6) * size * 4 / 2**30
-    if needs > memory:
-        raise ValueError(
-            f"{len(drawn.got)} batches of gradients of {size:,} parameters take "
-            f"{needs:.1f} GiB, --memory is {memory:g}: fewer --batches, or raise it"
-        )
-    grads = np.stack(list(gradients(drawn, questions(drawn, 0)[name])))
-    return Reference(grads, grads.sum(axis=0))
+def references_of(plain: Drawn, batches: int) -> tuple[Sums, ...]:
+    """Of the exact divergences, over batches behind those that are measured."""
+    asked, sums = questions(plain, 0), dict.fromkeys(EXACT, Sums())
+    for got, prepared in itertools.islice(plain.more, batches):
+        for name in EXACT:
+            words = plain.e.params, plain.frozen, got.batch, prepared, asked[name]
+            sums[name] = added(sums[name], plain.gradient(*words))
+    return tuple(sums.values())
 
 
 def rows_of(
@@ -192,7 +191,8 @@ def rows_of(
 
 def same(one: Drawn, other: Drawn) -> str:
     """In how many batches two configs were given the same rollouts."""
-    equal = [written(a) == written(b) for a, b in zip(one.got, other.got, strict=True)]
+    pairs = zip(one.batches, other.batches, strict=True)
+    equal = [written(a) == written(b) for (a, _), (b, _) in pairs]
     if all(equal):
         return "same"
     return f"{sum(equal)} of {len(equal)} same" if any(equal) else "own"
@@ -272,11 +272,12 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=8, help="rollouts of a prompt")
     half = "first update to be looked at; default: the middle of the first config's run"
     parser.add_argument("--at", type=int, help=half)
-    parser.add_argument("--memory", type=float, default=8.0, help="GiB for gradients")
+    parser.add_argument("--reference", type=int, default=24, help="batches, see above")
     parser.add_argument("--page", type=Path, help="markdown to write")
     args = parser.parse_args(words)
-    if args.batches < 2:
-        parser.error(f"--batches={args.batches}; a mean of others needs at least 2")
+    for name in ("batches", "reference"):
+        if getattr(args, name) < 2:
+            parser.error(f"--{name}={getattr(args, name)}; a variance needs at least 2")
     return args
 
 
@@ -290,8 +291,9 @@ def settle(config, args) -> None:
     config.lock()
 
 
-def study(cases: list[Case], args) -> tuple[list[Row], Drawn]:
-    """All lines, the best cosine with the forward KL first, and the plain rollouts."""
+def study(cases: list[Case], args) -> tuple[list[Row], Drawn, tuple[Sums, ...]]:
+    """All lines, the best cosine with the forward KL first; the plain rollouts, and
+    what all were compared with."""
     check(cases)
     for case in cases:
         settle(case.config, args)
@@ -299,13 +301,14 @@ def study(cases: list[Case], args) -> tuple[list[Row], Drawn]:
     # Prompts of an update are a function of its number: one for all configs.
     at = ours.config.steps // 2 if args.at is None else args.at
     plain = draw(ours.config, args.batches, at)
-    references = tuple(reference_of(plain, name, args.memory) for name in EXACT)
+    references = references_of(plain, args.reference)
     rows = list(rows_of(ours, plain, plain, references, at))
     for case in cases:
         console.say(f"measuring {case.name}")
         drawn = draw(case.config, args.batches, at)
         rows += rows_of(case, drawn, plain, references, at)
-    return sorted(rows, key=lambda row: -np.nan_to_num(row.forward[0], nan=-2)), plain
+    best = lambda row: -np.nan_to_num(row.forward[0], nan=-2)
+    return sorted(rows, key=best), plain, references
 
 
 def table(rows: list[Row]) -> str:
@@ -324,18 +327,21 @@ def near(value: tuple[float, float]) -> str:
     return "–" if np.isnan(value[0]) else f"{value[0]:.2f} ± {value[1]:.2f}"
 
 
-def page(rows: list[Row], plain: Drawn, words: list[str], args) -> str:
+def page(rows: list[Row], plain: Drawn, references, words: list[str], args) -> str:
     """The markdown page."""
-    tokens = [int(np.sum(np.asarray(got.batch.mask_BT))) for got in plain.got]
+    tokens = [int(np.sum(np.asarray(got.batch.mask_BT))) for got, _ in plain.batches]
+    forward, reverse = (f"{ceiling(sums):.2f}" for sums in references)
     c = plain.e.config
     pair = f"Student `{c.student.path}`, teacher `{c.teacher.path}`"
-    meaning = __doc__.split("For every term,")[1].split("Memory:")[0]
+    meaning = __doc__.split("For every term,")[1].split("A mean is noisy")[0]
     parts = [
         "# Gradients of one pair, term by term",
         f"```sh\npython tools/gradients.py {' '.join(words)}\n```",
         f"{pair}, untrained, on `{c.data.path}`: {args.batches} batches of "
         f"{args.prompts} prompts x {args.group} rollouts, {np.mean(tokens):,.0f} "
-        "response tokens each.",
+        f"response tokens each. The exact mean gradients are over {args.reference} "
+        f"further ones; their noise leaves a cosine of {forward} (forward KL) and "
+        f"{reverse} (reverse KL) at most.",
         table(rows),
         "## How to read it",
         f"For every term,{meaning.strip()}",
@@ -355,11 +361,11 @@ def main() -> None:
                 "name a config, such as --config=opd, once or several times"
             )
         workdir.use_compilation_cache()
-        rows, plain = study(cases, args)
+        rows, *seen = study(cases, args)
         print(table(rows))
         if args.page:
             args.page.parent.mkdir(parents=True, exist_ok=True)
-            args.page.write_text(page(rows, plain, words, args))
+            args.page.write_text(page(rows, *seen, words, args))
         console.say(f"{time.perf_counter() - began:.0f} seconds")
 
 

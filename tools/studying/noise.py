@@ -1,16 +1,20 @@
 """How much of a gradient is signal: sums over batches of vectors, f32[P] each."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-class Reference(NamedTuple):
-    """The gradients of an exact divergence: f32[n, P], and their sum."""
+class Sums(NamedTuple):
+    """What is kept of the gradients of n batches: their sum f32[P] and their norms."""
 
-    grads: np.ndarray
-    total: np.ndarray
+    total: Any = 0.0
+    norms: tuple[float, ...] = ()
+
+
+def added(sums: Sums, grad) -> Sums:
+    return Sums(sums.total + grad, (*sums.norms, float(np.linalg.norm(grad))))
 
 
 def cosine(one, other) -> float:
@@ -19,24 +23,32 @@ def cosine(one, other) -> float:
     return float(np.vdot(one, other)) / size if size else np.nan
 
 
-def others(reference: Reference, number: int):
-    """f32[P]: mean gradient of all batches but one."""
-    return (reference.total - reference.grads[number]) / (len(reference.grads) - 1)
+def parts(sums: Sums) -> tuple[float, float]:
+    """(|mean|^2, v): v is unbiased for the trace of the variance of one gradient,
 
-
-def signal_to_noise(total, norms) -> float:
-    """(|mean|^2 - v / n) / v from the sum of n gradients and their norms.
-
-    v = (sum |g_i|^2 - n |mean|^2) / (n - 1) is unbiased for the trace of the variance,
-    so the numerator is for the square of the true mean. Not below 0; NaN without any
-    gradient, infinite where all are one.
+    v = (sum |g_i|^2 - n |mean|^2) / (n - 1), so |mean|^2 - v / n is for the square of
+    the true mean.
     """
-    n = len(norms)
-    mean = float(np.vdot(total, total)) / n**2
-    noise = max((float(np.sum(np.square(norms))) - n * mean) / (n - 1), 0.0)
+    n = len(sums.norms)
+    mean = float(np.vdot(sums.total, sums.total)) / n**2
+    noise = (float(np.sum(np.square(sums.norms))) - n * mean) / (n - 1)
+    return mean, max(noise, 0.0)
+
+
+def signal_to_noise(sums: Sums) -> float:
+    """(|mean|^2 - v / n) / v, not below 0; NaN without any gradient, infinite where all
+    are one."""
+    mean, noise = parts(sums)
     if not noise:
         return np.inf if mean else np.nan
-    return max(mean - noise / n, 0.0) / noise
+    return max(mean - noise / len(sums.norms), 0.0) / noise
+
+
+def ceiling(sums: Sums) -> float:
+    """Cosine of the mean with the true one, and so the most that a vector can have with
+    it that owes nothing to the same batches; 0 where n batches resolve nothing."""
+    mean, noise = parts(sums)
+    return float(np.sqrt(max(1 - noise / len(sums.norms) / mean, 0.0))) if mean else 0.0
 
 
 def spread(values) -> tuple[float, float]:
@@ -45,18 +57,17 @@ def spread(values) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def measured(grads: Iterable, references: tuple[Reference, Reference]) -> dict:
-    """The numbers of a ``Row`` from one f32[P] a batch, of which it keeps only sums."""
-    total, norms, cosines = 0.0, [], []
-    for number, grad in enumerate(grads):
-        total = total + grad
-        norms.append(float(np.linalg.norm(grad)))
-        cosines.append([cosine(grad, others(one, number)) for one in references])
+def measured(grads: Iterable, references: tuple[Sums, Sums]) -> dict:
+    """The numbers of a line of tools/gradients.py from one f32[P] a batch."""
+    sums, cosines = Sums(), []
+    for grad in grads:
+        sums = added(sums, grad)
+        cosines.append([cosine(grad, one.total) for one in references])
     forward, reverse = (spread(column) for column in zip(*cosines, strict=True))
     return dict(
-        mean=float(np.linalg.norm(total)) / len(norms),
-        batch=float(np.mean(norms)),
+        mean=float(np.linalg.norm(sums.total)) / len(sums.norms),
+        batch=float(np.mean(sums.norms)),
         forward=forward,
         reverse=reverse,
-        snr=signal_to_noise(total, norms),
+        snr=signal_to_noise(sums),
     )
