@@ -51,6 +51,20 @@ def information_gain(
     return found
 
 
+def fact(scores: Scores, *, fact: str) -> dict[str, jax.Array]:
+    """Mean and largest value of a named fact over student tokens (``<fact>_mean``).
+
+    For facts that are to be looked at, whether or not a weight reads them. NaN and -inf
+    where the student wrote nothing.
+    """
+    inside_BT = groups.student_tokens(scores)
+    value_BT = jnp.where(inside_BT, scores.facts[fact], -jnp.inf)
+    return {
+        f"{fact}_mean": _mean(value_BT, inside_BT),
+        f"{fact}_max": jnp.max(value_BT),
+    }
+
+
 def _mean(values: jax.Array, inside: jax.Array) -> jax.Array:
     """Mean where ``inside``; NaN, which the log writes as null, where nothing is."""
     return jnp.sum(jnp.where(inside, values, 0.0)) / jnp.sum(inside)

@@ -68,3 +68,12 @@ def test_masked_garbage_is_not_read(scores):
     )
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_a_fact_is_described_over_the_students_tokens(scores):
+    value_BT = np.where(scores.mask, np.arange(40).reshape(8, 5), np.nan)
+    found = reports.fact(scores._replace(facts={"near": value_BT}), fact="near")
+    own = value_BT[np.asarray(scores.mask) & (np.asarray(scores.source) != GOLD)]
+    assert set(found) == {"near_mean", "near_max"}
+    np.testing.assert_allclose(found["near_mean"], own.mean(), rtol=1e-6)
+    assert found["near_max"] == own.max()
