@@ -17,7 +17,7 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="words")
     c.name = "eopd"
     c.loss.opd = dict(signal="policy_gradient", clip_low=0.2, clip_high=0.2)  # inferred
     unsure = dict(entropy_above=dict(threshold=0.8, of="teacher"))

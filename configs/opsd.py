@@ -21,10 +21,13 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="hinted")
     c.name = "opsd"
-    c.optimizer.learning_rate = 1e-4  # bundled pair
-    c.teachers.self = dict(weights="initial", context="{question}{solution};{question}")
+    c.steps, c.rollout.prompts_per_step = 200, 16
+    c.optimizer.learning_rate = 1e-3  # bundled student
+    c.teachers.self = dict(
+        weights="initial", context="Solution: {solution}\n{question}"
+    )
     c.loss.opsd = dict(
         signal="opsd.clipped", direction="forward_kl", clip=None, other="self"
     )

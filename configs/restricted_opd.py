@@ -15,7 +15,7 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="words")
     c.name = "restricted_opd"
     c.loss.opd = dict(
         signal="restricted_kl",

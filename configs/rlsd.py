@@ -22,13 +22,13 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="hinted")
     c.name = "rlsd"
-    c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
-    c.optimizer.learning_rate = 1e-4  # bundled pair: as GRPO
-    c.data.levels = (2, 3, 4)  # bundled pair: as GRPO
+    c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
+    c.optimizer.learning_rate = 5e-4  # bundled student: as GRPO
+    c.data.levels = (2, 3)  # bundled student: as GRPO
     c.teachers.self = dict(
-        weights="snapshot", every_steps=10, context="{question}{answer};{question}"
+        weights="snapshot", every_steps=10, context="Answer: {answer}\n{question}"
     )
     surrogate = dict(
         signal="policy_gradient",

@@ -15,7 +15,7 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="words")
     c.name = "rock_freeze"
     c.memory.rocks = dict(function="rock.statistics", decay=1.0)
     # Large vocabularies: the first 100.

@@ -14,7 +14,7 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="words")
     c.name = "scope"
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
     c.rollout.temperature = 0.6

@@ -17,11 +17,12 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="hinted")
     c.name = "sdft"
-    c.optimizer.learning_rate = 1e-4  # bundled pair
+    c.steps, c.rollout.prompts_per_step = 200, 16
+    c.optimizer.learning_rate = 1e-3  # bundled student
     c.teachers.self = dict(
-        weights="ema", rate=0.01, context="{question}{solution};{question}"
+        weights="ema", rate=0.01, context="Solution: {solution}\n{question}"
     )
     c.loss.sdft = dict(
         signal="forward_kl",

@@ -17,14 +17,13 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="hinted")
     c.name = "sdpo"
-    c.optimizer.learning_rate = 1e-4  # bundled pair
-    c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
+    c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
+    c.optimizer.learning_rate = 1e-3  # bundled student
     c.teachers.self = dict(
-        weights="ema", rate=0.05, context="{question}{peer};{question}"
+        weights="ema", rate=0.05, context="Right: {peer}\n{question}"
     )
-    c.data.max_prompt_tokens = 64  # of two questions; with a rollout: its context
     c.peer.success = 1.0  # inferred: the released code has 0.5 in one place, 1.0 in one
     c.loss.sdpo = dict(
         signal="sdpo.distil",

@@ -14,10 +14,10 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="words")
     c.name = "ta_opd"
-    c.facts.apart = dict(function="local_forward_kl", k=3, other="teacher")
-    c.facts.reachable = dict(function="compatibility", k=3, other="teacher")
+    c.facts.apart = dict(function="local_forward_kl", k=16, other="teacher")
+    c.facts.reachable = dict(function="compatibility", k=16, other="teacher")
     c.loss.opd = dict(
         signal="policy_gradient",
         clip_low=1.0,
