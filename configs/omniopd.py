@@ -13,11 +13,10 @@ k_c is the summed similarity of the chunk and N continuations of its prefix by t
 teacher, pibar_c the current student's mean probability of its tokens; alpha, beta, the
 similarity and the prior are the paper's. b_c, the mean of pihat over the chunks of all
 other rows, is not: it leaves the mean gradient as it is and takes out the noise of a
-weight that is nearly constant. The paper's form, and for tasks of words its other
-similarity, whose mean is over words:
+weight that is nearly constant. The paper's form, and its default similarity:
 
     --config.loss.chunks.weights.rate.baseline=none
-    --config.audit.similarity=rouge1
+    --config.audit.similarity=ned
 
 The paper's 10 chunks of 50 tokens and 10 samples are cut to the bundled task's short
 responses. See docs/methods/omniopd.md
@@ -27,13 +26,14 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="text")
     c.name = "omniopd"
     # An audit costs more than the update: fewer rollouts and updates than elsewhere.
     c.steps, c.rollout.prompts_per_step = 200, 16
     c.optimizer.learning_rate = 5e-4  # bundled pair; the paper's is 1e-6
     c.optimizer.warmup = 0.25
-    c.audit.chunks, c.audit.chunk_tokens, c.audit.samples = 3, 6, 8
+    c.audit.chunks, c.audit.chunk_tokens, c.audit.samples = 3, 8, 8
+    c.audit.similarity = "rouge1"  # over words; "ned", over characters: the paper's
     # alpha and coef: paper. The reference makes --config.audit.samples change both.
     rate = dict(
         function="omniopd.chunk_rate",

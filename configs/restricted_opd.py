@@ -21,7 +21,7 @@ def get_config():
         signal="restricted_kl",
         direction="reverse_kl",
         support="intersection",
-        k=20,  # of a vocabulary of 18 that is all of it: plain reverse KL
+        k=20,
         form="renormalised",
     )
     c.objective.normalizer = "sequences"

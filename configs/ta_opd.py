@@ -6,8 +6,8 @@
 
 Kept is the tenth of a batch with the most nz(D) nz(C): D the forward KL on the union of
 both top k, C the teacher's mass on the student's top k. The paper: k = 16, shares of 5
-to 50 %. k = 3 is inferred, for 18 tokens: with 16 of them C is 1 everywhere. Learning
-rate and clip are inferred. No computation is saved. See docs/methods/ta_opd.md
+to 50 %. Learning rate and clip are inferred. No computation is saved. See
+docs/methods/ta_opd.md
 """
 
 from jopd.config import base_config
