@@ -21,7 +21,9 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "cgtr"
     c.steps = 200
-    c.optimizer.learning_rate = 5e-4  # bundled student; the paper, on 8B: 1e-5, constant
+    c.optimizer.learning_rate = (
+        5e-4  # bundled student; the paper, on 8B: 1e-5, constant
+    )
     c.optimizer.weight_decay = 0.01
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 4
     # The gate's numbers are the defaults: 30, 5, 5, 0.05 and 3.2.

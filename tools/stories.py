@@ -8,8 +8,9 @@ from jopd.data import tasks, words
 
 PAD, EOS = "<pad>", "<eos>"
 HINTS = ("Answer: {}\n", "Solution: {}\n", "Right: {}\n", "Wrong: {}\n")
-SHARES = (0.34, 0.1, 0.22, 0.22, 0.12)  # of rows behind nothing, then behind each hint
-INVENTED = 0.7  # of answers and solutions that are shown as right
+SHARES = (0.15, 0.05, 0.35, 0.35, 0.1)  # of rows behind nothing, then each hint
+# Wordings of events that the hinted student is told the meaning of.
+KNOWN = {operator: wordings[:2] for operator, wordings in words.EVENTS.items()}
 VOCABULARY = 640  # all bytes, and merges until every word of the task is one token
 
 
@@ -46,11 +47,11 @@ def build_tokenizer(size: int = VOCABULARY):
 def hinted(count: int) -> list[dict]:
     """Stories, most of them behind something that helps to solve them.
 
-    A third of the rows are plain. The others begin with a line of `HINTS`: the answer,
-    a worked solution, another attempt that was right, or one that was wrong. Most of
-    what is shown as right is invented, and so is the response: who could sum up would
-    else never learn to read. Responses are worded alike whatever stands before them, so
-    that none betrays what it was shown.
+    Rows stand alone or begin with a line of `HINTS`: the answer, a worked solution,
+    another attempt that was right, or one that was wrong. Whoever reads them learns to
+    sum up, but not what half of the wordings mean: those occur only where a hint shows
+    what happens, in questions that say nothing of it. Responses are worded alike
+    whatever stands before them, so that none betrays what it was shown.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -64,26 +65,24 @@ def hinted(count: int) -> list[dict]:
 def _behind_a_hint(rng: np.random.Generator, told: words.Story) -> dict:
     answer, solution, right, wrong = HINTS
     hint = rng.choice(["", answer, solution, right, wrong], p=SHARES)
-    if hint in (answer, solution, right) and rng.random() < INVENTED:
-        told = invented(rng, told, 1 if hint == answer else len(told.events))
     shown = mistaken(rng, told) if hint == wrong else told
     text = words.answer(told) if hint == answer else words.solution(rng, shown)
+    if hint in (solution, right):
+        question = words.question(rng, disguised(rng, told))
+    else:
+        question = words.question(rng, told, KNOWN)
     return {
-        "question": hint.format(text) + words.question(rng, told),
+        "question": hint.format(text) + question,
         "solution": words.solution(rng, told),
         "answer": words.answer(told),
     }
 
 
-def invented(rng: np.random.Generator, told: words.Story, last: int) -> words.Story:
-    """The same story, the results of its ``last`` events drawn at random."""
-    first = len(told.events) - last
-    results = rng.integers(0, words.LARGEST_VALUE + 1, size=len(told.events))
+def disguised(rng: np.random.Generator, told: words.Story) -> words.Story:
+    """The same numbers, with what is done to them drawn at random."""
     events = [
-        (operator, operand, int(drawn) if number >= first else result)
-        for number, ((operator, operand, result), drawn) in enumerate(
-            zip(told.events, results, strict=True)
-        )
+        (str(rng.choice(list(words.EVENTS))), operand, result)
+        for _, operand, result in told.events
     ]
     return told._replace(events=tuple(events))
 

@@ -148,11 +148,11 @@ def answer(told: Story) -> str:
     return str(told.events[-1][2])
 
 
-def question(rng: np.random.Generator, told: Story) -> str:
+def question(rng: np.random.Generator, told: Story, events: dict = EVENTS) -> str:
     """The story and what is asked, each sentence worded in one of its ways."""
     sentences = [_pick(rng, OPENINGS).format(n=told.start, **told.words)]
     for operator, operand, _ in told.events:
-        template = _pick(rng, EVENTS[operator])
+        template = _pick(rng, events[operator])
         sentences.append(template.format(n=operand, **told.words))
     sentences.append(_pick(rng, QUESTIONS).format(**told.words))
     return " ".join(sentences) + "\n"
