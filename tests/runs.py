@@ -123,6 +123,12 @@ def begins_with_digit(response: str, answer: str) -> float:
     return float(response[:1].isdecimal())
 
 
+def is_even(response: str, answer: str) -> float:
+    """A verifier that half of what random models write satisfies."""
+    assert answer.isdecimal()
+    return float(len(response) % 2 == 0)
+
+
 def rows(path: Path) -> list[dict]:
     """Whole lines of a ``.jsonl`` that may be being written."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
