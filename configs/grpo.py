@@ -30,5 +30,5 @@ def get_config():
     )
     c.loss.reference = dict(signal="k3", other="reference", coef=0.0)
     c.objective.normalizer = "tokens"  # DAPO; "sequences" is the first GRPO's
-    c.optimizer.learning_rate = 5e-4  # bundled student
+    c.optimizer.learning_rate = 1e-4  # bundled student
     return c

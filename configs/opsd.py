@@ -13,8 +13,7 @@ also cuts every summand T_v log(T_v / S_v) at 0.05. With a large vocabulary use 
 With a small one and a sure teacher the summand of the right token lies above the cut
 and has no gradient, and the rest pushes that token down: no clip here.
 
-The bundled student has never seen a solution in its prompt, so on the bundled task this
-shows the mechanism, not the method's strength.
+Shown on the bundled student that reads solutions (regime "hinted").
 """
 
 from jopd.config import base_config

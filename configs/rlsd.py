@@ -6,7 +6,7 @@
     L = -mean min(rho Ahat, clip(rho, 0.8, 1.28) Ahat),  dual clip 3
 
 with l falling from 0.5 to 0 over the first 50 updates (the released script: 60). T is
-the student of the last multiple of 10 updates (script: 20), reading the answer beside
+the student of the last multiple of 10 updates (script: 20), reading a solution beside
 the question. Exactly the terms ``grpo`` and ``evidence`` below: see
 jopd/methods/rlsd.py. ``uniform`` is off: it gives groups of equal rewards a small
 advantage of one sign (``--config.loss.uniform.coef=0.05`` for a constant one).
@@ -25,10 +25,10 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "rlsd"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.optimizer.learning_rate = 5e-4  # bundled student: as GRPO
+    c.optimizer.learning_rate = 1e-4  # bundled student: as GRPO
     c.data.levels = (2, 3)  # bundled student: as GRPO
     c.teachers.self = dict(
-        weights="snapshot", every_steps=10, context="Answer: {answer}\n{question}"
+        weights="snapshot", every_steps=10, context="Solution: {solution}\n{question}"
     )
     surrogate = dict(
         signal="policy_gradient",

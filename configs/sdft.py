@@ -9,8 +9,7 @@ fork of the official code); T is an exponential moving average of the student at
 0.01 per update. The direction is that of the audited code; the abstract and others call
 it the reverse KL: signal="reverse_kl" is that.
 
-The bundled student has never seen a demonstration in its prompt, so on the bundled task
-this shows the mechanism, not the method's strength.
+Shown on the bundled student that reads solutions (regime "hinted").
 """
 
 from jopd.config import base_config

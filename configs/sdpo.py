@@ -1,6 +1,6 @@
 """SDPO (arXiv:2601.20802): a self-teacher that has seen another rollout succeed.
 
-    python -m jopd.main --config=configs/sdpo.py  # 48.8 -> 0.0 %
+    python -m jopd.main --config=configs/sdpo.py
 
     L = mean_t min(rho, 2) JSD_a(S'(. | x, y_<t), T'(. | x, peer, y_<t)),  a = 0.5
 
@@ -9,8 +9,8 @@ with a reward of at least ``c.peer.success``. T is an exponential moving average
 student at 0.05 per update; S' and T' are on the student's 100 likeliest tokens and one
 bucket for the rest. alpha=1 is the reverse KL, the paper's form.
 
-The bundled student has never seen another attempt in its prompt, so on the bundled task
-this shows the mechanism, not the method's strength. See docs/methods/sdpo.md
+Shown on the bundled student that reads attempts (regime "hinted"). See
+docs/methods/sdpo.md
 """
 
 from jopd.config import base_config
@@ -20,7 +20,7 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "sdpo"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.optimizer.learning_rate = 1e-3  # bundled student
+    c.optimizer.learning_rate = 3e-4  # bundled student
     c.teachers.self = dict(
         weights="ema", rate=0.05, context="Right: {peer}\n{question}"
     )
