@@ -47,8 +47,8 @@ REGIMES = {
         _WORDS | {"teacher.path": "demo:words_brief"},
     ),
     "hinted": Regime(
-        "a student that can use an answer, a solution or another attempt in its "
-        "prompt, and solves a part of the problems without: a self-teacher, a verifier",
+        "a student that can use a solution or another attempt in its prompt, and "
+        "solves a part of the problems without: a self-teacher, a verifier",
         _WORDS | {"student.path": "demo:words_hinted"},
     ),
     "loops": Regime(
