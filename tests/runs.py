@@ -49,6 +49,11 @@ def bundled_tokenizer():
     return inputs.load_tokenizer(inputs.model_path("demo:student"))
 
 
+# A config of another regime over the task in digits.
+DIGITS = {"data__path": "task:arithmetic"}
+PEERS = DIGITS | {"teachers__self__context": "{question}{peer};{question}"}
+
+
 def make_pair(folder: Path, **changes) -> None:
     """Tiny random models, ``student`` and ``teacher``."""
     make_model(folder / "student", seed=1, **changes)
@@ -81,13 +86,13 @@ def make_model(path: Path, *, seed: int = 0, tokenizer=None, **changes) -> Path:
 def config(models: Path, method: str = "opd", **overrides) -> ConfigDict:
     """A config file of the project over the tiny models; dots in keys as ``__``."""
     found = runpy.run_path(str(ROOT / "configs" / f"{method}.py"))["get_config"]()
-    if found.data.path.startswith("task:words"):
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    if changes.get("data.path", found.data.path).startswith("task:words"):
         models = models / "words"
     small = {
         "student.path": str(models / "student"),
         "teacher.path": str(models / "teacher"),
     }
-    changes = {key.replace("__", "."): value for key, value in overrides.items()}
     found.update_from_flattened_dict(SMALL | small | changes)
     return found.lock()
 

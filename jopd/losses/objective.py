@@ -44,8 +44,8 @@ class Term(NamedTuple):
         "sequences" averages per row first and then over rows that have such tokens,
         "rows" sums per row and averages over rows that have such tokens,
         "weights" divides by the sum of w,
-        "batch" by all response tokens of the batch, whoever wrote them: terms of
-        several sources then add up to one mean.
+        "batch" by all response tokens of rows that its models serve, whoever wrote
+        them: terms of several sources then add up to one mean.
       models: frozen models and panels that its functions read. A row that one of them
         does not serve (``Scores.serves``) is outside the term's scope.
       report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
@@ -160,7 +160,8 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
         total = jnp.sum(weight_BT)
         weight_BT = weight_BT / jnp.where(total == 0, 1.0, total)
     elif term.normalizer == "batch":
-        weight_BT = weight_BT / jnp.maximum(jnp.sum(scores.mask), 1)
+        of_all_BT = scope(term._replace(source="any"), scores)
+        weight_BT = weight_BT / jnp.maximum(jnp.sum(of_all_BT), 1)
     else:
         weight_BT = weight_BT / jnp.maximum(jnp.sum(inside_BT), 1)
     advantage_BT = None

@@ -273,6 +273,7 @@ RANGES = {
 
 # Of functions, ``function.argument``, where the type alone allows what is not meant and
 # the function itself does not refuse it.
+_IDS = several(FROM_0, "ids of tokens")
 ARGUMENTS = {
     "after_tokens.count": FROM_0,
     "first_tokens.count": FROM_0,
@@ -294,7 +295,14 @@ ARGUMENTS = {
     "stopped.bound": real(0, 1e6, above=True, infinite="+"),
     "repetition.ngram": COUNT,
     "distil.k": COUNT,
-    "restricted_kl.ids": several(FROM_0, "ids of tokens"),
+    "restricted_kl.ids": _IDS,
+    "frozen.ids": _IDS,
+    "within.start": _IDS,
+    "within.end": _IDS,
+    "evidence.start": _IDS,
+    "evidence.end": _IDS,
+    "evidence_report.start": _IDS,
+    "evidence_report.end": _IDS,
     "extrapolated.tau": real(0, 1e6, above=True, infinite="+"),
     "routed.clip": real(0, 1e6, above=True, infinite="+"),
     "cells.clip": real(0, 1e6, above=True, infinite="+"),

@@ -191,14 +191,16 @@ def test_task_rows():
     made = tasks.make("test", 20, levels=(2,))
     assert [row.prompt for row in rows] == [row["question"] for row in made]
     assert [row.answer for row in rows] == [row["answer"] for row in made]
-    with pytest.raises(ValueError, match="bundled task is task:arithmetic"):
+    with pytest.raises(ValueError, match="bundled tasks are task:arithmetic and"):
         sources.read("task:algebra")
 
 
 def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
         sources.read(str(tmp_path / "none.jsonl"))
-    with pytest.raises(ValueError, match="neither task:arithmetic, nor a file"):
+    with pytest.raises(
+        ValueError, match="neither task:arithmetic nor task:words, nor a file"
+    ):
         sources.read("data.xlsx")
     with pytest.raises(ValueError, match="no rows"):
         sources.read(write(tmp_path / "a.jsonl", "\n"))

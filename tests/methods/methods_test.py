@@ -206,7 +206,8 @@ def test_order_of_rows_does_not_matter(case):
     loss, (_, d_head) = value_and_grad(terms, name, batch, hidden, heads)
     mixed = jax.tree.map(lambda x: x[order], (batch, hidden))
     again, (_, d_head_again) = value_and_grad(terms, name, *mixed, heads)
-    np.testing.assert_allclose(loss, again, rtol=1e-5)
+    # Centred rewards nearly cancel: what rounds are summands of size 1.
+    np.testing.assert_allclose(loss, again, rtol=1e-5, atol=3e-7)
     np.testing.assert_allclose(d_head, d_head_again, rtol=1e-4, atol=1e-6)
 
 

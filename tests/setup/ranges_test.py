@@ -9,7 +9,8 @@ import re
 import pytest
 
 from jopd import methods
-from jopd.losses import binding, reports, signals, weights
+from jopd.losses import binding, facts, reports, signals, weights
+from jopd.methods import kat, rock
 from jopd.setup import builders, keys, ranges, shipped, validation
 from jopd.setup.config import base_config
 
@@ -183,7 +184,9 @@ def test_rows_of_arguments_are_of_functions_that_exist():
     from jopd.rollouts import stops
 
     known = {function.__name__: function for function in FUNCTIONS.values()}
-    known["repetition"] = stops.repetition
+    known |= {name: getattr(facts, name) for name in binding.names(facts)}
+    for maker in (stops.repetition, kat.minima, rock.statistics):
+        known[maker.__name__] = maker
     for row in ranges.ARGUMENTS:
         name, argument = row.split(".")
         assert argument in binding.arguments_of(known[name]), row

@@ -85,7 +85,8 @@ def test_a_context_is_as_long_as_its_rows_need(models, digits, tmp_path):
 
 def test_the_bundled_widths_stay(models, digits):
     """Padding is of the numbers: another width rounds differently."""
-    made = runs.config(models, "sdpo", rollout__max_new_tokens=64)
+    lengths = dict(rollout__max_new_tokens=64, data__max_prompt_tokens=64)
+    made = runs.config(models, "sdpo", **lengths, **runs.PEERS)
     known = {"self": roles.Teacher(context=made.teachers.self.context)}
     found = rows.read_rows(made, digits, known, None, POSITIONS)
     assert found.peers.widths == (64, 128)

@@ -254,7 +254,9 @@ def test_long_continuations_are_cut_to_the_students_tokens():
 @functools.cache
 def built(**overrides):
     settings = {"rollout__prompts_per_step": 4, "rollout__group_size": 2}
-    config = runs.config(_MODELS, "omniopd", **settings | dict(overrides))
+    config = runs.config(
+        _MODELS, "omniopd", **runs.DIGITS, **settings | dict(overrides)
+    )
     return experiment.build(config)
 
 
@@ -339,7 +341,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(
     }
     with server(log, "--canned=1+2=3;4", "--garbage=4") as (port, _):
         changes["remote__url"] = url_of(port)
-        config = runs.config(models, "omniopd", **changes)
+        config = runs.config(models, "omniopd", **runs.DIGITS, **changes)
         summary = train.run(config, tmp_path / "run")
         assert len(probes) == 1
         rows = runs.updates(tmp_path / "run")
@@ -359,7 +361,7 @@ def test_a_run_with_a_server_and_without_a_teachers_model(
 
 
 def test_a_chat_server_gets_plain_prompts(models):
-    config = runs.config(models, "omniopd")
+    config = runs.config(models, "omniopd", **runs.DIGITS)
     tokenizer = inputs.load_tokenizer(str(models / "student"))
     tokenizer.chat_template = "{% for m in messages %}+{{ m.content }}={% endfor %}"
     examples = reading.read_examples(config)[:2]
@@ -435,7 +437,7 @@ def test_a_text_only_teacher_for_another_method(method, models, tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name, models, tmp_path):
     changes, pieces = REFUSED[name]
-    config = runs.config(models, "omniopd")
+    config = runs.config(models, "omniopd", **runs.DIGITS)
     with config.unlocked():
         for key, value in changes.items():
             # A plain number in the place of the reference to audit.samples.
@@ -456,5 +458,5 @@ def test_refused(name, models, tmp_path):
 
 
 def test_one_key_changes_the_samples_of_audit_and_loss(models):
-    config = runs.config(models, "omniopd", audit__samples=5)
+    config = runs.config(models, "omniopd", **runs.DIGITS, audit__samples=5)
     assert config.to_dict()["loss"]["chunks"]["weights"]["rate"]["samples"] == 5

@@ -79,6 +79,7 @@ def test_a_run_with_replayed_rows_logs_peers_and_leaks(models, tmp_path):
         mix__replay=0.5,
         eval__verifier="runs.begins_with_digit",
         log__leak_pattern="^.",
+        **runs.PEERS,
     )
     summary = train.run(config, tmp_path / "run")
     rows = runs.updates(tmp_path / "run")

@@ -110,7 +110,7 @@ def test_an_update_is_whole_before_anything_looks_at_it(models, monkeypatch):
     after = types.SimpleNamespace(step=1, params="new")
     run = types.SimpleNamespace(
         state={
-            "train": types.SimpleNamespace(step=0, params="old"),
+            "train": types.SimpleNamespace(step=0, params="old", memory={}),
             "buffer": "old",
             "teachers": {"ema": "old"},
         },

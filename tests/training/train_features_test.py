@@ -199,6 +199,7 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
         rollout__group_size=4,
         eval__verifier="runs.begins_with_digit",
         log__samples_every_steps=1,
+        **runs.DIGITS,
         eval__save_samples=100,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -222,6 +223,7 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
 def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
     """On its own steps, whichever are logged; the run is the same with and without."""
     changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
+    changes["rollout__prefix__steps"] = 0  # prefixes to the end
     found = {}
     for every in (0, 2):
         config = runs.config(
