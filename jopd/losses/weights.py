@@ -210,6 +210,26 @@ def importance(
     return jnp.clip(ratio, low, high)
 
 
+def random_rows(scores: Scores, *, drop: float) -> jax.Array:
+    """1 on rows that a coin keeps, 0 on the share ``drop`` that it leaves out.
+
+    What a filter of rows is to be compared with (no paper's own). A fresh coin per row
+    and update, that of the row's first place.
+    """
+    kept_B = scores.uniform[:, :1] >= drop
+    return jnp.broadcast_to(kept_B.astype(jnp.float32), scores.mask.shape)
+
+
+def random_end(scores: Scores, *, rate: float, exempt: int = 0) -> jax.Array:
+    """1 until a coin ends the row, which it does at every token with ``rate``; then 0.
+
+    What a rule that cuts rows is to be compared with: where it cuts says nothing. The
+    first ``exempt`` response tokens are never the end; the one that ends is left out.
+    """
+    ends_BT = scores.mask & (scores.position >= exempt) & (scores.uniform < rate)
+    return (jnp.cumsum(ends_BT, axis=1) == 0).astype(jnp.float32)
+
+
 def has_peer(scores: Scores) -> jax.Array:
     """1 on rows whose teacher reads another successful rollout of the prompt, else 0.
 

@@ -29,7 +29,11 @@ REGIMES = {
     "digits": Regime(
         "a near teacher; 18 tokens, so a top-k is the whole vocabulary; one right "
         "wording, so gold solutions teach most",
-        {"student.path": "demo:student", "teacher.path": "demo:teacher"},
+        {
+            "student.path": "demo:student",
+            "teacher.path": "demo:teacher",
+            "data.path": "task:arithmetic",
+        },
     ),
     "words": Regime(
         "a near teacher over 588 tokens; several wordings at the start of a sentence, "
@@ -56,6 +60,7 @@ REGIMES = {
         {
             "student.path": "runs/loop_models/student",
             "teacher.path": "runs/loop_models/teacher",
+            "data.path": "task:arithmetic",
         },
         "python tools/make_loop_models.py --out=runs/loop_models",
     ),

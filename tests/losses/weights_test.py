@@ -82,6 +82,16 @@ CASES = {
         {"inverse": True, "other": "reference"},
         np.exp(LOGP["reference"] - LOGP["student"]) <= UNIFORM,
     ),
+    "random_rows": (
+        weights.random_rows,
+        {"drop": 0.4},
+        np.broadcast_to(UNIFORM[:, :1] >= 0.4, SHAPE),
+    ),
+    "random_end": (
+        weights.random_end,
+        {"rate": 0.5, "exempt": 1},
+        ~np.logical_or.accumulate((POSITION >= 1) & (UNIFORM < 0.5), axis=1),
+    ),
     "after_tokens": (weights.after_tokens, {"count": 1}, POSITION >= 1),
     "entropy_top_share": (
         weights.entropy_top_share,

@@ -1,5 +1,7 @@
 """The main table: methods on the bundled pair, with the same budget."""
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "Methods side by side on the bundled pair"
 ABOUT = """
 The bundled teacher and student, 200 updates of 64 rollouts (or as many gold rows; arms
@@ -24,7 +26,7 @@ WIDEN = 0  # as it was measured; most arms end on a border
 TUNE_SEED = 1000
 BEST = "avg_at_k"
 START = "OPD"
-COMMON = {
+COMMON = REGIMES["digits"].keys | {
     "steps": 200,
     "eval.prompts": 128,
     "rollout.prompts_per_step": 16,
@@ -47,7 +49,13 @@ def _leader(config, **more):
 
 # What these configs had when this was measured.
 _LEVELS = dict(data__levels=(2, 3, 4, 5, 6, 7))
-_OMNIOPD = dict(loss__chunks__weights__rate__baseline="none")
+_OMNIOPD = dict(
+    loss__chunks__weights__rate__baseline="none",
+    audit__similarity="ned",
+    audit__chunk_tokens=6,
+)
+_ANSWER = dict(teachers__self__context="{question}{answer};{question}")
+_SOLUTION = dict(teachers__self__context="{question}{solution};{question}")
 _TROPD = dict(rollout__prefix__steps=0)
 _NO_PREFIX = dict(rollout__prefix__source="", loss__guide__coef=0.0)
 _MASK = dict(loss__outlier__coef=0.0)
@@ -70,8 +78,8 @@ ARMS = {
     "TrOPD, mask and prefix": _arm("tropd", **_TROPD, **_MASK),
     "TrOPD, mask only": _arm("tropd", **_NO_PREFIX, **_MASK),
     "GRPO": _arm("grpo", **_LEVELS),
-    "RLSD": _arm("rlsd", **_LEVELS),
-    "OPSD": _arm("opsd", loss__opsd__clip=0.05),
+    "RLSD": _arm("rlsd", **_LEVELS, **_ANSWER),
+    "OPSD": _arm("opsd", loss__opsd__clip=0.05, **_SOLUTION),
     "OmniOPD": _arm("omniopd", **_OMNIOPD),
     "OmniOPD over HTTP": _arm("omniopd", **_OMNIOPD, **_SERVED),
 }

@@ -3,6 +3,8 @@
 Make the models first: ``python tools/make_loop_models.py --out=runs/loop_models``.
 """
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "Length inflation on the bundled task, and what cures it"
 ABOUT = """
 The bundled pair, both trained further on documents of which 8 % fall into a loop that
@@ -12,10 +14,8 @@ per update of at most 128 tokens, and 16 gold rows where an arm has gold; one le
 rate for all, constant after its warm-up.
 """
 SEEDS = (0, 1, 2)
-COMMON = {
+COMMON = REGIMES["loops"].keys | {
     "steps": 200,
-    "student.path": "runs/loop_models/student",
-    "teacher.path": "runs/loop_models/teacher",
     "rollout.max_new_tokens": 128,
     "rollout.prompts_per_step": 16,
     "optimizer.learning_rate": 2e-3,

@@ -4,6 +4,8 @@ Make the student first:
 ``python tools/make_demo_models.py --only=student --steps=100 --out=runs/far_models``.
 """
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "A student far from its teacher"
 ABOUT = """
 The bundled teacher, and a student of the bundled shape after 100 updates of SFT:
@@ -12,7 +14,7 @@ The bundled teacher, and a student of the bundled shape after 100 updates of SFT
 is taken before the clip at 1, the share kept is the mean trust mask.
 """
 SEEDS = (0, 1, 2)
-COMMON = {
+COMMON = REGIMES["digits"].keys | {
     "steps": 150,
     "student.path": "runs/far_models/student",
     "rollout.prompts_per_step": 16,

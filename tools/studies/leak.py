@@ -3,6 +3,8 @@
 Make the student first: ``python tools/make_hint_models.py --out=runs/hint_models``.
 """
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "Self-teachers that see the answer, and what leaks"
 ABOUT = """
 The bundled student, trained further so that it can use an answer in its prompt and then
@@ -13,7 +15,7 @@ included. 8 prompts x 8 rollouts per update, one learning rate for all, constant
 its warm-up; accuracy looks at the last number only and forgives the mark.
 """
 SEEDS = (0, 1, 2)
-COMMON = {
+COMMON = REGIMES["digits"].keys | {
     "steps": 200,
     "student.path": "runs/hint_models/student",
     "rollout.prompts_per_step": 8,

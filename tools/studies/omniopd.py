@@ -1,5 +1,7 @@
 """What OmniOPD's parts do: anchor, place of the chunks, samples and prior."""
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "OmniOPD: anchor, place of the chunks, samples and prior"
 ABOUT = """
 The bundled pair; the teacher only writes text. 40 updates of 32 rollouts; everything
@@ -8,9 +10,12 @@ each, peaks of entropy, alpha 1, anchor 0.1. The three places of the chunks cost
 same teacher tokens. No rate was tuned: one for all arms.
 """
 SEEDS = (0, 1, 2)
-COMMON = {
+COMMON = REGIMES["digits"].keys | {
     "steps": 40,
     "rollout.prompts_per_step": 8,
+    # What the config had when this was measured.
+    "audit.similarity": "ned",
+    "audit.chunk_tokens": 6,
     "loss.chunks.weights.rate.baseline": "none",
     "optimizer.learning_rate": 3e-4,
     "optimizer.warmup": 10,

@@ -1,5 +1,7 @@
 """OmniOPD with the teacher in this process and behind a server."""
 
+from jopd.setup.regimes import REGIMES
+
 TITLE = "OmniOPD: a local teacher and the same one behind HTTP"
 ABOUT = """
 `configs/omniopd.py` for 20 updates of 8 rollouts, audited by the bundled teacher, once
@@ -15,11 +17,14 @@ It answers one sample per request, 192 requests per update here. Both teachers d
 their own samples, so runs agree on average only.
 """
 SEEDS = (0, 1)
-COMMON = {
+COMMON = REGIMES["digits"].keys | {
     "steps": 20,
     "rollout.prompts_per_step": 2,
     "optimizer.learning_rate": 1e-4,
     "optimizer.warmup": 5,
+    # What the config had when this was measured.
+    "audit.similarity": "ned",
+    "audit.chunk_tokens": 6,
     "loss.chunks.weights.rate.baseline": "none",
     "checkpoint.every_steps": 0,
     "export.enabled": False,

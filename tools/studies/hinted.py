@@ -1,0 +1,70 @@
+"""RLSD against GRPO, OPSD, SDPO and SDFT on a student that reads hints."""
+
+from jopd.setup.regimes import REGIMES
+
+TITLE = "A verifier, a self-teacher, or both"
+ABOUT = """
+The student that reads solutions and attempts (regime `hinted`,
+[regimes](../regimes.md)); problems of two and three events, where it is right now and
+then. 200 updates of 8 prompts x 8 rollouts; every arm's rate is tuned on a seed of its
+own. RLSD's paper claims a higher ceiling than GRPO, sooner, without the leak of OPSD.
+"""
+SEEDS = (0, 1, 2, 3, 4)
+GRID = (1e-4, 5e-4)
+COMMON = REGIMES["hinted"].keys | {
+    "steps": 200,
+    "data.levels": (2, 3),
+    "rollout.prompts_per_step": 8,
+    "rollout.group_size": 8,
+    "eval.prompts": 128,
+    "eval.every_steps": 50,
+    "checkpoint.every_steps": 0,
+    "export.enabled": False,
+}
+KL = {"loss.reference.coef": 0.04}
+ARMS = {
+    "GRPO": {"config": "grpo"},
+    "GRPO with a KL": {"config": "grpo", "overrides": KL},
+    "RLSD": {"config": "rlsd"},
+    "RLSD, lambda held at 0.5": {
+        "config": "rlsd",
+        "overrides": {"loss.grpo.coef.end": 0.5, "loss.evidence.coef.end": 0.5},
+    },
+    "OPSD": {"config": "opsd"},
+    "SDFT": {"config": "sdft"},
+    "SDPO": {"config": "sdpo"},
+    "CGTR": {"config": "cgtr"},
+}
+BASELINE = START = "GRPO"
+METRICS = {
+    "accuracy": "greedy, %",
+    "avg_at_k": "avg@4, %",
+    "pass_at_k": "pass@4, %",
+    "last entropy/student": "entropy",
+    "mean_length": "length",
+    "reverse_kl": "reverse KL to the teacher",
+}
+JUDGED = ("avg_at_k", "accuracy")
+
+
+def _beats(arm: str, against: str = "GRPO", metric: str = "avg_at_k") -> dict:
+    return dict(arm=arm, against=against, metric=metric, direction="higher")
+
+
+CLAIMS = {
+    "paper: RLSD ends above GRPO": _beats("RLSD"),
+    "paper: RLSD ends above OPSD": _beats("RLSD", "OPSD"),
+    "paper: RLSD ends above SDPO": _beats("RLSD", "SDPO"),
+    "paper: RLSD keeps more entropy than GRPO": _beats(
+        "RLSD", metric="last entropy/student"
+    ),
+    "GRPO improves its student": _beats("GRPO", "before"),
+    "OPSD improves its student": _beats("OPSD", "before"),
+    "SDFT improves its student": _beats("SDFT", "before"),
+    "SDPO improves its student": _beats("SDPO", "before"),
+}
+CURVES = {
+    "reward/mean": "reward of rollouts",
+    "entropy/student": "entropy of the student",
+    "eval/avg_at_k": "avg@4",
+}

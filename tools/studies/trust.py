@@ -1,0 +1,72 @@
+"""TrOPD against OPD, EOPD and REOPOLD with a student far from its teacher."""
+
+from jopd.setup.regimes import REGIMES
+
+TITLE = "A trust region with a student far from its teacher"
+ABOUT = """
+An early student (3 % greedy, regime `far`, [regimes](../regimes.md)); 400 updates of 64
+rollouts; every arm's rate is tuned on a seed of its own. The paper's claim is that
+plain OPD fails here and that the trust region with forward KL outside and a guiding
+prefix does not; the arms without a clip of the gradient show what the outliers do.
+"""
+SEEDS = (0, 1, 2, 3, 4)
+GRID = (5e-4, 2e-3)
+COMMON = REGIMES["far"].keys | {
+    "steps": 400,
+    "rollout.prompts_per_step": 16,
+    "optimizer.schedule": "cosine",
+    "eval.prompts": 128,
+    "checkpoint.every_steps": 0,
+    "export.enabled": False,
+}
+NO_PREFIX = {"rollout.prefix.source": "", "loss.guide.coef": 0.0}
+MASK = {"loss.outlier.coef": 0.0}
+RAW = {"optimizer.clip_norm": 0.0}
+
+
+def _tropd(*parts: dict) -> dict:
+    return {
+        "config": "tropd",
+        "overrides": {k: v for part in parts for k, v in part.items()},
+    }
+
+
+ARMS = {
+    "OPD": {"config": "opd"},
+    "OPD, gradient not clipped": {"config": "opd", "overrides": RAW},
+    "EOPD": {"config": "eopd"},
+    "REOPOLD (clip)": {"config": "reopold"},
+    "TrOPD": _tropd(),
+    "TrOPD, no prefix": _tropd(NO_PREFIX),
+    "TrOPD, mask only": _tropd(NO_PREFIX, MASK),
+    "TrOPD, prefix to the end": _tropd({"rollout.prefix.steps": 0}),
+    "TrOPD, gradient not clipped": _tropd(RAW),
+}
+BASELINE = START = "OPD"
+METRICS = {
+    "accuracy": "greedy, %",
+    "avg_at_k": "avg@4, %",
+    "pass_at_k": "pass@4, %",
+    "reverse_kl": "reverse KL",
+    "mean optim/grad_norm": "gradient norm, mean",
+    "max optim/grad_norm": "largest",
+}
+JUDGED = ("avg_at_k", "accuracy")
+
+
+def _beats(arm: str, against: str, metric: str = "avg_at_k") -> dict:
+    return dict(arm=arm, against=against, metric=metric, direction="higher")
+
+
+CLAIMS = {
+    "paper: TrOPD beats OPD": _beats("TrOPD", "OPD"),
+    "paper: TrOPD beats OPD, greedy": _beats("TrOPD", "OPD", "accuracy"),
+    "paper: TrOPD beats EOPD": _beats("TrOPD", "EOPD"),
+    "paper: TrOPD beats REOPOLD": _beats("TrOPD", "REOPOLD (clip)"),
+    "paper: forward KL outside beats the mask": _beats(
+        "TrOPD, no prefix", "TrOPD, mask only"
+    ),
+    "paper: the prefix adds": _beats("TrOPD", "TrOPD, no prefix"),
+    "OPD learns at all": _beats("OPD", "before"),
+}
+CURVES = {"kl/reverse": "reverse KL on rollouts", "optim/grad_norm": "gradient norm"}
