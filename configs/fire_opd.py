@@ -17,6 +17,8 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "fire_opd"
+    c.rollout.prompts_per_step = 16
+    c.optimizer.learning_rate = 5e-4  # bundled pair
     c.loss.opd = dict(
         signal="policy_gradient",
         clip_low=0.2,

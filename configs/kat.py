@@ -20,6 +20,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "kat"
+    c.rollout.prompts_per_step = 16
     windows = dict(window=16, exempt=4)
     c.memory.minima = dict(function="kat.minima", capacity=512, **windows)
     before = dict(

@@ -17,6 +17,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "restricted_opd"
+    c.rollout.prompts_per_step = 16
     c.loss.opd = dict(
         signal="restricted_kl",
         direction="reverse_kl",

@@ -7,7 +7,7 @@
 Rocks are the ids with the highest frequency times mean KL. The paper takes the first
 100, ranked by a run before; ``ids=(...)`` in the place of memory and its numbers is
 that. Here the run ranks its own tokens and freezes from its middle on, which is ours;
-3 of the bundled pair's 18 ids, without the commonest, are inferred. The division by the
+10 of the bundled pair's 588 ids, without the commonest, are inferred. The division by the
 kept weight is the released code's. See docs/methods/rock_freeze.md
 """
 
@@ -17,9 +17,10 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "rock_freeze"
+    c.rollout.prompts_per_step = 16
     c.memory.rocks = dict(function="rock.statistics", decay=1.0)
     # Large vocabularies: the first 100.
-    rocks = dict(memory="rocks", top=3, drop_most_frequent=1, min_count=2)
+    rocks = dict(memory="rocks", top=10, drop_most_frequent=1, min_count=2)
     frozen = dict(function="rock.frozen", after=200, on="label", **rocks)
     c.loss.opd = dict(
         signal="reverse_kl",

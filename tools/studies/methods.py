@@ -25,14 +25,16 @@ _DIGITS = (
 )
 _WORDS = ("eopd", "restricted_opd", "ta_opd", "rock_freeze", "kat", "scope", "fire_opd")
 _HINTED = ("rlsd", "opsd", "sdft", "sdpo", "cgtr")
-_SHORT = {"rollout.prompts_per_step": 16, "steps": 200}
+_HALF = {"rollout.prompts_per_step": 16}
+_SLOW = {"optimizer.learning_rate": 5e-4}
+_SHORT = _HALF | _SLOW | {"steps": 200}
 ARMS = {
     "sft": {"config": "sft"},
     "opd": {"config": "opd", "baseline": "sft"},
     **{name: {"config": name, "baseline": "opd"} for name in _DIGITS},
-    "opd, words": _in("words", "opd"),
+    "opd, words": _in("words", "opd", **_HALF, **_SLOW),
     **{name: {"config": name, "baseline": "opd, words"} for name in _WORDS},
-    "opd, far": _in("far", "opd"),
+    "opd, far": _in("far", "opd", **_HALF, **_SLOW),
     "tropd": {"config": "tropd", "baseline": "opd, far"},
     "opd, text": _in("text", "opd", **_SHORT),
     "omniopd": {"config": "omniopd", "baseline": "opd, text"},
