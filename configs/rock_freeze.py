@@ -7,8 +7,8 @@
 Rocks are the ids with the highest frequency times mean KL. The paper takes the first
 100, ranked by a run before; ``ids=(...)`` in the place of memory and its numbers is
 that. Here the run ranks its own tokens and freezes from its middle on, which is ours;
-10 of the bundled pair's 588 ids, without the commonest, are inferred. The division by the
-kept weight is the released code's. See docs/methods/rock_freeze.md
+10 of the bundled pair's 588 ids, without the commonest, are inferred. The division by
+the kept weight is the released code's. See docs/methods/rock_freeze.md
 """
 
 from jopd.config import base_config
