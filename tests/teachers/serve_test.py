@@ -192,6 +192,7 @@ def run(models, served, tmp_path, cache):
     fixed = {
         "steps": 4,
         "rollout.prompts_per_step": 4,
+        "data.path": "task:arithmetic",
         "audit.teacher": "http",
         "audit.samples": 4,
         "audit.judge_first": False,  # random weights write nonsense
