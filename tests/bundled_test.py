@@ -33,7 +33,8 @@ def accuracy(name: str, told, hint: str = "") -> float:
     prompts = [regimes.hinted(rng, story, hint) for story in told]
     texts = jopd.load(f"demo:{name}").generate(prompts, temperature=0)
     right = [
-        words.verify(text, words.answer(s)) for text, s in zip(texts, told, strict=True)
+        words.verify(text, words.answer(s))
+        for (text,), s in zip(texts, told, strict=True)
     ]
     return float(np.mean(right))
 
@@ -47,9 +48,9 @@ def test_the_teachers_solve_the_task_and_the_student_a_part(told):
 
 def test_the_hinted_student_reads_what_it_is_shown(told):
     alone = accuracy("words_hinted", told)
-    assert 0.2 <= alone <= 0.8
+    assert 0.1 <= alone <= 0.5
     for name in ("a solution", "an attempt marked right"):
-        assert accuracy("words_hinted", told, regimes.HINTS[name]) >= alone + 0.1
+        assert accuracy("words_hinted", told, regimes.HINTS[name]) >= alone + 0.4
 
 
 def test_styles_share_few_words(told):
