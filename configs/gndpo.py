@@ -21,7 +21,7 @@ def get_config():
     c.loss.opd = dict(
         signal="policy_gradient",
         other=None,
-        clip_low=1.0,
+        clip_low=1.0,  # inferred: no clip
         clip_high=float("inf"),
         advantage=dict(function="gndpo.whitened", **whitening),
         report=dict(function="gndpo.flips", **whitening),

@@ -11,7 +11,8 @@ the question. Exactly the terms ``grpo`` and ``evidence`` below: see
 jopd/methods/rlsd.py. ``uniform`` is off: it gives groups of equal rewards a small
 advantage of one sign (``--config.loss.uniform.coef=0.05`` for a constant one).
 
-What the released code has, too: a reward for the form of the answer, in its script, and
+What the released code has, too: a reward for the form of the answer, in its script
+(always 0 on the bundled tasks, whose responses have neither a box nor ####), and
 a rise of l before it falls, which its script leaves out (both terms share the key):
 
     --config.rewards.correct=0.9 --config.rewards.format=0.1

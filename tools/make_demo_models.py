@@ -1,10 +1,12 @@
 """Makes the bundled models of both tasks, with this library.
 
-    python tools/make_demo_models.py --out=jopd/assets
-    python tools/make_demo_models.py --out=jopd/assets --only=words_student
+    python tools/make_demo_models.py --out=runs/models
+    python tools/make_demo_models.py --out=runs/models --only=words_student
 
-All start from random weights and are trained by ``configs/sft.py``: teachers until they
-solve their task, students only until they begin to. A student far from its teacher:
+They are what lies in ``jopd/assets``. All but ``words_brief``, which goes on from the
+``words_teacher`` of the same folder, start from random weights; ``configs/sft.py``
+trains teachers until they solve their task, students only until they begin to. A
+student far from its teacher:
 
     python tools/make_demo_models.py --only=student --steps=100 --out=runs/far_models
 """
@@ -24,7 +26,7 @@ from absl import app, flags, logging
 from jopd.models import decoder, hf
 from jopd.training import loop as train
 
-_OUT = flags.DEFINE_string("out", "jopd/assets", "Directory of the models.")
+_OUT = flags.DEFINE_string("out", "runs/models", "Folder that has none of them.")
 _ONLY = flags.DEFINE_string("only", "", "One of MODELS; empty: all.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Updates; 0: those of the recipe.")
 
@@ -105,6 +107,8 @@ def give_rows(c, rows: list[dict], folder: Path) -> None:
 def make(name: str, out: Path, steps: int) -> None:
     """Trains one of the models and puts it into ``out``."""
     recipe = MODELS[name]
+    if (out / name).exists():
+        raise SystemExit(f"{out / name} is there; name another folder with --out")
     with tempfile.TemporaryDirectory() as scratch:
         begin, run = Path(scratch, "start"), Path(scratch, "run")
         if isinstance(recipe.shape, str):

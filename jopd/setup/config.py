@@ -26,12 +26,12 @@ def base_config(regime: str = "digits") -> ConfigDict:
     c = ConfigDict()
     c.name = ""  # run name; empty: the config file's name
     c.seed = 0
-    c.steps = 400  # updates, in every config
+    c.steps = 400  # updates
     c.epochs = 0.0  # passes over the training prompts in the place of steps; 0: off
     c.resume = True  # continue from the newest checkpoint in the workdir
 
     c.student = {
-        "path": "demo:student",  # HF directory, hub id, or demo:student|teacher
+        "path": "demo:student",  # HF directory, hub id, or a bundled one, demo:NAME
         "dtype": "float32",  # compute dtype; master weights stay float32
         "remat": True,  # recompute layers in the backward pass; saves memory
     }
@@ -252,7 +252,8 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "temperature": 1.0,  # of the k samples; accuracy is greedy
         "top_p": 1.0,
         "batch_rows": 256,  # rows generated at one time; 0: as many as an update has
-        # exact | numeric | math | arithmetic | none | auto, or your own
+        # exact | numeric | math | arithmetic | words | format | none | auto, or one of
+        # your own
         "verifier": either("auto"),
         "verifier_processes": 0,  # that judge; 0: this one
         # Whether a response without an end, cut at its limit or by early_stop, earns

@@ -56,7 +56,7 @@ _OMNIOPD = dict(
 )
 _ANSWER = dict(teachers__self__context="{question}{answer};{question}")
 _SOLUTION = dict(teachers__self__context="{question}{solution};{question}")
-_TROPD = dict(rollout__prefix__steps=0)
+_TROPD = dict(rollout__prefix__steps=0, objective__normalizer="tokens")
 _NO_PREFIX = dict(rollout__prefix__source="", loss__guide__coef=0.0)
 _MASK = dict(loss__outlier__coef=0.0)
 _SERVED = dict(
@@ -108,7 +108,7 @@ In 12,800 rollouts SFT gains 44 points, GKD 25, StableOPD (a fifth of its rows a
 
 **This is the early phase only.** At 2e-3 the sampled rewards first cost more than half
 of the accuracy. With four times the rollouts that is made up for: the same configs end
-at 64 % (OPD), 79 % (REOPOLD) and 86 % (StableOPD), see the README's table. Tuning on
+at 64 % (OPD), 79 % (REOPOLD) and 86 % (StableOPD), as the configs were then. Tuning on
 200 updates takes a low rate instead, at which little happens at all. For ten arms the
 best rate is the lowest of the grid, for four the highest: their own may lie outside.
 

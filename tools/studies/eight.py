@@ -5,16 +5,18 @@ from jopd.setup.regimes import REGIMES
 TITLE = "Eight systems beside the baselines that their papers lack"
 ABOUT = """
 The near pair in words (regime `words`, [regimes](../regimes.md)), 400 updates of 64
-rollouts. What selects, filters or whitens is compared with plain OPD and with the same
-amount of it at random: rows dropped by a coin for FiRe-OPD's filter, tokens kept by a
-coin for TA-OPD, rows ended by a coin for KAT, other ids of like frequency for
-Rock-Freeze, the clip alone for GNDPO.
+rollouts. What selects, filters or whitens is compared with plain OPD or with a control:
+as many rows dropped by a coin for FiRe-OPD's filter, as many tokens kept by a coin for
+TA-OPD, rows ended by a coin of 0.02 per token for KAT (not matched in amount), the clip
+alone for GNDPO, the whole reverse KL for Rock-Freeze and many faces. Other ids of like
+frequency for Rock-Freeze are not run.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
 COMMON = REGIMES["words"].keys | {
     "steps": 400,
     "rollout.prompts_per_step": 16,
+    "rollout.group_size": 4,
     "eval.prompts": 128,
     "checkpoint.every_steps": 0,
     "export.enabled": False,

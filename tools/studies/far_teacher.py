@@ -36,7 +36,10 @@ ARMS = {
         "overrides": {**NO_PREFIX, "loss.outlier.coef": 0.0},
     },
     "TrOPD, no prefix": {"config": "tropd", "overrides": NO_PREFIX},
-    "TrOPD": {"config": "tropd", "overrides": {"rollout.prefix.steps": 0}},
+    "TrOPD": {
+        "config": "tropd",
+        "overrides": {"rollout.prefix.steps": 0, "objective.normalizer": "tokens"},
+    },
 }
 METRICS = {
     "mean optim/grad_norm": "gradient norm, mean",

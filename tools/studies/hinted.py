@@ -7,7 +7,8 @@ ABOUT = """
 The student that reads solutions and attempts (regime `hinted`,
 [regimes](../regimes.md)); problems of two and three events, where it is right now and
 then. 200 updates of 8 prompts x 8 rollouts; every arm's rate is tuned on a seed of its
-own. RLSD's paper claims a higher ceiling than GRPO, sooner, without the leak of OPSD.
+own. RLSD's paper claims a higher ceiling than GRPO, sooner, and no leak: leaks are
+counted in [leak.md](leak.md), this student has no mark to count.
 """
 SEEDS = (0, 1, 2, 3, 4)
 GRID = (1e-4, 5e-4)

@@ -53,7 +53,8 @@ METRICS = {
 CURVES = {"reward/mean": "reward of rollouts", "kl/reverse": "reverse KL on rollouts"}
 FOUND = """
 **No arm teaches this student** in 40 updates: all end below where they began, as the
-config does at its own size (README). What the parts do is seen in how much is lost.
+config of then did at its own size (48.8 to 43.8 %). What the parts do is seen in how
+much is lost.
 
 - **The anchor is what holds it.** Without it 12 % are left of 47 %, with it 22 %, with
   intervals far apart; reverse KL ends at 1.57 and 1.17, with intervals that touch.

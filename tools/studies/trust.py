@@ -4,8 +4,8 @@ from jopd.setup.regimes import REGIMES
 
 TITLE = "A trust region with a student far from its teacher"
 ABOUT = """
-An early student (3 % greedy, regime `far`, [regimes](../regimes.md)); 400 updates of 64
-rollouts; every arm's rate is tuned on a seed of its own. The paper's claim is that
+An early student (2.7 % greedy, regime `far`, [regimes](../regimes.md)); 400 updates of
+64 rollouts; every arm's rate is tuned on a seed of its own. The paper's claim is that
 plain OPD fails here and that the trust region with forward KL outside and a guiding
 prefix does not; the arms without a clip of the gradient show what the outliers do.
 """
