@@ -24,7 +24,8 @@ def get_config():
         clip_low=1.0,  # inferred: no clip
         clip_high=float("inf"),
         advantage=dict(function="gndpo.whitened", **whitening),
-        report=dict(function="gndpo.flips", **whitening),
         normalizer="sequences",
     )
+    same = {key: c.loss.opd.advantage.get_ref(key) for key in whitening}
+    c.loss.opd.report = dict(function="gndpo.flips", **same)
     return c

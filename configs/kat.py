@@ -21,8 +21,6 @@ def get_config():
     c = base_config(regime="words")
     c.name = "kat"
     c.rollout.prompts_per_step = 16
-    windows = dict(window=16, exempt=4)
-    c.memory.minima = dict(function="kat.minima", capacity=512, **windows)
     before = dict(
         function="kat.before_agreement",
         memory="minima",
@@ -31,12 +29,17 @@ def get_config():
         warmup_steps=50,
         least=64,
         cut="start",
-        **windows,
+        window=16,
+        exempt=4,
     )
     c.loss.opd = dict(
         signal="reverse_kl",
         weights=dict(before=before),
         normalizer="weights",
-        report=dict(function="kat.levels", memory="minima", spared=0.3),
     )
+    used = c.loss.opd.weights.before
+    windows = dict(window=used.get_ref("window"), exempt=used.get_ref("exempt"))
+    c.memory.minima = dict(function="kat.minima", capacity=512, **windows)
+    spared = used.get_ref("spared")
+    c.loss.opd.report = dict(function="kat.levels", memory="minima", spared=spared)
     return c

@@ -10,10 +10,11 @@
     pihat_c = stop_gradient((k_c + alpha * pibar_c) / (N + alpha))
 
 k_c is the summed similarity of the chunk and N continuations of its prefix by the
-teacher, pibar_c the current student's mean probability of its tokens; alpha, beta, the
-similarity and the prior are the paper's. b_c, the mean of pihat over the chunks of all
-other rows, is not: it leaves the mean gradient as it is and takes out the noise of a
-weight that is nearly constant. The paper's form, and its default similarity:
+teacher, pibar_c the current student's mean probability of its tokens; alpha, beta and
+the prior are the paper's, the similarity is its alternative. b_c, the mean of pihat
+over the chunks of all other rows, is not: it leaves the mean gradient as it is and
+takes out the noise of a weight that is nearly constant. The paper's form, and its
+default similarity:
 
     --config.loss.chunks.weights.rate.baseline=none
     --config.audit.similarity=ned

@@ -27,11 +27,12 @@ def get_config():
         clip_low=0.2,  # both inferred: the trainer's usual ones
         clip_high=0.2,
         advantage=dict(function="sg_opd.routed", **route),
-        report=dict(function="sg_opd.cells", **route),
         normalizer="sequences",
     )
-    phases = dict(value=1.0, end=0.1, hold=120, steps=140)  # 1.0 and 0.1: inferred
-    c.loss.anchor = dict(
-        signal="nll", source="gold", coef=dict(schedule="hold", **phases)
-    )
+    same = {key: c.loss.routed.advantage.get_ref(key) for key in route}
+    c.loss.routed.report = dict(function="sg_opd.cells", **same)
+    steps = c.get_ref("steps")
+    phases = dict(hold=steps * 3 // 10, steps=(steps * 7 + 19) // 20)
+    alpha = dict(schedule="hold", value=1.0, end=0.1, **phases)  # both inferred
+    c.loss.anchor = dict(signal="nll", source="gold", coef=alpha)
     return c

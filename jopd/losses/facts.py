@@ -88,9 +88,11 @@ def top_k_reverse_kl(
     """
     if of not in ("student", other):
         raise ValueError(f"of={of!r} must be 'student' or {other!r}, which is compared")
+    student, rows = _pair(outputs, other)
     return divergences.top_k_reverse_kl(
-        *_pair(outputs, other),
-        k=k,
+        student,
+        rows,
+        k=min(k, rows.shape[-1]),
         tail=tail,
         support="student" if of == "student" else "teacher",
     )

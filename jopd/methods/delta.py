@@ -57,10 +57,11 @@ def shift(
         B = d - E_student[d],  d = log other - log student
 
     nats. The means over the student's distribution are exact here: KL(student ||
-    anchor) - KL(student || other), and -KL(student || other); the paper takes its top
-    1024 tokens. Without ``center`` both are left out, without ``gate`` the condition;
-    without either it is the reward of Direct-OPD (arXiv:2607.05394), which has no fixed
-    point short of one token and wants a KL term beside it.
+    anchor) - KL(student || other), and -KL(student || other); by readers' notes
+    the paper takes the student's top 1024 tokens. Without ``center`` both are left out,
+    without ``gate`` the condition; without either it is the reward of Direct-OPD
+    (arXiv:2607.05394), which has no fixed point short of one token and wants a KL term
+    beside it.
     """
     rise = scores.logp[other] - scores.logp[anchor]
     pull = weights.log_ratio(scores, other=other)

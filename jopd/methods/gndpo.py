@@ -35,15 +35,15 @@ def whitened(
     total = _total(scores, scope)
     count = total(jnp.ones_like(value_BT))
     mean = lambda values_BT: total(values_BT) / jnp.maximum(count, 1)
-    if center:
-        # Twice: what a rounded mean leaves of equal values is no difference of theirs.
-        value_BT = value_BT - mean(value_BT)
-        value_BT = value_BT - mean(value_BT)
+    # Twice: what a rounded mean leaves of equal values is no difference of theirs.
+    apart_BT = value_BT - mean(value_BT)
+    apart_BT = apart_BT - mean(apart_BT)
+    variance = total(jnp.square(apart_BT)) / jnp.maximum(count - 1, 1)
+    differ = (count > 1) & (variance > 1e-12 * mean(jnp.square(value_BT)))
+    found_BT = apart_BT if center else value_BT
     if scale:
-        squares_BT = jnp.square(value_BT - mean(value_BT))
-        variance = total(squares_BT) / jnp.maximum(count - 1, 1)
-        value_BT = value_BT / jnp.sqrt(variance + 1e-8)
-    return jnp.where(count > 1, value_BT, 0.0)
+        found_BT = found_BT / jnp.sqrt(variance + 1e-8)
+    return jnp.where(differ, found_BT, 0.0)
 
 
 def sequence_ratio(

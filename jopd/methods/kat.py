@@ -112,8 +112,9 @@ def minima(
     """The smallest z of each of the last ``capacity`` fresh rollouts, in nats.
 
     ``(updates i32, pushed i32, f32[capacity])``, the oldest overwritten first; rollouts
-    without a whole window are passed over. Whether a rollout was cut does not matter,
-    as in the pseudo-code. One queue for all devices; the paper has one per worker.
+    without a whole window are passed over. Rollouts are whole here, those that the
+    paper ends at the trigger too, so their minima and tau are lower than its own. One
+    queue for all devices; the paper has one per worker.
     """
     del vocabulary
     empty = jnp.full(capacity, jnp.inf)

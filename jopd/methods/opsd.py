@@ -20,8 +20,8 @@ def clipped(
 
     ``direction`` is forward_kl (KL(other || student)), reverse_kl or jsd, whose mixture
     gives the teacher the share ``beta``; see ``divergences.entry_clipped``. The clip is
-    of the released code's later version, the paper's loss is ``clip=None``. That the
-    cut is from above only, and on each summand before the sum, is inferred. With ``k``
+    of the released code's later version, the paper's loss is ``clip=None``. The
+    cut is from above, on each summand before the sum, as in that code. With ``k``
     only the other's k likeliest tokens are named, the rest are one summand, or none of
     them where ``renormalize`` is "teacher" or "both".
     """

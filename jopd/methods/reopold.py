@@ -14,12 +14,16 @@ def floor(lam: float, form: str = "odds") -> float:
     """The lowest log-ratio that counts, in nats; -inf for ``lam`` 0.
 
     ``odds`` is log(lam / (1 - lam)), of two sources, ``scaled`` log(lam) / (1 - lam),
-    of one. Raises ValueError for another form or unless 0 <= lam < 1.
+    of one. Raises ValueError for another form, unless 0 <= lam < 1, or
+    for odds above 0.5, whose floor would be positive.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r} is unknown; use one of {', '.join(FORMS)}")
-    if not 0 <= lam < 1:
-        raise ValueError(f"the floor needs 0 <= lam < 1, got lam={lam}; 0.3 is usual")
+    if not 0 <= lam < 1 or (form == "odds" and lam > 0.5):
+        raise ValueError(
+            f"the floor needs 0 <= lam < 1, got lam={lam}; with form='odds' at most "
+            "0.5, above it every token would be pushed up; 0.3 is usual"
+        )
     if lam == 0:
         return -math.inf
     below = math.log1p(-lam)

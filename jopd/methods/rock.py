@@ -2,8 +2,9 @@
 
     R(v) = freq(v) mean KL(v)      over the student's tokens so far
 
-The ids with the highest R are left out of the loss (Rock-Freeze). The paper ranks them
-once, by a run that came before, and takes the first 100: ``frozen(ids=...)``. Ranking
+The ids with the highest R are left out of the loss (Rock-Freeze). By a
+reader's note the paper ranks them once, by a run that came before, and takes the first
+100: ``frozen(ids=...)``. Ranking
 by what this run remembers is our extension. Its second stage, the consistency of
 contexts, is not built: its thresholds are in no source.
 """
@@ -31,7 +32,9 @@ def statistics(
         met_BT2 = jnp.where(own_BT[..., None], met_BT2, 0.0)
         # Masked ids may be any value; none of them may count, not even as the last id.
         ids_BT = jnp.where(own_BT, scores.tokens, 0)
-        return updates + 1, (decay * sums_V2).at[ids_BT].add(met_BT2)
+        # Apart first: added one by one to a large number, small ones would be lost.
+        met_V2 = jnp.zeros_like(sums_V2).at[ids_BT].add(met_BT2)
+        return updates + 1, decay * sums_V2 + met_V2
 
     return Memory(lambda: (jnp.int32(0), jnp.zeros((vocabulary, 2))), step)
 

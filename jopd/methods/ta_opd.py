@@ -67,15 +67,16 @@ def _scaled(values_BT: jax.Array, inside_BT: jax.Array) -> jax.Array:
     """nz: the middle nine tenths of the values inside to [0, 1]; 0 if all are equal."""
     among_BT = jnp.where(inside_BT, values_BT, jnp.nan)
     low, high = jnp.nanquantile(among_BT, jnp.asarray([0.05, 0.95]))
-    flat = high - low < 1e-12
+    flat = high - low < 1e-6 * jnp.maximum(1.0, jnp.abs(high))  # rounding
     scaled_BT = jnp.clip((values_BT - low) / jnp.where(flat, 1.0, high - low), 0, 1)
     return jnp.where(flat, 0.0, scaled_BT)
 
 
 def _highest(score_BT: jax.Array, inside_BT: jax.Array, share: float) -> jax.Array:
-    tokens = jnp.sum(inside_BT)
-    # Less what rounding may add: 0.1 of 30 tokens are 3.
-    wanted = jnp.ceil(share * tokens * (1 - 1e-6)).astype(jnp.int32)
+    # In whole numbers: 0.1 of 30 tokens are 3, and all of a million are a million.
+    parts = max(round(share * 10_000), 1)
+    whole, rest = jnp.divmod(jnp.sum(inside_BT), 10_000)
+    wanted = whole * parts - (-rest * parts // 10_000)
     order = jnp.argsort(-jnp.where(inside_BT, score_BT, -jnp.inf).ravel(), stable=True)
     place = jnp.argsort(order)  # of every token in that order
     kept_BT = (place < wanted).reshape(inside_BT.shape) & inside_BT

@@ -11,9 +11,9 @@ def trusted(
 ) -> jax.Array:
     """1 on rows whose prompt the teacher answers at least that often, else 0.
 
-    The mean reward of its own responses is left by ``teachers.probes``; 2 of 3 is the
-    paper's. ``inverse`` is the complement, for what takes its place. Raises ValueError
-    where nobody asked the teacher.
+    The mean reward of its own responses is left by ``teachers.probes``; 2 of 3 is
+    from a reader's notes. ``inverse`` is the complement, for what takes its place.
+    Raises ValueError where nobody asked the teacher.
     """
     if "teacher_pass" not in scores.extra:
         raise ValueError(

@@ -244,6 +244,11 @@ def check_fact(where: str, fact) -> None:
         found = jax.eval_shape(fact, Outputs(logits, of(jnp.int32), of(jnp.float32)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    except KeyError as error:
+        raise ValueError(
+            f"{where} reads the logits of {error}, which are not there; name a model "
+            "by an argument other or of"
+        ) from error
     if getattr(found, "shape", None) != (2,):
         shape = list(getattr(found, "shape", ()))
         raise ValueError(
