@@ -200,7 +200,7 @@ def test_help_lists_flags_and_keys(start):
     assert "--workdir" in child.stdout and "runs/<config name>" in child.stdout
     assert "flags:\n  --config: " in child.stdout and "main.py:" not in child.stdout
     assert "rollout.max_new_tokens=64" in child.stdout
-    assert "updates, in every config" in child.stdout
+    assert "passes over the training prompts" in child.stdout
     assert "loss.opd.advantage.function=opd_plus.corrected" in child.stdout
 
 

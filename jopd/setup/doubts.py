@@ -44,8 +44,8 @@ def unused_teachers(config: ConfigDict) -> list[str]:
 
 def unread_memories(config: ConfigDict) -> list[str]:
     """Memories that no term names: a slip in a name, or a term that is off."""
-    terms = builders.build_terms(config) if config.memory else ()
-    read = {name for term in terms for name, _ in term.memories}
+    flat = keys.flatten(config.loss)
+    read = {value for key, value in flat.items() if key.split(".")[-1] == "memory"}
     return [
         f"memory.{name} is read by no term and not kept; name it by memory={name!r} in "
         "a weight"

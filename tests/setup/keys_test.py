@@ -11,7 +11,7 @@ BASE = config.base_config()
 def test_every_key_is_listed_with_its_comment():
     said = keys.comments()
     assert set(keys.flatten(BASE)) <= set(said)
-    assert said["steps"] == "updates, in every config"
+    assert said["steps"] == "updates"
     assert said["teacher.context"].startswith("Template of its prompt: {question}")
     assert said["rollout.early_stop.window"] == "tokens that it reads"
     assert said["mesh.fsdp"] == "-1: all that is left"

@@ -197,7 +197,7 @@ READINGS = {
     "SDPO's trust region": (
         "sdpo",
         *("teachers.first.weights=initial", "teachers.self.weights=live"),
-        "teachers.first.context={question}{peer};{question}",
+        "teachers.first.context={peer}{question}",
         *("panels.region.members=('first','self')", "loss.sdpo.other=region"),
         *("panels.region.weights=(0.95,0.05)", "panels.region.kind=product"),
     ),
