@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
-COPIED = ("jopd", "tests", "configs", "docs", "pyproject.toml", *PAGES)
+COPIED = ("jopd", "tests", "tools", "configs", "docs", "pyproject.toml", *PAGES)
 TABLE = "planted.toml"
 KEYS = {"file", "kernel", "what", "old", "new"}
 

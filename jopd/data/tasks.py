@@ -45,7 +45,7 @@ def problem(rng: np.random.Generator, level: int) -> dict:
     value = int(rng.integers(1, LARGEST_VALUE + 1))
     prompt, steps = str(value), []
     for _ in range(level):
-        operator, operand, result = _operation(rng, value)
+        operator, operand, result = operation(rng, value)
         prompt += f"{operator}{operand}"
         steps.append(f"{value}{operator}{operand}={result};")
         value = result
@@ -58,12 +58,21 @@ def problem(rng: np.random.Generator, level: int) -> dict:
     }
 
 
-def _operation(rng: np.random.Generator, value: int) -> tuple[str, int, int]:
-    """One operation, uniform over the operators that keep the value in range."""
+def operation(
+    rng: np.random.Generator,
+    value: int,
+    largest: int = LARGEST_VALUE,
+    factor: int = LARGEST_FACTOR,
+) -> tuple[str, int, int]:
+    """One operation, uniform over the operators that keep the value in 0..`largest`.
+
+    Returns:
+      Operator, operand (a factor is at most `factor`) and result.
+    """
     ranges = {
-        "+": (1, min(LARGEST_ADDEND, LARGEST_VALUE - value)),
+        "+": (1, min(LARGEST_ADDEND, largest - value)),
         "-": (1, min(LARGEST_ADDEND, value)),
-        "*": (2, min(LARGEST_FACTOR, LARGEST_VALUE // max(value, 1))),
+        "*": (2, min(factor, largest // max(value, 1))),
     }
     if value == 0:
         del ranges["*"]

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jopd.data import tasks
+
 LEVELS = (2, 3, 4, 5)
 STYLES = ("spoken", "brief")
 LARGEST_VALUE = 30
-LARGEST_ADDEND = 9
 LARGEST_FACTOR = 3
 
 NAMES = {
@@ -129,7 +130,7 @@ def story(rng: np.random.Generator, level: int) -> Story:
     start = value = int(rng.integers(1, LARGEST_VALUE + 1))
     events = []
     for _ in range(level):
-        events.append(_event(rng, value))
+        events.append(tasks.operation(rng, value, LARGEST_VALUE, LARGEST_FACTOR))
         value = events[-1][2]
     one = _pick(rng, tuple(NAMES))
     who = _pick(rng, NAMES[one])
@@ -185,22 +186,6 @@ def verify(response: str, answer: str) -> float:
     """
     match = _RESPONSE.fullmatch(response.strip())
     return float(match is not None and match.group(1) == str(answer))
-
-
-def _event(rng: np.random.Generator, value: int) -> tuple[str, int, int]:
-    """One event, uniform over the operators that keep the value in range."""
-    ranges = {
-        "+": (1, min(LARGEST_ADDEND, LARGEST_VALUE - value)),
-        "-": (1, min(LARGEST_ADDEND, value)),
-        "*": (2, min(LARGEST_FACTOR, LARGEST_VALUE // max(value, 1))),
-    }
-    if value == 0:
-        del ranges["*"]
-    possible = [o for o, (low, high) in ranges.items() if low <= high]
-    operator = _pick(rng, possible)
-    low, high = ranges[operator]
-    operand = int(rng.integers(low, high + 1))
-    return operator, operand, RESULTS[operator](value, operand)
 
 
 def _pick(rng: np.random.Generator, among):

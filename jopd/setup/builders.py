@@ -92,12 +92,7 @@ def _read(term: objective.Term, where: str, known: dict) -> tuple:
 
 def build_facts(config: ConfigDict) -> dict:
     """Name -> ``Outputs -> f32[...]`` of ``config.facts``, bound and checked."""
-    found = {}
-    for name, spec in config.facts.items():
-        where = f"facts.{name}"
-        found[name] = build_scored(spec.to_dict(), where, where, facts)
-        check_fact(where, found[name])
-    return found
+    return _build_named(config.facts, "facts", facts, check_fact)
 
 
 def build_stop(config: ConfigDict):
@@ -178,11 +173,15 @@ def build_terms(config: ConfigDict) -> tuple[objective.Term, ...]:
 
 def build_memories(config: ConfigDict) -> dict:
     """Name -> ``vocabulary -> Memory`` of ``config.memory``, bound and checked."""
+    return _build_named(config.memory, "memory", methods, check_memory)
+
+
+def _build_named(section: ConfigDict, kind: str, namespace, check) -> dict:
     found = {}
-    for name, spec in config.memory.items():
-        where = f"memory.{name}"
-        found[name] = build_scored(spec.to_dict(), where, where, methods)
-        check_memory(where, found[name])
+    for name, spec in section.items():
+        where = f"{kind}.{name}"
+        found[name] = build_scored(spec.to_dict(), where, where, namespace)
+        check(where, found[name])
     return found
 
 
