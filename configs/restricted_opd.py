@@ -7,7 +7,8 @@
 
 Paper: the set, k, the form (its authors' default; form="stopped" without renormalising
 is its other fix), the reduction of its code. form="naive" is what it warns of: that sum
-falls when the student moves its mass off the set. Inferred: the learning rate. See
+falls when the student moves its mass off the set. Inferred: the learning rate. The
+paper's rollouts are drawn with ``--config.rollout.top_p=0.95``, these are not. See
 docs/methods/restricted_opd.md
 """
 
@@ -25,5 +26,7 @@ def get_config():
         k=20,
         form="renormalised",
     )
+    c.facts.shared = dict(function="overlap", k=c.loss.opd.get_ref("k"))
+    c.loss.opd.report = dict(function="fact", fact="shared")
     c.objective.normalizer = "sequences"
     return c

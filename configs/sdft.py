@@ -26,7 +26,7 @@ def get_config():
     c.loss.sdft = dict(
         signal="forward_kl",
         other="self",
-        weights=dict(after_tokens=dict(count=3)),
+        weights=dict(after_tokens=dict(count=3, rescale=True)),
         normalizer="sequences",  # "tokens" is one mean over all rollouts
     )
     return c

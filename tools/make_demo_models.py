@@ -37,7 +37,8 @@ class Recipe(NamedTuple):
     """How a model is made.
 
     ``data`` is a task or a function that gives rows, ``shape`` that of a new model or
-    the name of one to go on from, ``rows`` the problems drawn for training. Half
+    the name of one to go on from, ``rows`` the problems drawn for training, ``levels``
+    the only ones that it sees. Half
     precision on disk suffices where it is not the pair of the main job.
     """
 
@@ -46,6 +47,7 @@ class Recipe(NamedTuple):
     steps: int
     rows: int
     learning_rate: float = 3e-3
+    levels: tuple[int, ...] = ()
     dtype: str = "float16"
 
 
@@ -59,6 +61,7 @@ MODELS = {
     "words_student": Recipe("task:words", SMALL, 600, 20_000),
     "words_early": Recipe("task:words", SMALL, 200, 20_000),
     "words_brief": Recipe("task:words:brief", "words_teacher", 800, 40_000, 2e-3),
+    "words_short": Recipe("task:words", MIDDLE, 600, 40_000, levels=(2, 3)),
     "words_hinted": Recipe(stories.hinted, MIDDLE, 600, 60_000),
 }
 
@@ -86,7 +89,7 @@ def config_of(name: str, path: Path, steps: int = 0):
     c.steps = steps or recipe.steps
     c.student.path = str(path)
     c.teacher.path = ""
-    c.data.size = recipe.rows
+    c.data.size, c.data.levels = recipe.rows, recipe.levels
     c.rollout.prompts_per_step = 16  # times a group of 4: 64 rows per update
     c.optimizer.learning_rate = recipe.learning_rate
     c.optimizer.schedule, c.optimizer.warmup = "cosine", c.steps // 20

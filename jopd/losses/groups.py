@@ -1,11 +1,11 @@
-"""Rows of a batch that answer the same prompt, and their tokens, as arrays."""
+"""Who wrote which tokens of a batch, and its rows that answer the same prompt."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jopd.types import STUDENT, Scores
+from jopd.types import SOURCES, Scores
 
 
 class Groups(NamedTuple):
@@ -48,9 +48,16 @@ def of(scores: Scores) -> Groups:
     )
 
 
+def written_by(scores: Scores, source: str) -> jax.Array:
+    """bool[B, T]: response tokens of ``source``, a key of ``SOURCES`` or "any"."""
+    if source == "any":
+        return scores.mask
+    return scores.mask & (scores.source == SOURCES[source])
+
+
 def student_tokens(scores: Scores) -> jax.Array:
     """bool[B, T]: response tokens that the student wrote."""
-    return scores.mask & (scores.source == STUDENT)
+    return written_by(scores, "student")
 
 
 def row_mean(values_BT: jax.Array, inside_BT: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jopd.losses.objective import Term, Weighed, of_source, product_of_weights, scope
+from jopd.losses import groups
+from jopd.losses.objective import Term, Weighed, product_of_weights, scope
 from jopd.types import Scores
 
 
@@ -24,7 +25,7 @@ def term_metrics(
         tokens = jnp.sum(inside_BT)
         found[f"tokens/{term.name}"] = tokens
         if any(name in scores.serves for name in term.models):
-            left_out_BT = of_source(term, scores) & ~inside_BT
+            left_out_BT = groups.written_by(scores, term.source) & ~inside_BT
             found[f"unserved/{term.name}"] = jnp.sum(jnp.any(left_out_BT, axis=1))
         if term.weights:
             total = jnp.sum(product_of_weights(term, scores))

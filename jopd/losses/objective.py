@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd.losses import panel
+from jopd.losses import groups, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
 from jopd.losses.panel import Panel
 from jopd.losses.scoring import (
@@ -26,7 +26,7 @@ from jopd.losses.scoring import (
     named_facts,
     token_facts,
 )
-from jopd.types import SOURCES, Batch, Memory, Outputs, Scores
+from jopd.types import Batch, Memory, Outputs, Scores
 
 NORMALIZERS = ("tokens", "sequences", "rows", "weights", "batch")
 
@@ -114,18 +114,11 @@ def align(hidden_BTD: jax.Array) -> jax.Array:
 
 def scope(term: Term, scores: Scores) -> jax.Array:
     """bool[B, T]: tokens that ``term.source`` names, in rows that its models serve."""
-    inside_BT = of_source(term, scores)
+    inside_BT = groups.written_by(scores, term.source)
     for name in term.models:
         if name in scores.serves:
             inside_BT = inside_BT & scores.serves[name][:, None]
     return inside_BT
-
-
-def of_source(term: Term, scores: Scores) -> jax.Array:
-    """bool[B, T]: the response tokens that ``term.source`` names."""
-    if term.source == "any":
-        return scores.mask
-    return scores.mask & (scores.source == SOURCES[term.source])
 
 
 def weigh(terms: tuple[Term, ...], scores: Scores) -> dict[str, Weighed]:

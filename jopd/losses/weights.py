@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses import groups
-from jopd.types import SOURCES, Scores
+from jopd.types import Scores
 
 
 def log_ratio(
@@ -92,9 +92,17 @@ def first_tokens(scores: Scores, *, count: int) -> jax.Array:
     return (scores.position < count).astype(jnp.float32)
 
 
-def after_tokens(scores: Scores, *, count: int) -> jax.Array:
-    """0 on the first ``count`` response tokens, 1 after (SDFT skips 3)."""
-    return (scores.position >= count).astype(jnp.float32)
+def after_tokens(scores: Scores, *, count: int, rescale: bool = False) -> jax.Array:
+    """0 on the first ``count`` response tokens, 1 after (SDFT skips 3).
+
+    ``rescale`` makes it n / (n - count) after, with n the response tokens of the row: a
+    mean per sequence is then over the tokens that are left, as in TRL's SDFT.
+    """
+    after_BT = (scores.position >= count).astype(jnp.float32)
+    if not rescale:
+        return after_BT
+    length_B = jnp.sum(scores.mask, axis=1, keepdims=True)
+    return after_BT * length_B / jnp.maximum(length_B - count, 1)
 
 
 def finished(scores: Scores) -> jax.Array:
@@ -170,9 +178,7 @@ def entropy_top_share(
             f"entropy_top_share needs 0 < share <= 1, got {share}; it is the part of "
             "the tokens that is kept"
         )
-    inside_BT = scores.mask
-    if source != "any":
-        inside_BT = inside_BT & (scores.source == SOURCES[source])
+    inside_BT = groups.written_by(scores, source)
     entropy_BT = jnp.where(inside_BT, scores.entropy[of], -jnp.inf)
     kept = jnp.round(share * jnp.sum(inside_BT)).astype(jnp.int32)
     descending = -jnp.sort(-entropy_BT.ravel())

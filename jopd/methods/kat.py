@@ -11,7 +11,8 @@ earlier rollouts, so that a known share of them is spared.
 import jax
 import jax.numpy as jnp
 
-from jopd.types import STUDENT, Memory, Scores
+from jopd.losses import groups
+from jopd.types import Memory, Scores
 
 CUTS = ("start", "trigger")
 
@@ -82,7 +83,7 @@ def windowed(
     other: str = "teacher",
 ) -> jax.Array:
     """z, f32[B, T]; inf where a window is not whole, not the student's or exempt."""
-    own_BT = scores.mask & (scores.source == STUDENT)
+    own_BT = groups.student_tokens(scores)
     kl_BT = scores.facts[fact] if fact else scores.reverse_kl[other]
     kl_BT = jnp.where(own_BT, kl_BT, 0.0)
     whole_BT = _sums(own_BT.astype(jnp.int32), window) == window

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jopd.losses import weights
-from jopd.types import STUDENT, Scores
+from jopd.losses import groups, weights
+from jopd.types import Scores
 
 
 def reward_to_go(
@@ -36,7 +36,7 @@ def reward_to_go(
     That the denominator is discounted like the sum is inferred; at the paper's g = 1 it
     is the number of remaining tokens.
     """
-    inside_BT = scores.mask & (scores.source == STUDENT)
+    inside_BT = groups.student_tokens(scores)
     reward_BT = weights.log_ratio(scores, other=other, bound=bound)
     reward_BT = jnp.where(inside_BT, reward_BT, 0.0)
     count_BT = inside_BT.astype(reward_BT.dtype)

@@ -9,7 +9,8 @@ teachable = nz(D) nz(C),  kept are the ceil(share n) tokens with the most of it
 import jax
 import jax.numpy as jnp
 
-from jopd.types import SOURCES, Scores
+from jopd.losses import groups
+from jopd.types import Scores
 
 SCORES = (
     "teachable", "incompatible", "divergence", "reachable", "entropy", "tip", "random",
@@ -45,9 +46,7 @@ def keep(
         raise ValueError(f"ta_opd.keep needs 0 < share <= 1, got {share}")
     if score not in SCORES:
         raise ValueError(f"score={score!r} is unknown; use one of {', '.join(SCORES)}")
-    inside_BT = scores.mask
-    if source != "any":
-        inside_BT = inside_BT & (scores.source == SOURCES[source])
+    inside_BT = groups.written_by(scores, source)
     d = _scaled(scores.facts[divergence_fact], inside_BT)
     c = _scaled(scores.facts[compatibility_fact], inside_BT)
     h = _scaled(scores.entropy["student"], inside_BT)

@@ -93,6 +93,12 @@ CASES = {
         ~np.logical_or.accumulate((POSITION >= 1) & (UNIFORM < 0.5), axis=1),
     ),
     "after_tokens": (weights.after_tokens, {"count": 1}, POSITION >= 1),
+    "after_tokens rescale": (
+        weights.after_tokens,
+        {"count": 2, "rescale": True},
+        # Rows of 4, 3 and 2 tokens: means of 2, of 1 and of none.
+        (POSITION >= 2) * np.asarray([[4 / 2], [3 / 1], [0]]),
+    ),
     "entropy_top_share": (
         weights.entropy_top_share,
         {"share": 0.45},

@@ -35,6 +35,28 @@ def test_what_rocks_had_of_tokens_and_kl_is_logged():
     assert found == pytest.approx(want, abs=1e-6)
 
 
+def test_the_control_is_next_to_the_rocks_in_frequency():
+    counts = jnp.asarray([3.0, 9, 8, 1, 7, 0, 6, 2])  # in order: 1 2 4 6 0 7 3 5
+    chosen = lambda rocks, **keys: np.flatnonzero(
+        rock.neighbours(jnp.isin(jnp.arange(8), jnp.asarray(rocks)), counts, **keys)
+    ).tolist()
+    assert chosen([4]) == [2]  # of equally near ones the commoner
+    assert chosen([4, 2]) == [1, 6]
+    assert chosen([3, 4]) == [2, 6]  # 7 is as near, and rarer
+    assert chosen([5], min_count=1) == [3] and chosen([5], min_count=3) == [0]
+    assert chosen([1, 2, 4, 6, 0], min_count=2) == [7]  # no more are left
+    assert chosen([]) == []
+
+
+def test_the_control_freezes_none_of_the_rocks():
+    held = rock.statistics(5).step((jnp.int32(3), jnp.zeros((5, 2))), scores())
+    read = scores()._replace(memory={"rocks": held})
+    other = rock.frozen(read, memory="rocks", top=1, min_count=1, control=True)
+    np.testing.assert_array_equal(other, np.where(TOKENS == 0, 0.0, 1.0))
+    with pytest.raises(ValueError, match="control needs a memory"):
+        rock.frozen(read, ids=(1,), control=True)
+
+
 MASK = np.array([[0, 1, 1, 1], [0, 1, 1, 0]], bool)
 TOKENS = np.array([[3, 1, 2, 1], [1, 0, 1, 2]])
 KL = np.array([[9.0, 1, 2, 4], [9, 8, 16, 9]])

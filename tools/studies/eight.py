@@ -8,8 +8,8 @@ The near pair in words (regime `words`, [regimes](../regimes.md)), 400 updates o
 rollouts. What selects, filters or whitens is compared with plain OPD or with a control:
 as many rows dropped by a coin for FiRe-OPD's filter, as many tokens kept by a coin for
 TA-OPD, rows ended by a coin of 0.02 per token for KAT (not matched in amount), the clip
-alone for GNDPO, the whole reverse KL for Rock-Freeze and many faces. Other ids of like
-frequency for Rock-Freeze are not run.
+alone for GNDPO, other ids of like frequency for Rock-Freeze, the whole reverse KL for
+them and for many faces.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
@@ -55,7 +55,10 @@ ARMS = {
     "a tenth of the tokens by a coin": _arm(
         "ta_opd", loss__opd__weights__keep__score="random"
     ),
-    "Rock-Freeze": _arm("rock_freeze", "reverse KL"),
+    "Rock-Freeze": _arm("rock_freeze", "other ids frozen"),
+    "other ids frozen": _arm(
+        "rock_freeze", "reverse KL", loss__opd__weights__frozen__control=True
+    ),
     "many faces, renormalised": _arm("restricted_opd", "reverse KL"),
     "many faces, naive": _arm("restricted_opd", "reverse KL", loss__opd__form="naive"),
     "KAT": _arm("kat", "rows ended by a coin"),
