@@ -19,8 +19,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "eopd"
-    c.rollout.prompts_per_step = 16
-    c.optimizer.learning_rate = 5e-4  # bundled pair
+    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.loss.opd = dict(signal="policy_gradient", clip_low=0.2, clip_high=0.2)  # inferred
     unsure = dict(entropy_above=dict(threshold=0.8, of="teacher"))
     top = dict(k=16, tail=False, renormalize="none")  # a port: "teacher"

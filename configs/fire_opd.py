@@ -17,8 +17,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "fire_opd"
-    c.rollout.prompts_per_step = 16
-    c.optimizer.learning_rate = 5e-4  # bundled pair
+    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.loss.opd = dict(
         signal="policy_gradient",
         clip_low=0.2,

@@ -16,8 +16,8 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "scope"
-    c.rollout.prompts_per_step, c.rollout.group_size = 8, 8
-    c.optimizer.learning_rate = 5e-4  # bundled pair
+    c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
+    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.rollout.temperature = 0.6
     likely = dict(function="scope.by_likelihood", temperature=1.0)
     right = dict(of="student", rows="correct", sign=-1.0, **likely)

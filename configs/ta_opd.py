@@ -16,8 +16,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="words")
     c.name = "ta_opd"
-    c.rollout.prompts_per_step = 16
-    c.optimizer.learning_rate = 5e-4  # bundled pair
+    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.facts.apart = dict(function="local_forward_kl", k=16, other="teacher")
     c.facts.reachable = dict(function="compatibility", k=16, other="teacher")
     c.loss.opd = dict(

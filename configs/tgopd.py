@@ -15,8 +15,9 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config()
+    c = base_config(regime="partial")
     c.name = "tgopd"
+    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.probes.samples = 3
     clip = dict(clip_low=0.2, clip_high=0.2)
     trusted = dict(function="tgopd.trusted", at_least=2 / 3)

@@ -53,6 +53,13 @@ def test_the_hinted_student_reads_what_it_is_shown(told):
         assert accuracy("words_hinted", told, regimes.HINTS[name]) >= alone + 0.4
 
 
+def test_the_short_teacher_fails_on_long_stories(told):
+    short = [story for story in told if len(story.events) <= 3]
+    long = [story for story in told if len(story.events) > 3]
+    assert accuracy("words_short", short) >= 0.8
+    assert accuracy("words_short", long) <= 0.3
+
+
 def test_styles_share_few_words(told):
     rng = np.random.default_rng(2)
     prompts = [words.question(rng, story) for story in told[:8]]

@@ -38,8 +38,8 @@ class Recipe(NamedTuple):
 
     ``data`` is a task or a function that gives rows, ``shape`` that of a new model or
     the name of one to go on from, ``rows`` the problems drawn for training, ``levels``
-    the only ones that it sees. Half
-    precision on disk suffices where it is not the pair of the main job.
+    the only ones that it sees. Half precision on disk suffices where it is not the pair
+    of the main job.
     """
 
     data: str | Callable[[int], list[dict]]

@@ -88,6 +88,7 @@ SPOKEN = {
 
 RESULTS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
+_RESULT = re.compile(r"([0-9]+)[^0-9.,;]*[.,;]")  # the last number of a part
 _RESPONSE = re.compile(r".*\bThe answer is ([0-9]+)\.", re.DOTALL)
 
 
@@ -186,6 +187,16 @@ def verify(response: str, answer: str) -> float:
     """
     match = _RESPONSE.fullmatch(response.strip())
     return float(match is not None and match.group(1) == str(answer))
+
+
+def verify_steps(response: str, answer: str, solution: str) -> float:
+    """1.0 if `verify` says so and every step has the result that it has in `solution`.
+
+    With 31 possible answers many wrong derivations end in the right one. Wordings may
+    differ; the style is that of `solution`.
+    """
+    same = _RESULT.findall(response) == _RESULT.findall(solution)
+    return verify(response, answer) * same
 
 
 def _pick(rng: np.random.Generator, among):

@@ -50,6 +50,11 @@ REGIMES = {
         "and shows text only",
         _WORDS | {"teacher.path": "demo:words_brief"},
     ),
+    "partial": Regime(
+        "a teacher that never saw more than three events: sure there, sure and wrong "
+        "beyond, where the student is now and then right",
+        _WORDS | {"teacher.path": "demo:words_short"},
+    ),
     "hinted": Regime(
         "a student that can use a solution or another attempt in its prompt, and "
         "solves a part of the problems without: a self-teacher, a verifier",

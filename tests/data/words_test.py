@@ -1,3 +1,4 @@
+import itertools
 import re
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import runs
-from jopd.data import sources, tasks, words
+from jopd.data import rewards, sources, tasks, words
 
 sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
 import stories
@@ -87,6 +88,45 @@ def test_every_wording_occurs():
 )
 def test_the_last_sentence_is_judged(response, right):
     assert words.verify(response, "7") == right
+
+
+TOLD = "At first there are 9 pens. 9 minus 5 is 4. Making 4 larger 2 times gives 8. "
+END = "The answer is 8."
+
+
+@pytest.mark.parametrize(
+    "response, right",
+    [
+        (TOLD + END, 1.0),
+        ("We begin with 9. Without 5 we have 4. 2 times as many means 8. " + END, 1.0),
+        # Lucky: other steps, a step left out, one too many; then a wrong answer.
+        ("We begin with 9. Without 3 we have 6. With 2 more we get 8. " + END, 0.0),
+        ("We begin with 9. 9 minus 1 is 8. " + END, 0.0),
+        (TOLD + "With 0 more we get 8. " + END, 0.0),
+        (TOLD + "The answer is 4.", 0.0),
+        (TOLD, 0.0),
+        ("9 - 5 = 4, 4 * 2 = 8. " + END, 0.0),
+    ],
+)
+def test_steps_are_verified_by_their_results(response, right):
+    assert words.verify_steps(response, "8", TOLD + END) == right
+
+
+def test_steps_of_every_solution_are_right_in_other_words():
+    rng = np.random.default_rng(4)
+    for level, style in itertools.product(words.LEVELS, words.STYLES):
+        told = words.story(rng, level)
+        one, other = (words.solution(rng, told, style) for _ in range(2))
+        assert words.verify_steps(one, words.answer(told), other) == 1.0
+        lucky = told._replace(events=told.events[1:])  # a step less, the same answer
+        short = words.solution(rng, lucky, style)
+        assert words.verify(short, words.answer(told)) == 1.0
+        assert words.verify_steps(short, words.answer(told), other) == 0.0
+
+
+def test_a_row_without_a_solution_is_an_error():
+    with pytest.raises(ValueError, match=r"data\.fields=\('solution',\)"):
+        rewards.words_steps(END, "8", {})
 
 
 def test_splits_share_no_chain_of_numbers():
