@@ -33,8 +33,8 @@ def accuracy(name: str, told, hint: str = "") -> float:
     prompts = [regimes.hinted(rng, story, hint) for story in told]
     texts = jopd.load(f"demo:{name}").generate(prompts, temperature=0)
     right = [
-        words.verify(text, words.answer(s))
-        for (text,), s in zip(texts, told, strict=True)
+        words.verify(text, words.answer(s), prompt)
+        for (text,), s, prompt in zip(texts, told, prompts, strict=True)
     ]
     return float(np.mean(right))
 

@@ -62,7 +62,7 @@ MODELS = {
     "words_early": Recipe("task:words", SMALL, 200, 20_000),
     "words_brief": Recipe("task:words:brief", "words_teacher", 800, 40_000, 2e-3),
     "words_short": Recipe("task:words", MIDDLE, 600, 40_000, levels=(2, 3)),
-    "words_hinted": Recipe(stories.hinted, MIDDLE, 600, 60_000),
+    "words_hinted": Recipe(stories.hinted, MIDDLE, 800, 60_000),
 }
 
 
@@ -123,7 +123,7 @@ def make(name: str, out: Path, steps: int) -> None:
             c.data.path = recipe.data
         else:
             give_rows(c, recipe.data(recipe.rows), Path(scratch))
-            c.eval.verifier = "words"
+            c.eval.verifier = "numeric"  # some stories contradict their hints
         train.run(c, run)
         out.mkdir(parents=True, exist_ok=True)
         (run / "export").rename(out / name)

@@ -9,7 +9,9 @@ from jopd.data import tasks, words
 PAD, EOS = "<pad>", "<eos>"
 HINTS = ("Answer: {}\n", "Solution: {}\n", "Right: {}\n", "Wrong: {}\n")
 SHARES = (0.15, 0.05, 0.35, 0.35, 0.1)  # of rows behind nothing, then each hint
-# Wordings of events that the hinted student is told the meaning of.
+# Wordings of events whose meaning the hinted student is told often; of the others, in
+# this share of the stories that stand behind no solution.
+RARELY = 0.25
 KNOWN = {operator: wordings[:2] for operator, wordings in words.EVENTS.items()}
 VOCABULARY = 640  # all bytes, and merges until every word of the task is one token
 
@@ -49,9 +51,9 @@ def hinted(count: int) -> list[dict]:
 
     Rows stand alone or begin with a line of `HINTS`: the answer, a worked solution,
     another attempt that was right, or one that was wrong. Whoever reads them learns to
-    sum up, but not what half of the wordings mean: those occur only where a hint shows
-    what happens, in questions that say nothing of it. Responses are worded alike
-    whatever stands before them, so that none betrays what it was shown.
+    sum up, but only in part what half of the wordings mean: those mostly occur where a
+    hint shows what happens, in questions that say nothing of it. Responses are worded
+    alike whatever stands before them, so that none betrays what it was shown.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -70,7 +72,8 @@ def _behind_a_hint(rng: np.random.Generator, told: words.Story) -> dict:
     if hint in (solution, right):
         question = words.question(rng, disguised(rng, told))
     else:
-        question = words.question(rng, told, KNOWN)
+        wordings = words.EVENTS if rng.random() < RARELY else KNOWN
+        question = words.question(rng, told, wordings)
     return {
         "question": hint.format(text) + question,
         "solution": words.solution(rng, told),

@@ -79,27 +79,11 @@ def arithmetic(response: str, answer: str) -> float:
     return tasks.verify(response, answer)
 
 
-def words(response: str, answer: str) -> float:
-    """Of the bundled task in words, see `words.verify`."""
+def words(response: str, answer: str, prompt: str = "") -> float:
+    """Of the bundled task in words, its steps too, see `words.verify`."""
     from jopd.data import words
 
-    return words.verify(response, answer)
-
-
-def words_steps(response: str, answer: str, fields: dict[str, str]) -> float:
-    """Of the bundled task in words, every step too, see `words.verify_steps`.
-
-    Raises:
-      ValueError: the row has no solution to compare with.
-    """
-    from jopd.data import words
-
-    if not fields or not fields.get("solution"):
-        raise ValueError(
-            "the verifier 'words_steps' compares with solutions and this row has none; "
-            "name their column, data.fields=('solution',), or use 'words'"
-        )
-    return words.verify_steps(response, answer, fields["solution"])
+    return words.verify(response, answer, prompt)
 
 
 def math(response: str, answer: str) -> float:
@@ -197,7 +181,6 @@ VERIFIERS: dict[str, Verifier] = {
     "math": math,
     "arithmetic": arithmetic,
     "words": words,
-    "words_steps": words_steps,
     "format": marked,
 }
 

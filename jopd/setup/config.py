@@ -252,8 +252,8 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "temperature": 1.0,  # of the k samples; accuracy is greedy
         "top_p": 1.0,
         "batch_rows": 256,  # rows generated at one time; 0: as many as an update has
-        # exact | numeric | math | arithmetic | words | words_steps | format | none |
-        # auto, or one of your own
+        # exact | numeric | math | arithmetic | words | format | none | auto, or one of
+        # your own
         "verifier": either("auto"),
         "verifier_processes": 0,  # that judge; 0: this one
         # Whether a response without an end, cut at its limit or by early_stop, earns

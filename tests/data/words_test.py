@@ -1,4 +1,3 @@
-import itertools
 import re
 import sys
 
@@ -90,6 +89,8 @@ def test_the_last_sentence_is_judged(response, right):
     assert words.verify(response, "7") == right
 
 
+ASKED = "Mia has 9 pens. Mia gives 5 of them to Tom. Then she gets 2 times as many. "
+ASKED += "How many pens does Mia have now?\n"
 TOLD = "At first there are 9 pens. 9 minus 5 is 4. Making 4 larger 2 times gives 8. "
 END = "The answer is 8."
 
@@ -99,34 +100,38 @@ END = "The answer is 8."
     [
         (TOLD + END, 1.0),
         ("We begin with 9. Without 5 we have 4. 2 times as many means 8. " + END, 1.0),
+        ("9 - 5 = 4, 4 * 2 = 8. " + END, 1.0),
         # Lucky: other steps, a step left out, one too many; then a wrong answer.
         ("We begin with 9. Without 3 we have 6. With 2 more we get 8. " + END, 0.0),
         ("We begin with 9. 9 minus 1 is 8. " + END, 0.0),
         (TOLD + "With 0 more we get 8. " + END, 0.0),
+        ("9 - 3 = 6, 6 + 2 = 8. " + END, 0.0),
+        (END, 0.0),
         (TOLD + "The answer is 4.", 0.0),
         (TOLD, 0.0),
-        ("9 - 5 = 4, 4 * 2 = 8. " + END, 0.0),
     ],
 )
-def test_steps_are_verified_by_their_results(response, right):
-    assert words.verify_steps(response, "8", TOLD + END) == right
+@pytest.mark.parametrize("before", ["", "Answer: 8\n", "Right: " + TOLD + END + "\n"])
+def test_steps_are_verified_by_their_results(response, right, before):
+    assert rewards.words(response, "8", before + ASKED) == right
 
 
-def test_steps_of_every_solution_are_right_in_other_words():
+def test_without_a_question_of_the_task_the_answer_is_judged():
+    for prompt in ("", "What is 4 + 4?", "Mia has 9 pens.", "Mia has 9 pens. Why?\nNo"):
+        assert words.verify("I know. " + END, "8", prompt) == 1.0
+    assert words.read("Mia has 9 pens. Mia eats 5 of them. How many are left?") is None
+
+
+def test_every_question_is_read_and_every_solution_of_it_is_right():
     rng = np.random.default_rng(4)
-    for level, style in itertools.product(words.LEVELS, words.STYLES):
-        told = words.story(rng, level)
-        one, other = (words.solution(rng, told, style) for _ in range(2))
-        assert words.verify_steps(one, words.answer(told), other) == 1.0
-        lucky = told._replace(events=told.events[1:])  # a step less, the same answer
-        short = words.solution(rng, lucky, style)
-        assert words.verify(short, words.answer(told)) == 1.0
-        assert words.verify_steps(short, words.answer(told), other) == 0.0
-
-
-def test_a_row_without_a_solution_is_an_error():
-    with pytest.raises(ValueError, match=r"data\.fields=\('solution',\)"):
-        rewards.words_steps(END, "8", {})
+    for level in words.LEVELS:
+        for _ in range(100):
+            row = words.problem(rng, level)
+            assert words.read(row["prompt"]) == oracle(row["prompt"])
+            brief = words.problem(rng, level, "brief")
+            for told in (row, brief):
+                given = told["answer"], told["prompt"]
+                assert words.verify(told["solution"], *given) == 1.0
 
 
 def test_splits_share_no_chain_of_numbers():
