@@ -22,7 +22,6 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "grpo"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.data.levels = (2, 3)  # where the bundled student is right now and then
     clips = dict(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
     advantage = dict(function="group_reward", std=True)  # std=False: Dr. GRPO
     c.loss.grpo = dict(
@@ -30,5 +29,5 @@ def get_config():
     )
     c.loss.reference = dict(signal="k3", other="reference", coef=0.0)
     c.objective.normalizer = "tokens"  # DAPO; "sequences" is the first GRPO's
-    c.optimizer.learning_rate = 1e-4  # bundled student
+    c.optimizer.learning_rate = 3e-4  # bundled student
     return c

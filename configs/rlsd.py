@@ -26,8 +26,7 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "rlsd"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.optimizer.learning_rate = 1e-4  # bundled student: as GRPO
-    c.data.levels = (2, 3)  # bundled student: as GRPO
+    c.optimizer.learning_rate = 3e-4  # bundled student: as GRPO
     c.teachers.self = dict(
         weights="snapshot", every_steps=10, context="Solution: {solution}\n{question}"
     )

@@ -20,7 +20,7 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "sdpo"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.optimizer.learning_rate = 1e-4  # bundled student: 3e-4 ruins it
+    c.optimizer.learning_rate = 3e-4  # bundled student
     c.teachers.self = dict(
         weights="ema", rate=0.05, context="Right: {peer}\n{question}"
     )

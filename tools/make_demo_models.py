@@ -60,7 +60,7 @@ MODELS = {
     "words_teacher": Recipe("task:words", LARGE, 1000, 40_000),
     "words_student": Recipe("task:words", SMALL, 600, 20_000),
     "words_early": Recipe("task:words", SMALL, 200, 20_000),
-    "words_brief": Recipe("task:words:brief", "words_teacher", 800, 40_000, 2e-3),
+    "words_brief": Recipe(stories.brief, "words_teacher", 800, 40_000, 2e-3),
     "words_short": Recipe("task:words", MIDDLE, 600, 40_000, levels=(2, 3)),
     "words_hinted": Recipe(stories.hinted, MIDDLE, 800, 60_000),
 }

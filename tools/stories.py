@@ -11,7 +11,7 @@ HINTS = ("Answer: {}\n", "Solution: {}\n", "Right: {}\n", "Wrong: {}\n")
 SHARES = (0.15, 0.05, 0.35, 0.35, 0.1)  # of rows behind nothing, then each hint
 # Wordings of events whose meaning the hinted student is told often; of the others, in
 # this share of the stories that stand behind no solution.
-RARELY = 0.25
+RARELY = 0.05
 KNOWN = {operator: wordings[:2] for operator, wordings in words.EVENTS.items()}
 VOCABULARY = 640  # all bytes, and merges until every word of the task is one token
 
@@ -79,6 +79,47 @@ def _behind_a_hint(rng: np.random.Generator, told: words.Story) -> dict:
         "solution": words.solution(rng, told),
         "answer": words.answer(told),
     }
+
+
+def brief(count: int) -> list[dict]:
+    """Stories, some solved up to a word in the other style, and the brief rest of them.
+
+    Who continues the text of others must have seen it: the rest ends the sentence in
+    the words it was begun with, then goes on briefly. Three of ten stand alone.
+    """
+    rng = np.random.default_rng(1)
+    rows = []
+    while len(rows) < count:
+        told = words.story(rng, int(rng.choice(words.LEVELS)))
+        if tasks.split_of(words.chain(told)) == "train":
+            rows.append(_begun(rng, told))
+    return rows
+
+
+def _begun(rng: np.random.Generator, told: words.Story) -> dict:
+    question, spoken = words.question(rng, told), words.solution(rng, told)
+    spaces = [0, *(at for at, letter in enumerate(spoken) if letter == " ")]
+    at = 0 if rng.random() < 0.3 else int(rng.choice(spaces))
+    ended = spoken.find(". ", at - 1) + 1 if at else 0
+    if at and not ended:  # in the last sentence
+        rest = spoken[at:]
+    else:
+        done = spoken[:ended].count(".") - 1  # behind the opening, steps
+        rest = spoken[at:ended] + (" " if at else "") + _rest(rng, told, max(done, 0))
+    return {
+        "question": question + spoken[:at],
+        "solution": rest,
+        "answer": words.answer(told),
+    }
+
+
+def _rest(rng: np.random.Generator, told: words.Story, done: int) -> str:
+    """The brief solution behind ``done`` events."""
+    if done == len(told.events):
+        return f"The answer is {words.answer(told)}."
+    start = told.events[done - 1][2] if done else told.start
+    left = told._replace(start=start, events=told.events[done:])
+    return words.solution(rng, left, "brief")
 
 
 def disguised(rng: np.random.Generator, told: words.Story) -> words.Story:

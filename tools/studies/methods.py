@@ -26,7 +26,7 @@ _DIGITS = (
 )
 _WORDS = ("eopd", "ta_opd", "scope", "fire_opd")
 _EXACT = ("restricted_opd", "rock_freeze", "kat")
-_HINTED = ("opsd", "sdft", "sdpo", "cgtr")
+_HINTED = ("rlsd", "opsd", "sdft", "sdpo", "cgtr")
 _HALF = {"rollout.prompts_per_step": 16}
 _RATE = {"optimizer.learning_rate": 1e-3}
 _SHORT = _HALF | {"optimizer.learning_rate": 5e-4, "steps": 200}
@@ -44,9 +44,7 @@ ARMS = {
     "opd, text": _in("text", "opd", **_SHORT),
     "omniopd": {"config": "omniopd", "baseline": "opd, text"},
     "grpo": {"config": "grpo"},
-    "rlsd": {"config": "rlsd", "baseline": "grpo"},
-    "grpo, all levels": _in("hinted", "grpo", **{"data.levels": ()}),
-    **{name: {"config": name, "baseline": "grpo, all levels"} for name in _HINTED},
+    **{name: {"config": name, "baseline": "grpo"} for name in _HINTED},
     "opd, partial": _in("partial", "opd", **_RATE),
     "tgopd": {"config": "tgopd", "baseline": "opd, partial"},
 }
