@@ -5,9 +5,10 @@ from jopd.setup.regimes import REGIMES
 TITLE = "A verifier, a self-teacher, or both"
 ABOUT = """
 The student that reads solutions and attempts (regime `hinted`,
-[regimes](../regimes.md)) and solves a part without. 200 updates of 8 prompts x 8 rollouts; every arm's rate is tuned on a seed of its
-own. RLSD's paper claims a higher ceiling than GRPO, sooner, and no leak: leaks are
-counted in [leak.md](leak.md), this student has no mark to count.
+[regimes](../regimes.md)) and solves a part without. 200 updates of 8 prompts x 8
+rollouts; every arm's rate is tuned on a seed of its own. RLSD's paper claims a higher
+ceiling than GRPO, sooner, and no leak: leaks are counted in [leak.md](leak.md), this
+student has no mark to count.
 """
 SEEDS = (0, 1, 2, 3, 4)
 GRID = (1e-4, 5e-4)
