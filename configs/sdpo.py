@@ -22,7 +22,7 @@ def get_config():
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
     c.optimizer.learning_rate = 3e-4  # bundled student
     c.teachers.self = dict(
-        weights="ema", rate=0.05, context="Right: {peer}\n{question}"
+        weights="ema", rate=0.01, context="Right: {peer}\n{question}"
     )
     c.peer.success = 1.0  # inferred: the released code has 0.5 in one place, 1.0 in one
     c.loss.sdpo = dict(
