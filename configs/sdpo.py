@@ -6,8 +6,9 @@
 
 over the tokens of rollouts that have a peer: the first other rollout of the same prompt
 with a reward of at least ``c.peer.success``. T is an exponential moving average of the
-student at 0.05 per update; S' and T' are on the student's 100 likeliest tokens and one
-bucket for the rest. alpha=1 is the reverse KL, the paper's form.
+student, at 0.01 per update; the released 0.05 lets the bundled one follow its student's
+drift (docs/methods/sdpo.md). S' and T' are on the student's 100 likeliest tokens and
+one bucket for the rest. alpha=1 is the reverse KL, the paper's form.
 
 Shown on the bundled student that reads attempts (regime "hinted"). See
 docs/methods/sdpo.md
