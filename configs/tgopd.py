@@ -17,7 +17,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="partial")
     c.name = "tgopd"
-    c.optimizer.learning_rate = 1e-3  # bundled pair
+    c.steps, c.optimizer.learning_rate = 200, 3e-4  # bundled pair
     c.probes.samples = 3
     clip = dict(clip_low=0.2, clip_high=0.2)
     trusted = dict(function="tgopd.trusted", at_least=2 / 3)

@@ -52,8 +52,9 @@ REGIMES = {
     ),
     "partial": Regime(
         "a teacher that never saw more than three events: sure there, sure and wrong "
-        "beyond, where the student is now and then right",
-        _WORDS | {"teacher.path": "demo:words_short"},
+        "beyond, where the student is right as often as not",
+        _WORDS
+        | {"student.path": "demo:words_hinted", "teacher.path": "demo:words_short"},
     ),
     "hinted": Regime(
         "a student that can use a solution or another attempt in its prompt, and "
