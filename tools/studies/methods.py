@@ -7,10 +7,10 @@ ABOUT = """
 Each config but `stories` as it ships, three seeds, in the regime that it starts from
 ([regimes](../regimes.md)), and next to it a baseline in the same regime: plain OPD
 where there is a teacher (as it ships; in words with a rate of 1e-3, in `text` and
-`partial` 200 updates at 5e-4 and 3e-4), the exact reverse KL for exact divergences in words, GRPO for
-self-teachers. Rates are those of the configs: where they differ from the baseline's, a
-difference may be the rate's. OPD's own line is compared with SFT on gold solutions,
-which have no errors in these tasks.
+`partial` 200 updates at 5e-4 and 3e-4), the exact reverse KL for exact divergences in
+words, GRPO for self-teachers. Rates are those of the configs: where they differ from
+the baseline's, a difference may be the rate's. OPD's own line is compared with SFT on
+gold solutions, which have no errors in these tasks.
 """
 SEEDS = (0, 1, 2)
 COMMON = {"checkpoint.every_steps": 0, "export.enabled": False}
