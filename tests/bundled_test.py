@@ -48,9 +48,9 @@ def test_the_teachers_solve_the_task_and_the_student_a_part(told):
 
 def test_the_hinted_student_reads_what_it_is_shown(told):
     alone = accuracy("words_hinted", told)
-    assert 0.1 <= alone <= 0.5
+    assert 0.4 <= alone <= 0.85
     for name in ("a solution", "an attempt marked right"):
-        assert accuracy("words_hinted", told, regimes.HINTS[name]) >= alone + 0.4
+        assert accuracy("words_hinted", told, regimes.HINTS[name]) >= alone + 0.1
 
 
 def test_the_short_teacher_fails_on_long_stories(told):
