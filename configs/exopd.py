@@ -1,6 +1,6 @@
 """ExOPD of G-OPD (arXiv:2602.12125): on beyond the teacher, away from an anchor.
 
-    python -m jopd.main --config=configs/exopd.py
+    python -m jopd.main --config=configs/exopd.py  # digits
 
     A = log T - log S + (lambda - 1)(log T - log R)
 

@@ -1,6 +1,6 @@
 """FiRe-OPD (arXiv:2606.02684): drop rollouts that the teacher finds unlikely, reweight.
 
-    python -m jopd.main --config=configs/fire_opd.py
+    python -m jopd.main --config=configs/fire_opd.py  # words
 
     w = (1 + 1 - H_T / max H_T)(1 + H_S / max H_S), mean 1 in each row; rows whose mean
     log T is in the lowest fifth of the batch: 0.  A = log T - log S

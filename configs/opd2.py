@@ -1,6 +1,6 @@
 """OPD^2 (arXiv:2607.15161): what the teacher itself learned, where OPD agrees with it.
 
-    python -m jopd.main --config=configs/opd2.py
+    python -m jopd.main --config=configs/opd2.py  # digits
 
     A = r - E_S[r], r = log T - log R;  0 unless (d - E_S[d]) A > 0, d = log T - log S
 

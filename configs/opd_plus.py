@@ -1,6 +1,6 @@
 """OPD+ (arXiv:2606.01039): the policy gradient of a chosen f-divergence, exact in mean.
 
-    python -m jopd.main --config=configs/opd_plus.py
+    python -m jopd.main --config=configs/opd_plus.py  # digits
 
     L = -mean rho A,  A = u f'(u) - f(u),  u = teacher(y) / student(y)
 

@@ -1,6 +1,6 @@
 """REOPOLD (arXiv:2603.11137), one stage: the log-ratio of OPD with a floor.
 
-    python -m jopd.main --config=configs/reopold.py
+    python -m jopd.main --config=configs/reopold.py  # digits
 
     J = mean rho max(R, floor),  floor = log(lam / (1 - lam))
 

@@ -1,6 +1,6 @@
 """REOPOLD in two stages (arXiv:2603.11137): first trusted tokens, then unsure ones.
 
-    python -m jopd.main --config=configs/reopold_two_stage.py
+    python -m jopd.main --config=configs/reopold_two_stage.py  # digits
 
     J = 1 / sum M * sum rho max(R, floor) M,  R = log teacher(y) - log student(y)
     M = 1[R >= floor]                              before the switch (term "trusted")

@@ -1,6 +1,6 @@
 """SCOPE (arXiv:2604.10688): right rollouts teach themselves, wrong ones the teacher.
 
-    python -m jopd.main --config=configs/scope.py
+    python -m jopd.main --config=configs/scope.py  # words
 
     L = mean over prompts of sum_right w NLL + sum_wrong w OPD, sums over tokens;
     w in right: softmax of -mean log S (rare ones), in wrong: of mean log T (understood)

@@ -1,6 +1,6 @@
 """SG-OPD (arXiv:2606.09304): go beyond the teacher where the verifier agrees with it.
 
-    python -m jopd.main --config=configs/sg_opd.py
+    python -m jopd.main --config=configs/sg_opd.py  # digits
 
     A = d + 0.8 (log T - log R) where a d > 0, else d;  d = log T - log S, R the initial
     student, a the sign of the group advantage.  L = PG(A) + alpha(k) NLL(gold)

@@ -1,6 +1,6 @@
 """TA-OPD (arXiv:2605.26844): on-policy distillation on the teachable tenth of tokens.
 
-    python -m jopd.main --config=configs/ta_opd.py
+    python -m jopd.main --config=configs/ta_opd.py  # words
 
     L = -mean over kept tokens of rho A,  A = log T(y) - log S(y)
 

@@ -40,6 +40,14 @@ def test_it_says_what_it_is_where_from_and_how_to_run(file):
     assert first.endswith(".") and len(first) > 20
 
 
+def test_it_says_in_which_regime_it_is_shown(file):
+    text = file.read_text()
+    asked = re.search(r'base_config\(regime="(\w+)"\)', text)
+    regime = asked[1] if asked else "digits"
+    run = re.escape(f"--config=configs/{file.name}")
+    assert file.stem == "stories" or re.search(rf"{run}  # {regime}\b", text)
+
+
 # Rows of every source that two devices can share, whatever the shares of a config.
 SPLITS = {"rollout__prompts_per_step": 8, "rollout__group_size": 2}
 
