@@ -48,7 +48,8 @@ REGIMES = {
     "text": Regime(
         "a teacher that writes solutions in another surface style than the student, "
         "and shows text only",
-        _WORDS | {"teacher.path": "demo:words_brief"},
+        _WORDS
+        | {"student.path": "demo:words_hinted", "teacher.path": "demo:words_brief"},
     ),
     "partial": Regime(
         "a teacher that never saw more than three events: sure there, sure and wrong "
