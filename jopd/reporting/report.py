@@ -46,6 +46,20 @@ CHARTS = (
         ),
     ),
     Chart(
+        "Reward of rollouts",
+        "",
+        (("reward/mean", "all"), ("reward/finished", "of those with an end")),
+    ),
+    Chart(
+        "Peers and probes",
+        "%",
+        (
+            ("peer/groups", "groups with a success"),
+            ("peer/rows", "rows with a peer"),
+            ("probes/pass", "teacher's own answers that pass"),
+        ),
+    ),
+    Chart(
         "Response length",
         "tokens",
         (("length/mean", "rollouts"), ("eval/mean_length", "held out")),
@@ -73,6 +87,7 @@ CHARTS = (
             ("log_ratio/mean", "all"),
         ),
     ),
+    Chart("Reverse KL to other models", "nats", (("kl/reverse_*", "*"),)),
     Chart("Share of repeated tokens", "%", (("length/repeated_token_share", "share"),)),
     Chart("Advantage", "", (("advantage/*", "*"),)),
     Chart("Gradient norm", "before clipping", (("optim/grad_norm", "norm"),)),

@@ -285,3 +285,13 @@ def test_half_a_surrogate_pair_breaks_no_report(tmp_path):
     make_workdir(tmp_path, config=CONFIG, metrics=ROWS, samples=[row])
     page = report.write_report(tmp_path).read_text(encoding="utf-8")
     assert "a? b" in page
+
+
+def test_what_a_verifier_says_is_drawn_and_what_was_not_judged_is_not():
+    """Names as a run logs them, of a self-teacher that sees peers."""
+    judged = {"reward/mean": 0.5, "reward/finished": 0.6, "peer/rows": 0.7}
+    rows = [{"step": s, "kl/reverse_self": 0.1, **judged} for s in (1, 2)]
+    none = [{"step": s, "kl/reverse": 0.1, "reward/mean": None} for s in (1, 2)]
+    drawn = lambda rows: {c.title for c in report.CHARTS if report.draw(c, rows)}
+    titles = {"Reward of rollouts", "Peers and probes", "Reverse KL to other models"}
+    assert titles <= drawn(rows) and not titles & drawn(none)
