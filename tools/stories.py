@@ -1,5 +1,8 @@
 """What the models of the task in words are made with, besides the task itself."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -56,12 +59,15 @@ def hinted(count: int) -> list[dict]:
     alike whatever stands before them, so that none betrays what it was shown.
     """
     rng = np.random.default_rng(0)
-    rows = []
-    while len(rows) < count:
+    return [_behind_a_hint(rng, told) for told in itertools.islice(_told(rng), count)]
+
+
+def _told(rng: np.random.Generator) -> Iterator[words.Story]:
+    """Stories of the training split, drawn as they are asked for, without end."""
+    while True:
         told = words.story(rng, int(rng.choice(words.LEVELS)))
         if tasks.split_of(words.chain(told)) == "train":
-            rows.append(_behind_a_hint(rng, told))
-    return rows
+            yield told
 
 
 def _behind_a_hint(rng: np.random.Generator, told: words.Story) -> dict:
@@ -88,12 +94,7 @@ def brief(count: int) -> list[dict]:
     the words it was begun with, then goes on briefly. Three of ten stand alone.
     """
     rng = np.random.default_rng(1)
-    rows = []
-    while len(rows) < count:
-        told = words.story(rng, int(rng.choice(words.LEVELS)))
-        if tasks.split_of(words.chain(told)) == "train":
-            rows.append(_begun(rng, told))
-    return rows
+    return [_begun(rng, told) for told in itertools.islice(_told(rng), count)]
 
 
 def _begun(rng: np.random.Generator, told: words.Story) -> dict:

@@ -163,6 +163,18 @@ def test_what_is_unknown_is_named(bad):
         words.problem(np.random.default_rng(0), **bad)
 
 
+def test_the_brief_rest_of_a_begun_solution_is_right():
+    alone = 0
+    for row in stories.brief(400):
+        asked, begun = row["question"].split("\n")
+        whole = begun + row["solution"]
+        assert words.verify(whole, row["answer"], asked) == 1.0, whole
+        alone += not begun
+        if not begun:
+            assert row["solution"].split()[1] in words.RESULTS  # brief from the start
+    assert 100 <= alone <= 170  # three of ten, and cuts at the first word
+
+
 def test_the_bundled_tokenizer_is_the_one_of_the_recipe():
     built = stories.build_tokenizer()
     for name in ("words_student", "words_teacher", "words_brief", "words_hinted"):
