@@ -12,7 +12,7 @@ import rich
 import rich.progress
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from jopd.reporting.metrics import NONE, asked_otherwise, compare, cut_short, show
@@ -190,10 +190,18 @@ class Progress:
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("step {task.completed}/{task.total}"),
                 rich.progress.BarColumn(bar_width=20),
-                rich.progress.TextColumn("{task.description}", markup=False),
+                rich.progress.TextColumn("left {task.fields[left]}"),
+                # Only this one gives way where a terminal is narrow.
+                rich.progress.TextColumn(
+                    "{task.description}",
+                    markup=False,
+                    table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+                ),
                 console=self._console,
+                expand=True,
             )
-            self._bar.add_task("compiling", total=total_steps, completed=start_step)
+            steps = dict(total=total_steps, completed=start_step)
+            self._bar.add_task("compiling", left=NONE, **steps)
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -211,23 +219,25 @@ class Progress:
         now = self._clock()
         self._known |= metrics
         self._marks.append((now, step))
-        text = status(self._known, time_left(self._marks, self._total))
+        text = status(self._known)
+        left = duration(time_left(self._marks, self._total))
         if self._bar:
             task = self._bar.task_ids[0]
-            self._bar.update(task, completed=step, description=text)
+            self._bar.update(task, completed=step, description=text, left=left)
         elif now - self._printed >= self._every or step >= self._total:
             self._printed = now
-            say(f"step {step}/{self._total}  {text}", console=self._console)
+            parts = f"step {step}/{self._total}", text, f"left {left}"
+            say("  ".join(filter(None, parts)), console=self._console)
 
 
-def status(metrics: Mapping[str, Any], seconds_left: float | None) -> str:
+def status(metrics: Mapping[str, Any]) -> str:
     """One line, ``loss 0.532  reverse KL 0.120 ...``; absent metrics are left out."""
     parts = [
         f"{label} {show(float(metrics[name]), kind)}"
         for name, label, kind in _SHOWN
         if metrics.get(name) is not None
     ]
-    return "  ".join([*parts, f"left {duration(seconds_left)}"])
+    return "  ".join(parts)
 
 
 def time_left(marks: Sequence[tuple[float, int]], total_steps: int) -> float | None:

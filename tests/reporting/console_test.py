@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from jopd.reporting import console as c
 from jopd.reporting.metrics import compare, show
@@ -161,11 +162,10 @@ METRICS = {
 
 
 def test_status_leaves_out_what_is_missing():
-    assert c.status(METRICS, 75.4) == (
-        "loss 0.532  reverse KL 0.120  length 182  truncated 3.1%  tokens/s 1,830  "
-        "left 1:15"
+    assert c.status(METRICS) == (
+        "loss 0.532  reverse KL 0.120  length 182  truncated 3.1%  tokens/s 1,830"
     )
-    assert c.status({"loss": float("nan")}, None) == "loss –  left –"
+    assert c.status({"loss": float("nan")}) == "loss –"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,17 @@ def test_a_terminal_gets_one_bar_and_warnings_above_it():
     assert "step 10/10" in text and "loss 0.700" in text
     assert "something [odd]" in text
     assert "\x1b[" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_still_shows_where_the_run_is(width):
+    """The numbers at the end give way, never the step or the time that is left."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    run_progress(console, 4.0, steps=1000, start=990)
+    plain = Text.from_ansi(console.file.getvalue()).plain
+    assert "step 1000/1000" in plain and "left 0:00" in plain
+    assert "loss 0.7" in plain
+    assert max(map(len, plain.splitlines())) <= width
 
 
 def test_a_crash_stops_the_bar():
