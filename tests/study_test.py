@@ -1,6 +1,7 @@
 """The study tool: its statistics, its tuning, and one small study from end to end."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,9 +13,10 @@ import runs
 
 sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a package
 import study
-from studying import numbers, page, reading, verdicts
+from studying import finished, numbers, page, reading, verdicts
 
-from jopd.setup import overrides, validation
+from jopd.setup import inputs, overrides, validation
+from jopd.training import origins
 
 
 def test_interval_is_students():
@@ -41,29 +43,24 @@ def test_cells(values, key, want):
     assert numbers.shown(values, key) == want
 
 
-def test_numbers_of_a_run(tmp_path):
+def test_numbers_of_a_run():
     rows = [{"step": 1, "x": 3.0}, {"step": 2, "x": None}, {"step": 3, "x": 1.0}]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    summary = {"folder": tmp_path, "steps": 3, "before": {"a": 1}, "after": {"a": 2}}
+    summary = {"updates": rows, "steps": 3, "before": {"a": 1}, "after": {"a": 2}}
     keys = ("mean x", "max x", "min x", "last x", "steps", "before.a", "a", "mean y")
     found = [numbers.value_of(summary, key) for key in keys]
     np.testing.assert_array_equal(found, [2, 3, 1, 1, 3, 1, 2, np.nan])
 
 
-def test_a_curve_of_seeds_that_log_different_updates(tmp_path):
-    for seed, steps in enumerate(((1, 2, 4), (2, 3, 4))):
-        (tmp_path / f"{seed}").mkdir()
-        rows = [
-            {"step": s, "x": s + seed} if s in steps else {"step": s}
-            for s in range(1, 6)
-        ]
-        text = "\n".join(map(json.dumps, rows))
-        (tmp_path / f"{seed}" / "metrics.jsonl").write_text(text)
-    folders = [tmp_path / "0", tmp_path / "1"]
-    found = page.curve(folders, "x")
+def test_a_curve_of_seeds_that_log_different_updates():
+    seeds = [
+        [{"step": s, "x": s + seed} if s in steps else {"step": s} for s in range(1, 6)]
+        for seed, steps in enumerate(((1, 2, 4), (2, 3, 4)))
+    ]
+    made = [{"updates": rows} for rows in seeds]
+    found = page.curve(made, "x")
     want = [[1, 2, 3, 4], [1, 2.5, 4, 4.5], [1, 2, 4, 4], [1, 3, 4, 5]]
     np.testing.assert_array_equal(found, want)
-    assert page.curve(folders, "y") is None
+    assert page.curve(made, "y") is None
 
 
 def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
@@ -191,7 +188,7 @@ def test_a_tuning_run_that_diverged_is_the_worst_and_not_run_again(
         return 1
 
     monkeypatch.setattr(study.Runner, "start", start)
-    runner = study.Runner(made, tmp_path)
+    runner = study.Runner(made, tmp_path, tmp_path / "kept")
     for _ in range(2):
         assert study.score(made, runner.one("OPD", 1000, 1e-2)) == -np.inf
     assert len(started) == 1
@@ -199,27 +196,25 @@ def test_a_tuning_run_that_diverged_is_the_worst_and_not_run_again(
         runner.one("OPD", 0, 1e-2)
 
 
-def run(folder, seed, before, after, prompts="p", **numbers) -> dict:
+def run(seed, before, after, prompts="p", **numbers) -> dict:
     """What a run leaves whose prompts earned ``before`` and ``after``, f[N, K]."""
-    folder.mkdir(parents=True)
     phases = {"before": np.asarray(before, float), "after": np.asarray(after, float)}
-    kept = {
+    earned = {
         phase: {"prompts": prompts, "greedy": r[:, 0].tolist(), "sampled": r.tolist()}
         for phase, r in phases.items()
     }
-    (folder / "evaluation.json").write_text(json.dumps(kept))
     summary = {
         phase: {"accuracy": r[:, 0].mean(), "avg_at_k": r.mean()}
         for phase, r in phases.items()
     }
-    return summary | {"folder": folder, "seed": seed} | numbers
+    return summary | {"evaluation": earned, "seed": seed} | numbers
 
 
-def test_differences_are_paired_by_seed_and_by_prompt(tmp_path):
+def test_differences_are_paired_by_seed_and_by_prompt():
     rng = np.random.default_rng(0)
     drawn = lambda: rng.integers(0, 2, (6, 3)).astype(float)
-    ones = [run(tmp_path / f"a{s}", s, drawn(), drawn()) for s in (0, 1, 2)]
-    twos = [run(tmp_path / f"b{s}", s, drawn(), drawn()) for s in (2, 1, 5)]
+    ones = [run(seed, drawn(), drawn()) for seed in (0, 1, 2)]
+    twos = [run(seed, drawn(), drawn()) for seed in (2, 1, 5)]
     found = verdicts.difference(ones, twos, "avg_at_k", "avg_at_k")
     pairs = [(ones[1], twos[1]), (ones[2], twos[0])]  # seeds 1 and 2
     sampled = lambda run: numbers.by_prompt(run, "avg_at_k")[1]
@@ -243,14 +238,14 @@ def test_prompts_are_only_paired_where_they_are_the_same():
     assert verdicts.prompt_deltas([(("p", a), None)]) is None
 
 
-def test_what_a_prompt_counts_for(tmp_path):
-    one = run(tmp_path / "r", 0, [[0, 0]], [[0, 1]])
+def test_what_a_prompt_counts_for():
+    one = run(0, [[0, 0]], [[0, 1]])
     found = {key: numbers.by_prompt(one, key)[1][0] for key in numbers.PER_PROMPT}
     assert found == {"accuracy": 0, "avg_at_k": 0.5, "pass_at_k": 1}
     assert numbers.by_prompt(one, "before.pass_at_k")[1][0] == 0
     assert numbers.by_prompt(one, "reverse_kl") is None
-    (tmp_path / "r" / "evaluation.json").unlink()  # of an older release
-    assert numbers.by_prompt(one, "accuracy") is None
+    of_an_older_release = one | {"evaluation": {}}
+    assert numbers.by_prompt(of_an_older_release, "accuracy") is None
 
 
 @pytest.mark.parametrize(
@@ -275,8 +270,8 @@ def test_verdicts_are_two_sided(mean, seeds, prompts, higher, lower):
 def test_lines_say_what_an_arm_is_worth(tmp_path):
     start = np.zeros((8, 1))
     results = {
-        "OPD": [run(tmp_path / f"o{s}", s, start, start) for s in (0, 1)],
-        "GKD": [run(tmp_path / f"g{s}", s, start, start + 1) for s in (0, 1)],
+        "OPD": [run(seed, start, start) for seed in (0, 1)],
+        "GKD": [run(seed, start, start + 1) for seed in (0, 1)],
     }
     made = plain(
         tmp_path,
@@ -303,9 +298,8 @@ def test_lines_say_what_an_arm_is_worth(tmp_path):
 def test_budgets_that_differ_are_said(tmp_path):
     mix = {"student": 1.0, "on_policy_probability": 0.5, "updates_per_rollout": 1}
     config = {"rollout": {"prompts_per_step": 4, "group_size": 2}, "mix": mix}
-    one = run(tmp_path / "r", 0, [[0]], [[0]], steps=10, wall_seconds=3.0)
+    one = run(0, [[0]], [[0]], steps=10, wall_seconds=3.0, config=config)
     one |= {"tokens_sampled": 100, "teacher_tokens": 104}
-    (tmp_path / "r" / "config.json").write_text(json.dumps(config))
     two = one | {"tokens_sampled": 104, "teacher_tokens": 200}
     had = page.budgets({"OPD": [one], "GKD": [two]})
     assert "| OPD | 10 | 40 | 100 | 104 | 3 |" in page.budget_table(had)
@@ -327,48 +321,104 @@ def pretend(self, words, log) -> int:
     """A run that earns the more the nearer its rate is to 4e-3, GKD more than OPD."""
     given = dict(word.removeprefix("--config.").split("=", 1) for word in words[3:])
     seed, rate = int(given["seed"]), float(given["optimizer.learning_rate"])
-    folder = type(log)(given["--workdir"])
     near = {2e-3: 2, 4e-3: 4}.get(rate, 1)
     earned = np.arange(8) < near + seed % 2 + 2 * ("gkd" in given["--config"])
     numbers = dict(steps=5, tokens_sampled=10, teacher_tokens=10, wall_seconds=1.0)
-    summary = run(folder, seed, np.zeros((8, 1)), earned[:, None], **numbers)
-    summary.pop("folder")
-    (folder / "summary.json").write_text(json.dumps(summary))
-    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1)}) for step in range(6)]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
-    mix = {"student": 1.0, "on_policy_probability": 1.0, "updates_per_rollout": 1}
-    config = {"rollout": {"prompts_per_step": 1, "group_size": 2}, "mix": mix}
-    (folder / "config.json").write_text(json.dumps(config))
+    made = run(seed, np.zeros((8, 1)), earned[:, None], **numbers)
+    config = study.config_today(words)
+    rows = [{"step": step, "loss": 1.0 / (step + 1), "x": 1} for step in range(6)]
+    files = {"evaluation": made.pop("evaluation"), "config": config, "summary": made}
+    folder = type(log)(given["--workdir"])
+    folder.mkdir(parents=True)
+    for name, what in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(what))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return 0
 
 
-def test_a_study_of_pretended_runs_from_its_file_to_its_page(
-    tmp_path, monkeypatch, capsys
-):
-    plain(
-        tmp_path,
-        "GRID, BASELINE, CURVES = (1e-3, 2e-3), 'OPD', {'loss': 'loss'}\n"
-        "JUDGED = ('accuracy',)\n"
-        "CLAIMS = {'GKD > OPD': dict(arm='GKD', against='OPD', metric='avg_at_k',\n"
-        "                            direction='higher')}",
-    )
+PRETENDED = (
+    "GRID, BASELINE, CURVES = (1e-3, 2e-3), 'OPD', {'loss': 'loss'}\n"
+    "COMMON = {'rollout.prompts_per_step': 1, 'rollout.group_size': 2}\n"
+    "JUDGED = ('accuracy',)\n"
+    "CLAIMS = {'GKD > OPD': dict(arm='GKD', against='OPD', metric='avg_at_k',\n"
+    "                            direction='higher')}\n"
+)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs tools/study.py with ``PRETENDED`` in this process: jobs -> the page."""
     monkeypatch.setattr(study.Runner, "start", pretend)
-    words = [str(tmp_path / "s.py"), f"--out={tmp_path / 'runs'}", "--jobs=2"]
-    monkeypatch.setattr(
-        sys, "argv", ["study.py", *words, f"--page={tmp_path / 'page.md'}"]
-    )
-    study.main()
+
+    def go(jobs: int, text: str = PRETENDED) -> str:
+        plain(tmp_path, text)
+        words = [tmp_path / "s.py", f"--out={tmp_path / 'runs'}", f"--jobs={jobs}"]
+        words = ["study.py", *map(str, words), f"--page={tmp_path / 'page.md'}"]
+        monkeypatch.setattr(sys, "argv", words)
+        study.main()
+        return (tmp_path / "page.md").read_text()
+
+    return go
+
+
+def test_a_study_of_pretended_runs_from_its_file_to_its_page(command, tmp_path, capsys):
+    text = command(jobs=2)
     made = {place.name for place in (tmp_path / "runs" / "GKD").iterdir()}
     # On from 2e-3, until 4e-3 has a worse one on both sides.
     tuned = {f"seed1000-lr{rate}" for rate in ("0.001", "0.002", "0.004", "0.008")}
     assert made == tuned | {"seed0-lr0.004", "seed1-lr0.004"}
-    text = (tmp_path / "page.md").read_text()
     assert "| OPD | 2 | 56.2 ± 79.4 |" in text and "Still on the border" not in text
     claim = "+25.0 (± 0.0 over 2 seeds, ± 31.6 over 8 prompts)"
     assert f"| GKD > OPD | avg_at_k, GKD - OPD: {claim} | **not seen** |" in text
     assert "- **GKD**, accuracy 0.0 ± 0.0 -> 81.2 ± 79.4: +81.2" in text
     assert "| OPD | 5 | 10 | 10 | 10 | 1 |" in text
     assert "**not seen**" in capsys.readouterr().out
+
+
+def test_what_is_kept_draws_the_same_page_on_another_machine(command, tmp_path):
+    first = command(jobs=2)
+    shutil.rmtree(tmp_path / "runs")
+    assert command(jobs=0) == first
+    file = tmp_path / "page" / "GKD" / "seed0-lr0.004.json.gz"
+    assert file.stat().st_size < 5_000
+    kept = finished.kept(file)
+    assert kept["updates"][-1] == {"step": 5, "loss": 1 / 6}  # what is read, no more
+    # The next arm is run, the others are not.
+    more = PRETENDED + "ARMS['B'] = dict(config='opd', overrides={'loss.opd.coef': 2})"
+    assert "**Not run yet**: B (seeds 0, 1)." in command(jobs=0, text=more)
+    assert "Not run yet" not in command(jobs=1, text=more)
+    assert [place.name for place in (tmp_path / "runs").iterdir()] == ["B"]
+
+
+def test_a_run_with_another_config_than_todays_is_refused(command, tmp_path):
+    command(jobs=1)
+    other = PRETENDED + "ARMS['GKD']['overrides'] = {'rollout.max_new_tokens': 5}"
+    with pytest.raises(SystemExit, match=r"with another rollout.max_new_tokens than"):
+        command(jobs=0, text=other)
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(SystemExit, match=r"gz was made with another rollout.max_new"):
+        command(jobs=0, text=other)
+    shutil.rmtree(tmp_path / "page")
+    with pytest.raises(SystemExit, match=r"no run of .*s.py is in"):
+        command(jobs=0)
+
+
+def test_what_makes_a_kept_run_another_one():
+    pair = {role: {"path": f"demo:{role}"} for role in ("student", "teacher")}
+    then = {"steps": 5, "data": {"date": "a", "size": 2}, "loss": {}} | pair
+    today = then | {"data": {"date": "b", "size": 2}, "later": 1}
+    then = {"config": then, "inputs": {}}
+    assert finished.changed(then, today) == []
+    assert finished.changed(then, today | {"steps": 6}) == ["steps"]
+    assert finished.changed(then, today | {"data": {"date": "b"}}) == ["data.size"]
+    there = origins.of_model(inputs.model_path("demo:student"))
+    of = lambda **models: (
+        then | {"inputs": {f"the model {k}": v for k, v in models.items()}}
+    )
+    assert finished.changed(of(student=there), today) == []
+    assert finished.changed(of(teacher=there), today) == ["teacher (demo:teacher)"]
+    gone = today | {"teacher": {"path": "no/such/folder"}}
+    assert finished.changed(of(teacher=there), gone) == ["teacher.path"]
 
 
 @pytest.mark.slow

@@ -37,25 +37,32 @@ A study is a Python file with
 
 Every run is its own process and work directory. A run that left ``summary.json`` is
 done, one that was cut off goes on from its checkpoint, so the same command resumes a
-study. Nothing is tuned for one arm alone: all have one grid and one rule to widen it,
-and the page shows all that was tried. ``--jobs=N`` runs N at a time, each on its own
-share of the cores: small models leave cores idle, so two runs on one core each end
-sooner than one after the other on two.
+study. What the page is made of is kept beside it, PAGE/ARM/SEED.json.gz, and counts as
+done, too: a study goes on on another machine. A run whose config is another today is
+refused. ``--jobs=0`` runs nothing and draws the page of what is there. Nothing is tuned
+for one arm alone: all have one grid and one rule to widen it, and the page shows all
+that was tried. ``--jobs=N`` runs N at a time, each on its own share of the cores: small
+models leave cores idle, so two runs on one core each end sooner than one after the
+other on two.
 """
 
 import argparse
-import json
 import os
 import queue
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from studying import finished
 from studying.page import chosen, on_border, page, plot, table
 from studying.reading import ROOT, Study, config_of, load, seeds_of
 from studying.verdicts import arm_lines, claims_table
+
+from jopd.setup import overrides
+from jopd.training import workdir
 
 CAN_PIN = hasattr(os, "sched_setaffinity")  # Linux
 # How a run ends whose numbers went wrong; see ``loop.run``.
@@ -65,14 +72,14 @@ DIVERGED = "Lower optimizer.learning_rate"
 def command(study: Study, arm: str, seed: int, rate: float | None, out: Path):
     """The words of one run; later overrides win over earlier ones."""
     spec = study.arms[arm]
-    keys = {**study.common, **spec.get("overrides", {}), "seed": seed}
+    given = {**study.common, **spec.get("overrides", {}), "seed": seed}
     if rate is not None:
-        keys["optimizer.learning_rate"] = rate
+        given["optimizer.learning_rate"] = rate
     words = [sys.executable, "-m", "jopd.main", f"--config={config_of(spec)}"]
     return [
         *words,
         f"--workdir={out}",
-        *(f"--config.{key}={value}" for key, value in keys.items()),
+        *(f"--config.{key}={value}" for key, value in given.items()),
     ]
 
 
@@ -81,16 +88,25 @@ def folder(out: Path, arm: str, seed: int, rate: float | None) -> Path:
     return out / arm / f"seed{seed}{tuned}"
 
 
-class Runner:
-    """Runs arms, a few at a time; each on cores of its own."""
+def config_today(words: list[str]) -> dict:
+    """The config that the words of a run make, as a run keeps it."""
+    rest, given = overrides.split(words)
+    file = next(word for word in rest if word.startswith("--config="))
+    config = runpy.run_path(file.partition("=")[2])["get_config"]()
+    overrides.apply(config, given)
+    return workdir.written(config.to_dict())
 
-    def __init__(self, study: Study, out: Path, jobs: int = 1):
-        self.study, self.out = study, out
-        self.cores = queue.Queue()
+
+class Runner:
+    """Runs arms, a few at a time; each on cores of its own. Keeps them in ``keep``."""
+
+    def __init__(self, study: Study, out: Path, keep: Path, jobs: int = 1):
+        self.study, self.out, self.keep = study, out, keep
+        self.cores, self.jobs = queue.Queue(), jobs
         cores = sorted(os.sched_getaffinity(0)) if CAN_PIN else []
-        for share in np.array_split(np.asarray(cores, int), jobs):
+        for share in np.array_split(np.asarray(cores, int), max(jobs, 1)):
             self.cores.put(set(share.tolist()))
-        self.pool = ThreadPoolExecutor(jobs)
+        self.pool = ThreadPoolExecutor(max(jobs, 1))
 
     def all(self, asked: list[tuple[str, int, float | None]]) -> list[dict]:
         """Summaries of (arm, seed, rate) triples; the first failure ends the study."""
@@ -104,22 +120,46 @@ class Runner:
     def one(self, arm: str, seed: int, rate: float | None) -> dict:
         """One run to its end, or what it left when it already had one.
 
-        A tuning run that diverged has nothing ``after``: its rate is the worst.
+        A tuning run that diverged has nothing ``after``: its rate is the worst. Nor has
+        one that is not there where no jobs are to run.
         """
         place = folder(self.out, arm, seed, rate)
-        summary, log = place / "summary.json", place.with_name(place.name + ".log")
+        log = place.with_name(place.name + ".log")
+        words = command(self.study, arm, seed, rate, place)
         spare = seed == self.study.tune_seed
-        if not summary.exists() and not (spare and diverged(log)):
+        found = self.found(arm, seed, rate)
+        if found is None and self.jobs and not (spare and diverged(log)):
             place.parent.mkdir(parents=True, exist_ok=True)
-            words = command(self.study, arm, seed, rate, place)
             print(" ".join(words[2:]), flush=True)
             code = self.start(words, log)
-            failed = code or not summary.exists()
-            if failed and not (spare and diverged(log)):
+            found = self.found(arm, seed, rate)
+            if found is None and not (spare and diverged(log)):
                 raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
-        if not summary.exists():
-            return {"after": {}, "folder": place}
-        return json.loads(summary.read_text()) | {"folder": place}
+        return found or {"after": {}}
+
+    def found(self, arm: str, seed: int, rate: float | None) -> dict | None:
+        """A run that is done, on disk or kept, which it is from now on.
+
+        Raises:
+          SystemExit: it was made with another config than the study has today.
+        """
+        place = folder(self.out, arm, seed, rate)
+        file = folder(self.keep, arm, seed, rate)
+        file = file.with_name(file.name + ".json.gz")
+        on_disk = (place / "summary.json").exists()
+        if not on_disk and not file.exists():
+            return None
+        run = finished.read(place) if on_disk else finished.kept(file)
+        words = command(self.study, arm, seed, rate, place)
+        if other := finished.changed(run, config_today(words)):
+            raise SystemExit(
+                f"{place if on_disk else file} was made with another "
+                f"{', '.join(other)} than {arm!r} has now; move it away, and the run "
+                "is made anew"
+            )
+        if on_disk:
+            finished.keep(run, file, self.study)
+        return run
 
     def start(self, words: list[str], log: Path) -> int:
         cores = self.cores.get()
@@ -179,10 +219,10 @@ def main() -> None:
     parser.add_argument("study", help="Python file, see above")
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
     parser.add_argument("--page", required=True, type=Path, help="markdown to write")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; 0: none")
     args = parser.parse_args()
     study = load(args.study)
-    runner = Runner(study, args.out, args.jobs)
+    runner = Runner(study, args.out, args.page.with_suffix(""), args.jobs)
     scores = tune(study, runner)
     asked = [
         (arm, seed, chosen(scores[arm]))
@@ -192,15 +232,18 @@ def main() -> None:
     # The first seed of every arm before the second of any: early looks are at all arms.
     asked.sort(key=lambda words: seeds_of(study, words[0]).index(words[1]))
     results = {arm: [] for arm in study.arms}
-    for (arm, *_), summary in zip(asked, runner.all(asked), strict=True):
-        results[arm].append(summary)
+    for (arm, *_), run in zip(asked, runner.all(asked), strict=True):
+        results[arm] += [run] if run["after"] else []
+    results = {arm: runs for arm, runs in results.items() if runs}
+    if not results:
+        raise SystemExit(f"no run of {args.study} is in {args.out} or {runner.keep}")
     args.page.parent.mkdir(parents=True, exist_ok=True)
     picture = args.page.with_suffix(".png")
     if study.curves:
-        folders = {arm: [run["folder"] for run in results[arm]] for arm in results}
-        plot(study, folders, picture)
+        plot(study, results, picture)
     words = f"python tools/study.py {args.study} --out={args.out} --page={args.page}"
-    text = page(study, words, scores, results, picture.name if study.curves else None)
+    drawn = picture.name if study.curves else None
+    text = page(study, words, scores, results, drawn)
     args.page.write_text(text)
     parts = [table(study, results), arm_lines(study, results), str(args.page)]
     if study.claims:

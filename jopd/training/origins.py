@@ -126,12 +126,16 @@ def _weights(e: Experiment) -> dict[str, str]:
     known: dict[str, str] = {}
     for path in map(inputs.model_path, (paths | own).values()):
         if path not in known:
-            shape = repr(hf.load_config(path))
-            known[path] = _sha(shape.encode(), hf.file_hash(path).encode())
+            known[path] = of_model(path)
     return {
         f"the model {name}": known[inputs.model_path(path)]
         for name, path in (paths | own).items()
     }
+
+
+def of_model(path: str) -> str:
+    """Of the weights in a model directory, and of what they are read as."""
+    return _sha(repr(hf.load_config(path)).encode(), hf.file_hash(path).encode())
 
 
 def _sha(*pieces: bytes) -> str:

@@ -1,7 +1,4 @@
-"""Numbers of finished runs: from their summaries, metrics and evaluations."""
-
-import json
-from pathlib import Path
+"""Numbers of finished runs, each as ``finished`` has it."""
 
 import numpy as np
 from scipy import stats
@@ -21,7 +18,7 @@ def value_of(summary: dict, key: str) -> float:
     if key.startswith("before."):
         found = summary["before"].get(key.removeprefix("before."))
     elif name:
-        values = [row[name] for row in updates(summary["folder"]) if name in row]
+        values = [row[name] for row in summary["updates"] if name in row]
         values = [value for value in values if value is not None]
         reduce = {
             "mean": np.mean,
@@ -35,21 +32,12 @@ def value_of(summary: dict, key: str) -> float:
     return np.nan if found is None else float(found)
 
 
-def updates(place: Path) -> list[dict]:
-    """The rows of metrics.jsonl, without that of the evaluation before training."""
-    lines = (place / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["step"]]
-
-
 def by_prompt(summary: dict, key: str) -> tuple[str, np.ndarray] | None:
     """(hash of the prompts, f64[prompts]) of a number; None where a run kept none."""
     phase = "before" if key.startswith("before.") else "after"
     of_prompt = PER_PROMPT.get(key.removeprefix("before."))
-    path = summary["folder"] / "evaluation.json"
-    if of_prompt is None or not path.exists():
-        return None
-    found = json.loads(path.read_text()).get(phase)
-    if found is None:
+    found = summary["evaluation"].get(phase)
+    if of_prompt is None or found is None:
         return None
     pairs = zip(found["greedy"], found["sampled"], strict=True)
     return found["prompts"], np.array([of_prompt(*pair) for pair in pairs])
@@ -57,8 +45,7 @@ def by_prompt(summary: dict, key: str) -> tuple[str, np.ndarray] | None:
 
 def rollouts(summary: dict) -> float:
     """Rollouts of a whole run, in expectation where a coin decides."""
-    config = json.loads((summary["folder"] / "config.json").read_text())
-    c, mix = config["rollout"], config["mix"]
+    c, mix = summary["config"]["rollout"], summary["config"]["mix"]
     drawn = c["prompts_per_step"] * c["group_size"] * (mix["student"] > 0)
     share = mix["on_policy_probability"] / mix["updates_per_rollout"]
     return summary["steps"] * drawn * share

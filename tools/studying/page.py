@@ -8,8 +8,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from studying.numbers import shown, spent, updates, value_of
-from studying.reading import EQUALS, Study
+from studying.numbers import shown, spent, value_of
+from studying.reading import EQUALS, Study, seeds_of
 from studying.verdicts import arm_lines, claims_table
 
 WITHIN = 0.05  # two budgets that differ by less are called equal
@@ -25,7 +25,7 @@ LABELS = {
 def table(study: Study, results: dict[str, list[dict]]) -> str:
     head = ["arm", "seeds", *study.metrics.values()]
     lines = _head(head)
-    if study.start:
+    if study.start in results:
         lines.append(_line("student before", study, results[study.start], "before."))
     lines += [_line(arm, study, summaries) for arm, summaries in results.items()]
     return "\n".join(lines)
@@ -41,6 +41,28 @@ def _line(name: str, study: Study, summaries: list[dict], before: str = "") -> s
         for key in study.metrics
     ]
     return f"| {name} | {len(summaries)} | {' | '.join(cells)} |"
+
+
+def still_to_run(study: Study, results: dict[str, list[dict]]) -> str:
+    """Seeds of arms that are not among the results."""
+    left = {
+        arm: sorted({*seeds_of(study, arm)} - {run["seed"] for run in runs})
+        for arm in study.arms
+        for runs in [results.get(arm, [])]
+    }
+    return "; ".join(
+        f"{arm} (seeds {', '.join(map(str, seeds))})"
+        for arm, seeds in left.items()
+        if seeds
+    )
+
+
+def commits(results: dict[str, list[dict]]) -> str:
+    """The commits that the runs were made at, each once."""
+    made = {
+        run.get("git_commit") or "unknown" for runs in results.values() for run in runs
+    }
+    return ", ".join(sorted(commit[:7] for commit in made))
 
 
 def budgets(results: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
@@ -116,12 +138,12 @@ def grid_words(study: Study, scores: dict[str, dict[float, float]]) -> str:
     return text + (f" **Still on the border**: {', '.join(at)}." if at else "")
 
 
-def curve(folders: list[Path], key: str):
+def curve(runs: list[dict], key: str):
     """(steps, mean, lowest, highest over seeds) of a metric; None if nobody logs it."""
-    series = []
-    for place in folders:
-        rows = updates(place)
-        series.append({r["step"]: r[key] for r in rows if r.get(key) is not None})
+    series = [
+        {row["step"]: row[key] for row in run["updates"] if row.get(key) is not None}
+        for run in runs
+    ]
     steps = sorted(set.union(*(set(s) for s in series)))
     if not steps:
         return None
@@ -138,14 +160,14 @@ def curve(folders: list[Path], key: str):
     return shown, *(f(smooth, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
 
 
-def plot(study: Study, folders: dict[str, list[Path]], target: Path) -> None:
+def plot(study: Study, results: dict[str, list[dict]], target: Path) -> None:
     """One panel per curve, one line per arm, the band from lowest to highest seed."""
     figure, axes = plt.subplots(
         1, len(study.curves), figsize=(5 * len(study.curves), 3.6), squeeze=False
     )
     for panel, (key, label) in zip(axes[0], study.curves.items(), strict=True):
-        for number, (arm, places) in enumerate(folders.items()):
-            found = curve(places, key)
+        for number, (arm, runs) in enumerate(results.items()):
+            found = curve(runs, key)
             if found is None:
                 continue
             steps, mean, low, high = found
@@ -157,7 +179,7 @@ def plot(study: Study, folders: dict[str, list[Path]], target: Path) -> None:
         panel.grid(alpha=0.2)
     # An arm that does not log one panel's number may log another's.
     lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
-    shown = [lines[arm] for arm in folders if arm in lines]
+    shown = [lines[arm] for arm in results if arm in lines]
     axes[0][-1].legend(
         handles=shown, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)
     )
@@ -171,8 +193,13 @@ def page(study: Study, words: str, scores, results, picture: str | None) -> str:
     parts = [f"# {study.title}", study.about.strip(), f"```sh\n{words}\n```"]
     common = ", ".join(f"`{key}={value}`" for key, value in study.common.items())
     had = budgets(results)
-    parts.append(f"Every run: {common or 'the defaults of its config'}.")
+    parts.append(
+        f"Every run: {common or 'the defaults of its config'}. Commits: "
+        f"{commits(results)}."
+    )
     parts += [equality(study, had), table(study, results)]
+    if missing := still_to_run(study, results):
+        parts.append(f"**Not run yet**: {missing}.")
     parts.append(
         "Mean ± half width of the 95 % t-interval over seeds; one seed has none."
     )

@@ -100,6 +100,14 @@ def faults(study: Study):
             )
 
 
+def updates_read(study: Study) -> set[str]:
+    """The keys of metrics.jsonl that the page of a study reads."""
+    numbers = [*study.metrics, *study.judged]
+    numbers += [claim["metric"] for claim in study.claims.values()]
+    named = {key.removeprefix("-").partition(" ")[2] for key in numbers} - {""}
+    return named | study.curves.keys()
+
+
 def seeds_of(study: Study, arm: str) -> tuple[int, ...]:
     return tuple(study.arms[arm].get("seeds", study.seeds))
 

@@ -90,8 +90,10 @@ def of_claim(claim: dict, results: dict[str, list[dict]]) -> tuple[Difference, s
     """The difference that a claim speaks of, and its verdict."""
     arm, against, key = claim["arm"], claim["against"], claim["metric"]
     itself = against == BEFORE
-    twos = results[arm if itself else against]
-    found = difference(results[arm], twos, key, f"before.{key}" if itself else key)
+    twos = results.get(arm if itself else against, [])
+    found = difference(
+        results.get(arm, []), twos, key, f"before.{key}" if itself else key
+    )
     return found, verdict(found, claim["direction"])
 
 
