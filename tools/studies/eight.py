@@ -4,7 +4,7 @@ from jopd.setup.regimes import REGIMES
 
 TITLE = "Eight systems beside the baselines that their papers lack"
 ABOUT = """
-The near pair in words (regime `words`, [regimes](../regimes.md)), 400 updates of 64
+The near pair in words (regime `words`, [regimes](../regimes.md)), 200 updates of 64
 rollouts. What selects, filters or whitens is compared with plain OPD or with a control:
 as many rows dropped by a coin for FiRe-OPD's filter, as many tokens kept by a coin for
 TA-OPD, rows ended by a coin of 0.02 per token for KAT (not matched in amount), the clip
@@ -13,11 +13,13 @@ them and for many faces.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
+WIDEN = 1
 COMMON = REGIMES["words"].keys | {
-    "steps": 400,
+    "steps": 200,
     "rollout.prompts_per_step": 16,
     "rollout.group_size": 4,
     "eval.prompts": 128,
+    "data.size": 8000,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }

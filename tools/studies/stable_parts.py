@@ -13,14 +13,16 @@ where an arm has gold, 200 updates. Every arm's rate is tuned on a seed of its o
 arms ask what each part does, what the gold rows do by themselves, and whether leaving
 truncated rows out is enough.
 """
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
+WIDEN = 1
 COMMON = REGIMES["loops"].keys | {
     "steps": 200,
     "rollout.max_new_tokens": 128,
     "rollout.prompts_per_step": 16,
     "optimizer.schedule": "constant",
     "eval.prompts": 128,
+    "data.size": 5000,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }

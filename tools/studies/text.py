@@ -9,19 +9,20 @@ The student writes sentences, the teacher equations (regime `text`,
 every arm's rate is tuned on a seed of its own. Token by token such a teacher finds
 every word wrong; chunks of text may agree in what they say.
 """
-SEEDS = (0, 1, 2, 3, 4)
-GRID = (1e-4, 5e-4)
+SEEDS = (0, 1, 2)
+GRID = (1e-4, 4e-4)
+WIDEN = 1
 COMMON = REGIMES["text"].keys | {
     "steps": 200,
     "rollout.prompts_per_step": 16,
     "eval.prompts": 128,
+    "data.size": 5000,
     "checkpoint.every_steps": 0,
     "export.enabled": False,
 }
 RATE = "loss.chunks.weights.rate"
 ARMS = {
     "OPD": {"config": "opd"},
-    "GKD": {"config": "gkd"},
     "OmniOPD": {"config": "omniopd"},
     "OmniOPD, the paper's form": {
         "config": "omniopd",
@@ -34,10 +35,6 @@ ARMS = {
     "OmniOPD, chunks of 4": {
         "config": "omniopd",
         "overrides": {"audit.chunk_tokens": 4},
-    },
-    "OmniOPD, chunks of 16": {
-        "config": "omniopd",
-        "overrides": {"audit.chunk_tokens": 16, "audit.chunks": 2},
     },
 }
 BASELINE = START = "OPD"
