@@ -1,6 +1,6 @@
 """CGTR (arXiv:2606.03532): a self-teacher refreshed after a gain, never by a clock.
 
-    python -m jopd.main --config=configs/cgtr.py  # hinted: 78.5 -> 91.4 %
+    python -m jopd.main --config=configs/cgtr.py  # hinted
 
     L = L_GRPO + lambda mean_t min(rho, 2) JSD_.5(S'(. | x, y<t), T'(. | x, peer, y<t))
 

@@ -1,6 +1,6 @@
 """A sampled KL estimate, differentiated directly (http://joschu.net/blog/kl-approx.html).
 
-    python -m jopd.main --config=configs/direct.py  # digits: 48.8 -> 69.1 %
+    python -m jopd.main --config=configs/direct.py  # digits
 
     L = mean d^2 / 2,  d = log student(y) - log teacher(y)        (k2)
 

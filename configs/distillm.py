@@ -1,6 +1,6 @@
 """DistiLLM (arXiv:2402.03898): skew KL on fresh, replayed and gold sequences.
 
-    python -m jopd.main --config=configs/distillm.py  # digits: 48.8 -> 93.8 %
+    python -m jopd.main --config=configs/distillm.py  # digits
 
     L = mean KL(T || alpha T + (1 - alpha) S),  alpha = 0.1
 

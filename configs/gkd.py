@@ -1,6 +1,6 @@
 """GKD (arXiv:2306.13649): generalised JSD on student or gold sequences, by a coin.
 
-    python -m jopd.main --config=configs/gkd.py  # digits: 48.8 -> 93.0 %
+    python -m jopd.main --config=configs/gkd.py  # digits
 
 A coin per update, with probability ``mix.on_policy_probability`` (lambda in the paper),
 picks student rollouts; else the whole update is gold rows. The loss is full-vocabulary.

@@ -1,6 +1,6 @@
 """GNDPO (arXiv:2606.09091): log-ratios whitened over the batch as advantages.
 
-    python -m jopd.main --config=configs/gndpo.py  # digits: 48.8 -> 60.5 %
+    python -m jopd.main --config=configs/gndpo.py  # digits
 
     s = clip(log T - log S, -5, 5),  A = (s - mean s) / sqrt(var s + 1e-8)
 

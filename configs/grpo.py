@@ -1,6 +1,6 @@
 """GRPO (arXiv:2402.03300) with DAPO's clip: a verifier's reward and no teacher.
 
-    python -m jopd.main --config=configs/grpo.py  # hinted: 78.5 -> 86.3 %
+    python -m jopd.main --config=configs/grpo.py  # hinted
 
     L = -mean min(rho A, clip(rho, 1 - 0.2, 1 + 0.28) A),  A = (R - mean R) / std R
 

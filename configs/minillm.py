@@ -1,6 +1,6 @@
 """MiniLLM (arXiv:2306.08543): policy gradient of the sequence-level reverse KL.
 
-    python -m jopd.main --config=configs/minillm.py  # digits: 48.8 -> 86.7 %
+    python -m jopd.main --config=configs/minillm.py  # digits
 
     R_t = mean of log teacher(y) - log student(y) over token t and those after it
     L = mean [ -min(rho A, clip(rho) A) + KL(S || T) ],  A = R whitened over the batch

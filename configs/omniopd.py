@@ -1,6 +1,6 @@
 """OmniOPD (arXiv:2606.01476): a teacher that only writes text judges chunks.
 
-    python -m jopd.main --config=configs/omniopd.py  # text: 78.5 -> 91.4 %
+    python -m jopd.main --config=configs/omniopd.py  # text
     python -m jopd.main --config=configs/omniopd.py --config.audit.teacher=http \\
         --config.remote.url=http://localhost:8000/v1 --config.remote.model=NAME \\
         --config.teacher.path=

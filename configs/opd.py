@@ -1,6 +1,6 @@
 """Vanilla on-policy distillation (Thinking Machines, 2025; Qwen3, arXiv:2505.09388).
 
-    python -m jopd.main --config=configs/opd.py  # digits: 48.8 -> 64.1 %
+    python -m jopd.main --config=configs/opd.py  # digits
 
 Importance-ratio policy gradient with A = log teacher(y) - log student(y) on the
 student's own tokens, nothing clipped, no reward

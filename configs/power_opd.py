@@ -1,6 +1,6 @@
 """PowerOPD (arXiv:2606.17199): on-policy distillation with a bounded advantage.
 
-    python -m jopd.main --config=configs/power_opd.py  # digits: 48.8 -> 85.2 %
+    python -m jopd.main --config=configs/power_opd.py  # digits
 
     L = -mean rho A,  A = teacher(y)^alpha - student(y)^alpha, between -1 and 1
 

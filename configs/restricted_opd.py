@@ -1,6 +1,6 @@
 """OPD on the tokens that both models find likely (many faces of OPD, arXiv:2605.11182).
 
-    python -m jopd.main --config=configs/restricted_opd.py  # words: 27.0 -> 49.6 %
+    python -m jopd.main --config=configs/restricted_opd.py  # words
 
     L = mean of KL(S' || T'),   S', T': student and teacher, each summing to 1 on
     (top k of S) with (top k of T) at every state; k = 20, mean per row, then over rows

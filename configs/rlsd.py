@@ -1,6 +1,6 @@
 """RLSD (arXiv:2604.03128): the verifier gives the sign, a self-teacher the size.
 
-    python -m jopd.main --config=configs/rlsd.py  # hinted: 78.5 -> 86.7 %
+    python -m jopd.main --config=configs/rlsd.py  # hinted
 
     Ahat_t = A [(1 - l) + l clip((T(y_t) / S(y_t))^sign(A), 0.8, 1.2)],  A of GRPO
     L = -mean min(rho Ahat, clip(rho, 0.8, 1.28) Ahat),  dual clip 3

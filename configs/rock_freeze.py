@@ -1,6 +1,6 @@
 """Rock-Freeze (arXiv:2605.09253): ids that carry much KL, and keep it, are left out.
 
-    python -m jopd.main --config=configs/rock_freeze.py  # words: 27.0 -> 53.5 %
+    python -m jopd.main --config=configs/rock_freeze.py  # words
 
     L = sum_t w_t KL(S || T)_t / sum_t w_t,   w_t = 0 where y_t is a rock, else 1
 

@@ -1,6 +1,6 @@
 """SDFT (arXiv:2601.19897): self-distillation from a demonstration in the prompt.
 
-    python -m jopd.main --config=configs/sdft.py  # hinted: 78.5 -> 92.2 %
+    python -m jopd.main --config=configs/sdft.py  # hinted
 
     L = mean_t KL(T(. | x, demonstration, y_<t) || S(. | x, y_<t)),   t past the first 3
 

@@ -1,6 +1,6 @@
 """SDPO (arXiv:2601.20802): a self-teacher that has seen another rollout succeed.
 
-    python -m jopd.main --config=configs/sdpo.py  # hinted: 78.5 -> 94.1 %
+    python -m jopd.main --config=configs/sdpo.py  # hinted
 
     L = mean_t min(rho, 2) JSD_a(S'(. | x, y_<t), T'(. | x, peer, y_<t)),  a = 0.5
 

@@ -1,6 +1,6 @@
 """TGOPD (arXiv:2609.02998): a teacher is believed where it answers the prompt itself.
 
-    python -m jopd.main --config=configs/tgopd.py  # partial: 78.5 -> 92.2 %
+    python -m jopd.main --config=configs/tgopd.py  # partial
 
     q = share of the teacher's own 3 responses to the prompt that the verifier passes
     A = log T - log S  where q >= 2/3,  else  r - mean_G r, for all rows of the prompt

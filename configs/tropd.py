@@ -1,6 +1,6 @@
 """TrOPD (arXiv:2606.01249): distillation inside a trust region, guided at first.
 
-    python -m jopd.main --config=configs/tropd.py  # far: 0.0 -> 0.4 %
+    python -m jopd.main --config=configs/tropd.py  # far
 
     M ~ Bernoulli(min(1, teacher(y) / student(y)))                a fresh coin per token
     L = mean [ -M rho (log teacher(y) - log student(y))           term "trust"
