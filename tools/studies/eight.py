@@ -53,8 +53,8 @@ ARMS = {
         loss__opd__advantage__center=False,
         loss__opd__advantage__scale=False,
     ),
-    "TA-OPD": _arm("ta_opd", "a tenth of the tokens by a coin"),
-    "a tenth of the tokens by a coin": _arm(
+    "TA-OPD": _arm("ta_opd", "half of the tokens by a coin"),
+    "half of the tokens by a coin": _arm(
         "ta_opd", loss__opd__weights__keep__score="random"
     ),
     "Rock-Freeze": _arm("rock_freeze", "other ids frozen"),
