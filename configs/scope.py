@@ -1,6 +1,6 @@
 """SCOPE (arXiv:2604.10688): right rollouts teach themselves, wrong ones the teacher.
 
-    python -m jopd.main --config=configs/scope.py  # words
+    python -m jopd.main --config=configs/scope.py  # hinted
 
     L = mean over prompts of sum_right w NLL + sum_wrong w OPD, sums over tokens;
     w in right: softmax of -mean log S (rare ones), in wrong: of mean log T (understood)
@@ -14,10 +14,11 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config(regime="words")
+    c = base_config(regime="hinted")
     c.name = "scope"
+    c.steps = 200
     c.rollout.prompts_per_step, c.rollout.group_size = 16, 8
-    c.optimizer.learning_rate = 1e-3  # bundled pair
+    c.optimizer.learning_rate = 3e-4  # bundled pair
     c.rollout.temperature = 0.6
     likely = dict(function="scope.by_likelihood", temperature=1.0)
     right = dict(of="student", rows="correct", sign=-1.0, **likely)

@@ -9,7 +9,8 @@ rollouts. What selects, filters or whitens is compared with plain OPD or with a 
 as many rows dropped by a coin for FiRe-OPD's filter, as many tokens kept by a coin for
 TA-OPD, rows ended by a coin of 0.02 per token for KAT (not matched in amount), the clip
 alone for GNDPO, other ids of like frequency for Rock-Freeze, the whole reverse KL for
-them and for many faces.
+them and for many faces. SCOPE and its OPD have the student of the regime `hinted`, which
+is right in half of its samples.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
@@ -36,6 +37,7 @@ _ENDED = {
     "loss.exact.weights.random_end.exempt": 4,
     "loss.exact.normalizer": "weights",
 }
+_HALF_RIGHT = {"student.path": REGIMES["hinted"].keys["student.path"]}
 _DROPPED = {
     "loss.opd.weights.random_rows.drop": 0.2,
     "loss.opd.normalizer": "weights",
@@ -46,7 +48,12 @@ ARMS = {
     "SG-OPD": _arm("sg_opd"),
     "FiRe-OPD": _arm("fire_opd", "rows dropped by a coin"),
     "rows dropped by a coin": {"config": "opd", "overrides": _DROPPED},
-    "SCOPE": _arm("scope"),
+    "OPD, half right": {"config": "opd", "overrides": _HALF_RIGHT, "baseline": ""},
+    "SCOPE": {
+        "config": "scope",
+        "overrides": _HALF_RIGHT,
+        "baseline": "OPD, half right",
+    },
     "GNDPO": _arm("gndpo", "the clip alone"),
     "the clip alone": _arm(
         "gndpo",
