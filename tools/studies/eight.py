@@ -9,8 +9,8 @@ rollouts. What selects, filters or whitens is compared with plain OPD or with a 
 as many rows dropped by a coin for FiRe-OPD's filter, as many tokens kept by a coin for
 TA-OPD, rows ended by a coin of 0.02 per token for KAT (not matched in amount), the clip
 alone for GNDPO, other ids of like frequency for Rock-Freeze, the whole reverse KL for
-them and for many faces. SCOPE and its OPD have the student of the regime `hinted`, which
-is right in half of its samples.
+them and for many faces. SCOPE and its OPD have the student of the regime `hinted`,
+which is right in half of its samples.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
@@ -92,6 +92,6 @@ def _beats(arm: str, against: str) -> dict:
 CLAIMS = {
     f"{arm} beats {ARMS[arm]['baseline']}": _beats(arm, ARMS[arm]["baseline"])
     for arm in ARMS
-    if "baseline" in ARMS[arm]
+    if ARMS[arm].get("baseline")
 }
 CURVES = {"kl/reverse": "reverse KL on rollouts", "optim/grad_norm": "gradient norm"}
