@@ -57,11 +57,11 @@ def test_a_row_is_written_from_its_runs(made):
     assert found[0] == "x" and found[2] == "| B |"
     start = "| A | p | `configs/gkd.py` | 6 | `digits` | "
     # Over seeds: gains of .5 and .75, so .625 ± 12.7 x .125; of .375 and .5 to OPD.
-    want = "25.0 → 87.5 ± 158.8 | 25.0 → 87.5 ± 158.8 | +43.8 ± 79.4 to opd | 2 | "
+    want = "25.0 → 87.5 ± 158.8 | 25.0 → 87.5 ± 158.8 | +43.8 ± 79.4 to OPD | 2 | "
     assert found[1] == f"{start}{want}0000000, 1111111 |"
     alone = method_table.filled(text, made, {"gkd": kept["gkd"][:1]})
     # One seed: the interval over prompts, of which half got it newly right.
     assert (
-        "| 25.0 → 75.0 ± 44.7 | " in alone and "| opd not yet measured | 1 |" in alone
+        "| 25.0 → 75.0 ± 44.7 | " in alone and "| OPD not yet measured | 1 |" in alone
     )
     assert method_table.filled(text, made, {}) == text

@@ -65,13 +65,15 @@ def measured(made: reading.Study, arm: str, runs: dict[str, list[dict]]) -> list
         gain = difference(arm, reading.BEFORE, key, runs)
         cells.append(f"{before:.1f} → {after:.1f}{half(gain)}")
     baseline = reading.baseline_of(made, arm)
+    name = baseline.partition(",")[0]  # without its regime
+    name = name if " " in name else name.upper()
     if not baseline:
         cells.append("-")
     elif baseline in runs:
         to = difference(arm, baseline, "avg_at_k", runs)
-        cells.append(f"{100 * to.mean:+.1f}{half(to)} to {baseline.split(',')[0]}")
+        cells.append(f"{100 * to.mean:+.1f}{half(to)} to {name}")
     else:
-        cells.append(f"{baseline.split(',')[0]} not yet measured")
+        cells.append(f"{name} not yet measured")
     return [*cells, str(len(runs[arm])), commits({arm: runs[arm]})]
 
 
