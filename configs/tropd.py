@@ -26,7 +26,6 @@ from jopd.config import base_config
 def get_config():
     c = base_config(regime="far")
     c.name = "tropd"
-    c.rollout.prompts_per_step = 16
     # One mean over all live tokens, whoever wrote them. The paper's rate: 5e-6.
     c.objective.normalizer = "batch"
     # No clip: inferred.

@@ -43,7 +43,17 @@ def test_the_teachers_solve_the_task_and_the_student_a_part(told):
     assert accuracy("words_teacher", told) >= 0.9
     assert accuracy("words_brief", told) >= 0.9
     assert 0.2 <= accuracy("words_student", told) <= 0.5
-    assert accuracy("words_early", told) <= 0.1
+
+
+def test_the_early_student_has_begun_to_solve_the_task_in_digits():
+    rows = tasks.make("validation", PROBLEMS)
+    prompts = [row["question"] for row in rows]
+    texts = jopd.load("demo:early").generate(prompts, temperature=0)
+    right = [
+        tasks.verify(text, row["answer"])
+        for (text,), row in zip(texts, rows, strict=True)
+    ]
+    assert 0.02 <= np.mean(right) <= 0.25
 
 
 def test_the_hinted_student_reads_what_it_is_shown(told):

@@ -57,9 +57,9 @@ MIDDLE = dict(width=96, layers=4, heads=4, kv_heads=2, head_dim=24, ffn=256)
 MODELS = {
     "teacher": Recipe("task:arithmetic", LARGE, 800, 40_000, dtype="float32"),
     "student": Recipe("task:arithmetic", SMALL, 550, 20_000, dtype="float32"),
+    "early": Recipe("task:arithmetic", SMALL, 350, 20_000),
     "words_teacher": Recipe("task:words", LARGE, 1000, 40_000),
     "words_student": Recipe("task:words", SMALL, 600, 20_000),
-    "words_early": Recipe("task:words", SMALL, 200, 20_000),
     "words_brief": Recipe(stories.brief, "words_teacher", 800, 40_000, 2e-3),
     "words_short": Recipe("task:words", MIDDLE, 600, 40_000, levels=(2, 3)),
     "words_hinted": Recipe(stories.hinted, MIDDLE, 800, 60_000),

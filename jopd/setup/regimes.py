@@ -22,6 +22,8 @@ class Regime(NamedTuple):
     made_by: str = ""
 
 
+_DIGITS = {"student.path": "demo:student", "teacher.path": "demo:teacher"}
+_DIGITS |= {"data.path": "task:arithmetic"}
 _WORDS = {"student.path": "demo:words_student", "teacher.path": "demo:words_teacher"}
 _WORDS |= {"data.path": "task:words"}
 
@@ -29,11 +31,7 @@ REGIMES = {
     "digits": Regime(
         "a near teacher; 18 tokens, so a top-k is the whole vocabulary; one right "
         "wording, so gold solutions teach most",
-        {
-            "student.path": "demo:student",
-            "teacher.path": "demo:teacher",
-            "data.path": "task:arithmetic",
-        },
+        _DIGITS,
     ),
     "words": Regime(
         "a near teacher over 588 tokens; several wordings at the start of a sentence, "
@@ -41,9 +39,9 @@ REGIMES = {
         _WORDS,
     ),
     "far": Regime(
-        "a student early in its training: most of its tokens are unlikely for the "
+        "a student early in its training: many of its tokens are unlikely for the "
         "teacher, most of its rollouts hopeless",
-        _WORDS | {"student.path": "demo:words_early"},
+        _DIGITS | {"student.path": "demo:early"},
     ),
     "text": Regime(
         "a teacher that writes solutions in another surface style than the student, "

@@ -40,7 +40,7 @@ ARMS = {
     "reverse KL, words": _in("words", "opd", **_KL),
     **{name: {"config": name, "baseline": "reverse KL, words"} for name in _EXACT},
     **{name: {"config": name, "baseline": "opd, words"} for name in _WORDS},
-    "opd, far": _in("far", "opd", **_RATE),
+    "opd, far": _in("far", "opd"),
     "tropd": {"config": "tropd", "baseline": "opd, far"},
     "opd, text": _in("text", "opd", **_SHORT),
     "omniopd": {"config": "omniopd", "baseline": "opd, text"},
