@@ -5,7 +5,8 @@
     A = r - E_S[r], r = log T - log R;  0 unless (d - E_S[d]) A > 0, d = log T - log S
 
 R is the teacher before its reasoning training, ``--config.reference.path=DIR``. The
-bundled teacher has no such model: R is the initial student here, inferred. Means are
+bundled teacher has no such model; a student that knows less than the one that is
+trained stands for it. The initial student as R made it worse. Means are
 exact (by readers' notes: over the student's top 1024 tokens). Direct-OPD
 (arXiv:2607.05394) is r alone, ``center=False`` and ``gate=False`` of
 loss.opd.advantage, beside a KL to the initial student,
@@ -19,6 +20,7 @@ from jopd.config import base_config
 def get_config():
     c = base_config()
     c.name = "opd2"
+    c.reference.path = "demo:early"
     moved = dict(function="delta.shift", center=True, gate=True)
     c.loss.opd = dict(
         signal="policy_gradient",
