@@ -6,12 +6,11 @@
 
 R is the teacher before its reasoning training, ``--config.reference.path=DIR``. The
 bundled teacher has no such model; a student that knows less than the one that is
-trained stands for it. The initial student as R made it worse. Means are
-exact (by readers' notes: over the student's top 1024 tokens). Direct-OPD
-(arXiv:2607.05394) is r alone, ``center=False`` and ``gate=False`` of
-loss.opd.advantage, beside a KL to the initial student,
-``--config.loss.start.coef=0.01`` (inferred; its controller of that number is not here).
-docs/methods/delta.md
+trained stands for it. The initial student as R made it worse. Means are exact (by
+readers' notes: over the student's top 1024 tokens). Direct-OPD (arXiv:2607.05394) is r
+alone, ``center=False`` and ``gate=False`` of loss.opd.advantage, beside a KL to the
+initial student, ``--config.loss.start.coef=0.01`` (inferred; its controller of that
+number is not here). docs/methods/delta.md
 """
 
 from jopd.config import base_config
