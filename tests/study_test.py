@@ -387,6 +387,8 @@ def test_what_is_kept_draws_the_same_page_on_another_machine(command, tmp_path):
     more = PRETENDED + "ARMS['B'] = dict(config='opd', overrides={'loss.opd.coef': 2})"
     assert "**Not run yet**: B (seeds 0, 1)." in command(jobs=0, text=more)
     assert "Not run yet" not in command(jobs=1, text=more)
+    one = more + "\nARMS['B']['seeds'] = (1,)"
+    assert "which another seed may turn: B." in command(jobs=1, text=one)
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["B"]
 
 

@@ -211,6 +211,11 @@ def page(study: Study, words: str, scores, results, picture: str | None) -> str:
         "95 % t-intervals over seeds and over prompts (the mean over seeds of each). A "
         "verdict needs all that are known to exclude 0."
     )
+    if alone := [arm for arm, runs in results.items() if len(runs) == 1]:
+        parts.append(
+            f"Of one seed, so judged by prompts alone, which another seed may turn: "
+            f"{'all' if len(alone) == len(results) else ', '.join(alone)}."
+        )
     if study.found:
         parts += ["## What was seen", study.found.strip()]
     parts += ["## Budgets", "Means over seeds.", budget_table(had)]
