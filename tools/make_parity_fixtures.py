@@ -1,6 +1,6 @@
 """Tiny random models with torch's answers, for tests that run without torch.
 
-    python tools/make_parity_fixtures.py [tests/fixtures]
+    python tools/make_parity_fixtures.py [tests/fixtures] [--only=gemma3]
 
 Each ``parity_<case>/`` is a directory as transformers writes it, plus ``golden.npz``:
 ``tokens [2, 24]``, ``log_probs [2, 24, V]`` and, for some, the gradient of the mean
@@ -28,6 +28,8 @@ SIZE = dict(
     eos_token_id=2,
 )
 THETA = {"rope_theta": 1e6}
+LINEAR = dict(rope_type="linear", factor=4.0)
+FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA3 = dict(
     rope_type="llama3",
     rope_theta=5e5,
@@ -54,7 +56,7 @@ CASES = {
     "llama3": dict(model_type="llama", head_dim=16, rope_parameters=LLAMA3),
     "linear": dict(
         model_type="llama",
-        rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0),
+        rope_parameters=LINEAR | dict(rope_theta=1e4),
     ),
     "yarn": dict(model_type="qwen3", head_dim=16, rope_parameters=YARN),
     "yarn_attention_factor": dict(
@@ -79,10 +81,31 @@ CASES = {
     ),
     "qwen3_bias": dict(model_type="qwen3", head_dim=8, attention_bias=True),
     "mistral": dict(model_type="mistral", head_dim=8, sliding_window=7),
+    "gemma3": dict(
+        pad_token_id=None,
+        model_type="gemma3_text",
+        head_dim=8,
+        num_hidden_layers=3,
+        layer_types=[SLIDING, FULL, SLIDING],
+        sliding_window=5,
+        query_pre_attn_scalar=20,
+        rope_parameters={FULL: LINEAR | THETA, SLIDING: dict(rope_theta=1e2)},
+        dtype="bfloat16",
+    ),
+    "gemma3_cap": dict(
+        pad_token_id=None,
+        model_type="gemma3_text",
+        head_dim=10,
+        layer_types=[SLIDING, SLIDING],
+        sliding_window=6,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        final_logit_softcapping=3.0,
+    ),
 }
 
 
-GRADIENTS = ("qwen3_bias", "mistral")
+GRADIENTS = ("qwen3_bias", "mistral", "gemma3")
 
 
 def make_model(config: transformers.PretrainedConfig, seed: int):
@@ -114,9 +137,13 @@ def answers(model, tokens: np.ndarray) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", default="tests/fixtures", type=Path)
-    target = parser.parse_args().target
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    args = parser.parse_args()
+    target = args.target
     tokens = np.random.default_rng(0).integers(0, SIZE["vocab_size"], (2, 24))
     for seed, (name, case) in enumerate(CASES.items()):
+        if args.only not in name:
+            continue
         config = transformers.AutoConfig.for_model(**SIZE | case)
         model = make_model(config, seed)
         golden = answers(model, tokens.astype(np.int32))

@@ -70,7 +70,7 @@ class Shape(NamedTuple):
 
     ``chunk_tokens`` is how many tokens have ``[*, V]`` logits at one time on each of
     ``shards`` devices, ``strip_tokens`` the most of them in elementwise work (0: all),
-    ``temperature`` divides all models' logits.
+    ``temperature`` divides all models' logits, behind a cap that some models have.
     """
 
     vocabulary: int
@@ -78,6 +78,7 @@ class Shape(NamedTuple):
     strip_tokens: int = 0
     shards: int = 1
     temperature: float = 1.0
+    caps: tuple[tuple[str, float], ...] = ()  # (name, ``logit_cap``) of models
 
 
 class Weighed(NamedTuple):
@@ -163,14 +164,20 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     return Weighed(weight_BT, advantage_BT)
 
 
-def logits_of(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
-    """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32."""
-    return jnp.einsum(
+def logits_of(hidden: jax.Array, head_VD: jax.Array, cap: float = 0.0) -> jax.Array:
+    """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32.
+
+    The one way to logits: ``cap`` is ``logit_cap`` of the model's config, c below.
+
+        logits = W h,  or  c tanh(W h / c)  where c is not 0
+    """
+    logits = jnp.einsum(
         "...d,vd->...v",
         hidden,
         head_VD.astype(hidden.dtype),
         preferred_element_type=jnp.float32,
     )
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def tempered(logits, temperature: float):
@@ -200,11 +207,12 @@ def facts(
     """
     cut = Shape(**shape)
     heads = {name: head[: cut.vocabulary] for name, head in heads.items()}
+    caps = dict(cut.caps)
 
     def of_chunk(chunk):
         hidden_chunk, tokens, behavior_logp, mask, serves = chunk
         logits = {
-            name: logits_of(blank(hidden_chunk[name], mask), head)
+            name: logits_of(blank(hidden_chunk[name], mask), head, caps.get(name, 0.0))
             for name, head in heads.items()
         }
         behavior_logp = jnp.where(mask, behavior_logp, 0.0)
@@ -324,6 +332,7 @@ def objective(
         weighed=weighed,
     )
     heads = {name: head[: cut.vocabulary] for name, head in frozen_heads.items()}
+    caps = dict.fromkeys(("student", *heads), 0.0) | dict(cut.caps)
     strip_loss = functools.partial(
         _strip_loss,
         terms=terms,
@@ -333,9 +342,9 @@ def objective(
     )
 
     def chunk_loss(hidden, head, rows: Chunked, heads, coefs):
-        own = logits_of(blank(hidden, rows.mask), head)
+        own = logits_of(blank(hidden, rows.mask), head, caps["student"])
         others = {
-            name: logits_of(blank(rows.hidden[name], rows.mask), other)
+            name: logits_of(blank(rows.hidden[name], rows.mask), other, caps[name])
             for name, other in heads.items()
         }
         rest = others, rows._replace(hidden={})

@@ -1,9 +1,11 @@
-"""A decoder-only transformer: Llama 2/3, Qwen2/2.5, Qwen3 and Mistral, by config.
+"""A decoder-only transformer whose families differ in data only, see DecoderConfig.
 
-One pre-norm layer, scanned over parameters that are stacked along a leading [N] axis:
+One layer, scanned over parameters that are stacked along a leading [N] axis:
 
-    x = x + W_o attention(rope(W_q h), rope(W_k h), W_v h),   h = rms_norm(x)
-    x = x + W_down (silu(W_gate h) * W_up h),                 h = rms_norm(x)
+    x = x + post(W_o attention(rope(W_q h), rope(W_k h), W_v h)),   h = pre(x)
+    x = x + post(W_down (act(W_gate h) * W_up h)),                  h = pre(x)
+
+``pre`` and ``post`` are RMS norms, or nothing where a config has none there.
 
 Further dimensions here: S cache slots, Kh key/value heads, G query heads per key/value
 head, H width of a head. A cache slot is a place in memory, a position is a place in the
@@ -22,68 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd.models import rope
+from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
-_FAR = np.iinfo(
-    np.int32
-).max  # distance of what cannot be seen, window of those who can
+_FAR = np.iinfo(np.int32).max  # distance of the unseen, window of those who see all
 _HIDDEN = -1e30  # finite, so that a row of nothing but padding stays free of NaN
 # Runs of queries that attention to the tokens themselves is cut into. On a CPU, 152
 # positions: 0.52 s of forward and backward pass whole, 0.42 s in 4 runs, 0.38 s in 8.
 _RUNS, _SHORTEST_RUN = 8, 16
 _NORMAL = nn.initializers.normal(0.02)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """Everything static about a decoder; hashable.
-
-    Attributes:
-      rope_scaling: sorted items of the Hugging Face rope dict; ``()`` is plain rope.
-      sliding_window: number of positions a query sees, itself included; 0 is all.
-      sliding_layers: for each layer whether it has the window; ``()`` means all have.
-      dtype: of compute and activations; norms, rope and softmax are always float32.
-      int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
-      remat: recompute each layer in the backward pass, keeping only its input.
-    """
-
-    vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    max_positions: int
-    norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    rope_scaling: tuple[tuple[str, Any], ...] = ()
-    qkv_bias: bool = False
-    o_bias: bool = False
-    qk_norm: bool = False
-    tied: bool = False
-    sliding_window: int = 0
-    sliding_layers: tuple[bool, ...] = ()
-    activation: str = "silu"
-    dtype: str = "float32"
-    int8: bool = False
-    remat: bool = False
-
-    def __post_init__(self):
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rope rotates pairs")
-        if self.sliding_layers and len(self.sliding_layers) != self.layers:
-            raise ValueError(
-                f"sliding_layers has {len(self.sliding_layers)} entries for "
-                f"layers={self.layers}"
-            )
-        if self.activation != "silu":
-            raise ValueError(
-                f"activation={self.activation!r:.80}; only 'silu' is supported"
-            )
 
 
 class KV(NamedTuple):
@@ -115,14 +63,23 @@ def rope_frequencies(config: DecoderConfig) -> tuple[np.ndarray, float]:
     )
 
 
-def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def _rms_norm(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    c = module.config
+    ones = nn.initializers.constant(1 - c.norm_offset)
+    scale = module.param(name, ones, (x.shape[-1],)).astype(jnp.float32)
+    scale = scale + c.norm_offset if c.norm_offset else scale
     y = x.astype(jnp.float32)
-    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
-    return (y * scale).astype(x.dtype)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_eps)
+    return (y * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
 
 
-def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.Array:
+def _times(x: jax.Array, factor: float) -> jax.Array:
+    if factor == 1:
+        return x
+    return (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
+def _attention(c: DecoderConfig, q: jax.Array, segments: list[KV], visible_BTS):
     """Grouped softmax attention of ``[B, Kh, G, T, H]`` over the segments' slots.
 
     The segments (cache, new tokens) share one softmax without being joined in memory.
@@ -132,7 +89,8 @@ def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.
         jnp.einsum("bkgth,bkhs->bkgts", q, k, preferred_element_type=jnp.float32)
         for k, _ in segments
     ]
-    scores = jnp.concatenate(scores, axis=-1) * q.shape[-1] ** -0.5
+    scores = jnp.concatenate(scores, axis=-1)
+    scores = scores * (c.attention_scale or c.head_dim**-0.5)
     scores = jnp.where(visible_BTS[:, None, None], scores, _HIDDEN)
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     ends = np.cumsum([v.shape[-2] for _, v in segments])
@@ -143,7 +101,7 @@ def _attention(q: jax.Array, segments: list[KV], visible_BTS: jax.Array) -> jax.
     return sum(read[1:], start=read[0])
 
 
-def _self_attention(q: jax.Array, kv: KV, visible_BTS: jax.Array) -> jax.Array:
+def _self_attention(c: DecoderConfig, q: jax.Array, kv: KV, visible_BTS) -> jax.Array:
     """``_attention`` to the tokens themselves, of which none sees one behind it.
 
     In a few runs of queries, each against the keys up to its end: half of what the
@@ -154,6 +112,7 @@ def _self_attention(q: jax.Array, kv: KV, visible_BTS: jax.Array) -> jax.Array:
     ends = [length * n // runs for n in range(runs + 1)]
     read = [
         _attention(
+            c,
             q[:, :, :, start:end],
             [KV(kv.k[..., :end], kv.v[..., :end, :])],
             visible_BTS[:, start:end, :end],
@@ -164,41 +123,49 @@ def _self_attention(q: jax.Array, kv: KV, visible_BTS: jax.Array) -> jax.Array:
 
 
 class Layer(nn.Module):
-    """One pre-norm layer; ``nn.scan`` stacks its parameters."""
+    """One layer; ``nn.scan`` stacks its parameters."""
 
     config: DecoderConfig
     return_kv: bool
 
     @nn.compact
-    def __call__(self, x_BTD, scanned, cos_BTH, sin_BTH, distance_BTS):
-        cache, window = scanned
+    def __call__(self, x_BTD, scanned, cos, sin, distance_BTS):
+        cache, window, kind = scanned
+        cos_BTH, sin_BTH = (cos, sin) if kind is None else (cos[kind], sin[kind])
         c, (batch, length, _) = self.config, x_BTD.shape
         groups = c.heads // c.kv_heads
 
-        h = self.norm("attention_norm", x_BTD)
+        h = self.before("attention", x_BTD)
         q = self.linear("q", h, c.heads * c.head_dim, c.qkv_bias)
         k = self.linear("k", h, c.kv_heads * c.head_dim, c.qkv_bias)
         v = self.linear("v", h, c.kv_heads * c.head_dim, c.qkv_bias)
         q, k, v = (a.reshape(batch, length, -1, c.head_dim) for a in (q, k, v))
         if c.qk_norm:
-            q, k = self.norm("q_norm", q), self.norm("k_norm", k)
+            q, k = _rms_norm(self, "q_norm", q), _rms_norm(self, "k_norm", k)
         q, k = rope.rotate(q, cos_BTH, sin_BTH), rope.rotate(k, cos_BTH, sin_BTH)
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
         q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
         visible_BTS = distance_BTS < window
         if cache is None:
-            read = _self_attention(q, new, visible_BTS)
+            read = _self_attention(c, q, new, visible_BTS)
         else:
-            read = _attention(q, [cache, new], visible_BTS)
+            read = _attention(c, q, [cache, new], visible_BTS)
         read = jnp.moveaxis(read, 3, 1).reshape(batch, length, -1)
-        x_BTD = x_BTD + self.linear("o", read, c.width, c.o_bias)
+        read = self.linear("o", read, c.width, c.o_bias)
+        x_BTD = x_BTD + self.behind("attention", read)
 
-        h = self.norm("mlp_norm", x_BTD)
-        gate = nn.silu(self.linear("gate", h, c.ffn))
+        h = self.before("mlp", x_BTD)
+        gate = ACTIVATIONS[c.activation](self.linear("gate", h, c.ffn))
         h = gate * self.linear("up", h, c.ffn)
-        x_BTD = x_BTD + self.linear("down", h, c.width)
+        x_BTD = x_BTD + self.behind("mlp", self.linear("down", h, c.width))
         return x_BTD, (new if self.return_kv else None)
+
+    def before(self, block: str, x: jax.Array):
+        return _rms_norm(self, f"{block}_norm", x) if self.config.pre_norm else x
+
+    def behind(self, block: str, x: jax.Array):
+        return _rms_norm(self, f"{block}_post_norm", x) if self.config.post_norm else x
 
     def linear(self, name: str, x: jax.Array, out: int, bias: bool = False):
         kernel = self.param(name, _NORMAL, (x.shape[-1], out))
@@ -212,10 +179,6 @@ class Layer(nn.Module):
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (out,))
             y += bias.astype(x.dtype)[None]
         return y.reshape(*x.shape[:-1], out)
-
-    def norm(self, name: str, x: jax.Array):
-        scale = self.param(name, nn.initializers.ones, (x.shape[-1],))
-        return _rms_norm(x, scale, self.config.norm_eps)
 
 
 class Decoder(nn.Module):
@@ -264,6 +227,7 @@ class Decoder(nn.Module):
         # Padding may hold any id, and gathering one out of range would give NaN.
         tokens_BT = jnp.where(valid_BT, tokens_BT, 0)
         x_BTD = jnp.take(embed, tokens_BT, axis=0).astype(c.dtype)
+        x_BTD = _times(x_BTD, float(np.asarray(c.embed_scale, jnp.dtype(c.dtype))))
 
         keys = (positions_BT, valid_BT)
         if cache is not None:
@@ -276,25 +240,40 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.layers,
         )
+        ropes, kind_N = _ropes(c)
+        angles = [rope.angles(positions_BT, *one) for one in ropes]
         x_BTD, new = stack(c, return_kv, name="layers")(
             x_BTD,
-            (cache, _windows(c)),
-            *_angles(c, positions_BT),
+            (cache, _windows(c), kind_N),
+            # As they are where all layers share them, else stacked for ``kind_N``.
+            *(angles[0] if kind_N is None else map(jnp.stack, zip(*angles))),
             _distance(positions_BT, *keys, segment_BT),
         )
-        scale = self.param("norm", nn.initializers.ones, (c.width,))
-        return _rms_norm(x_BTD, scale, c.norm_eps), new
+        return _rms_norm(self, "norm", x_BTD), new
+
+
+def _slides(config: DecoderConfig) -> np.ndarray:
+    """Which layers have the window, bool[N]."""
+    slides = config.sliding_layers or (True,) * config.layers
+    return np.array(slides) & (config.sliding_window > 0)
 
 
 def _windows(config: DecoderConfig) -> jax.Array:
     """Window of each layer, i32[N]."""
-    slides = config.sliding_layers or (True,) * config.layers
-    return jnp.where(np.array(slides), config.sliding_window or _FAR, _FAR)
+    return jnp.where(_slides(config), config.sliding_window or _FAR, _FAR)
 
 
-def _angles(config: DecoderConfig, positions_BT: jax.Array):
-    frequencies_H, factor = rope_frequencies(config)
-    return rope.angles(positions_BT, frequencies_H, factor)
+def _ropes(config: DecoderConfig) -> tuple[list, jax.Array | None]:
+    """The ropes that occur, and which of them each layer has, i32[N]; None: there is
+    only one."""
+    found, kind_N = [rope_frequencies(config)], np.zeros(config.layers, np.int32)
+    if config.local_rope_theta:
+        plain = dataclasses.replace(
+            config, rope_theta=config.local_rope_theta, rope_scaling=()
+        )
+        kind_N[_slides(config)] = len(found)
+        found.append(rope_frequencies(plain))
+    return found, jnp.asarray(kind_N) if len(found) > 1 else None
 
 
 def _distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Array:
@@ -320,7 +299,7 @@ def init(config: DecoderConfig, key: jax.Array, dtype: Any = "float32") -> dict:
 
 
 def head(params: Mapping) -> jax.Array:
-    """The output projection ``[V, D]``: logits are ``hidden @ head.T``."""
+    """The output projection ``[V, D]``: logits are ``hidden @ head.T``, up to a cap."""
     return params["head"] if "head" in params else params["embed"]
 
 

@@ -17,28 +17,12 @@ from safetensors.numpy import save_file
 
 from jopd.models import decoder, files, hf_config
 from jopd.models.decoder import DecoderConfig
+from jopd.models.families import FAMILIES, Family
 
 _TOP = {
     "embed": "model.embed_tokens.weight",
     "norm": "model.norm.weight",
     "head": "lm_head.weight",
-}
-_LAYER = {
-    "attention_norm": "input_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "q_norm": "self_attn.q_norm.weight",
-    "k": "self_attn.k_proj.weight",
-    "k_bias": "self_attn.k_proj.bias",
-    "k_norm": "self_attn.k_norm.weight",
-    "v": "self_attn.v_proj.weight",
-    "v_bias": "self_attn.v_proj.bias",
-    "o": "self_attn.o_proj.weight",
-    "o_bias": "self_attn.o_proj.bias",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
 }
 
 
@@ -49,7 +33,7 @@ def load_config(path: str | Path) -> DecoderConfig:
       FileNotFoundError: no such directory, or no ``config.json`` in it.
       ValueError: an architecture, rope type or activation that is not supported.
     """
-    return _config(files.directory(path, [files.CONFIG]))
+    return _config(files.directory(path, [files.CONFIG]))[0]
 
 
 def check(path: str | Path) -> DecoderConfig:
@@ -87,7 +71,7 @@ def load(
         tensor, or one of another shape or type. All of it is seen from the headers,
         before any weight is read.
     """
-    config, opened, folder = _opened(path)
+    config, opened, folder, family = _opened(path)
 
     def read(name: str) -> np.ndarray:
         with np.errstate(over="ignore"):  # said below, with the name
@@ -100,7 +84,7 @@ def load(
             return read(_TOP[place[0]])
         stacked = np.empty(like.shape, dtype)
         for i in range(config.layers):
-            stacked[i] = read(_layer_name(i, place[1])).T
+            stacked[i] = read(_layer_name(family, i, place[1])).T
         return stacked
 
     return config, _map(gather, _template(config))
@@ -154,15 +138,16 @@ def save(
             names = ("eos_token_id", "bos_token_id", "pad_token_id")
             ids = {name: getattr(tokenizer, name, None) for name in names}
             raw = hf_config.describe(config, str(params["embed"].dtype))
+            family = FAMILIES[raw["model_type"]]
             # Said also where there is none: transformers would take its own defaults.
             files.write_json(new / files.CONFIG, raw | ids)
             ends = ends or [ids["eos_token_id"]] * (ids["eos_token_id"] is not None)
         else:
             source = files.whole(source)
-            _check_source(config, source)
+            family = _check_source(config, source)
             dtypes = files.dtypes(files.open_weights(source), source)
             files.copy(source, new, (files.CONFIG, files.GENERATION))
-        tensors = _flatten(config, params, dtypes)
+        tensors = _flatten(config, family, params, dtypes)
         save_file(tensors, new / files.WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.
         (new / files.WEIGHTS).chmod((new / files.CONFIG).stat().st_mode)
@@ -189,17 +174,17 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any], Path]:
+def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any], Path, Family]:
     folder = files.whole(path)
-    config, opened = _config(folder), files.open_weights(folder)
-    _check(config, opened, folder)
-    return config, opened, folder
+    (config, family), opened = _config(folder), files.open_weights(folder)
+    _check(config, family, opened, folder)
+    return config, opened, folder, family
 
 
-def _config(folder: Path) -> DecoderConfig:
+def _config(folder: Path) -> tuple[DecoderConfig, Family]:
     raw = files.read_config(folder)
     try:
-        return hf_config.parse(raw)
+        return hf_config.parse(raw), hf_config.family_of(raw)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
@@ -243,24 +228,24 @@ def _map(function, tree: Any, place: tuple[str, ...] = ()) -> Any:
     return {key: _map(function, sub, (*place, key)) for key, sub in tree.items()}
 
 
-def _layer_name(layer: int, key: str) -> str:
-    return f"model.layers.{layer}.{_LAYER[key]}"
+def _layer_name(family: Family, layer: int, key: str) -> str:
+    return f"model.layers.{layer}.{family.layer[key]}"
 
 
-def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(config: DecoderConfig, family: Family) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor such a model has on file."""
     tree = dict(_template(config))
     layers = tree.pop("layers")
     shapes = {_TOP[key]: leaf.shape for key, leaf in tree.items()}
     for key, leaf in layers.items():
         for i in range(config.layers):
-            shapes[_layer_name(i, key)] = leaf.shape[:0:-1]
+            shapes[_layer_name(family, i, key)] = leaf.shape[:0:-1]
     return shapes
 
 
-def _check(config: DecoderConfig, opened: Mapping, folder: Path) -> None:
+def _check(config: DecoderConfig, family: Family, opened: Mapping, folder: Path):
     files.dtypes(opened, folder)  # refuses quantised weights
-    expected = _shapes(config)
+    expected = _shapes(config, family)
     found = files.shapes(opened)
     # Llama checkpoints of old carry this buffer, which is computed from the config.
     found = {n: s for n, s in found.items() if not n.endswith("rotary_emb.inv_freq")}
@@ -298,7 +283,7 @@ def _check_tied(head_shape: tuple[int, ...], opened: Mapping, folder: Path) -> N
         )
 
 
-def _flatten(config: DecoderConfig, params: Mapping, dtypes: Mapping) -> dict:
+def _flatten(config: DecoderConfig, family: Family, params: Mapping, dtypes: Mapping):
     """Tensors by their name on file, in the dtypes given there or their own."""
     found = _map(lambda _, leaf: tuple(leaf.shape), params)
     expected = _map(lambda _, leaf: tuple(leaf.shape), _template(config))
@@ -311,7 +296,7 @@ def _flatten(config: DecoderConfig, params: Mapping, dtypes: Mapping) -> dict:
             tensors[_TOP[key]] = np.asarray(leaf)
     for key, leaf in params["layers"].items():
         for i, layer in enumerate(np.asarray(leaf)):
-            tensors[_layer_name(i, key)] = layer.T
+            tensors[_layer_name(family, i, key)] = layer.T
     if config.tied and _TOP["head"] in dtypes:
         tensors[_TOP["head"]] = tensors[_TOP["embed"]]
     return {
@@ -320,7 +305,8 @@ def _flatten(config: DecoderConfig, params: Mapping, dtypes: Mapping) -> dict:
     }
 
 
-def _check_source(config: DecoderConfig, source: Path) -> None:
-    theirs = _config(source)
+def _check_source(config: DecoderConfig, source: Path) -> Family:
+    theirs, family = _config(source)
     if theirs != hf_config.architecture(config):
         raise ValueError(f"source {source} is {theirs}, but params are {config}")
+    return family

@@ -1,25 +1,19 @@
 """``config.json`` of the supported Hugging Face families, to and from DecoderConfig."""
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from jopd.models import hf_rope
+from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
+from jopd.models.families import FAMILIES, Family
+from jopd.models.hf_rope import positive, wrong
 
-from jopd.models import decoder
-from jopd.models.decoder import DecoderConfig
-from jopd.models.rope import TYPES
+_KINDS = {False: hf_rope.FULL, True: hf_rope.SLIDING}
 
-FAMILIES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-_KINDS = {False: "full_attention", True: "sliding_attention"}
-
-# Every key of a config.json is in one of these lists or refused by its name: what is
-# passed over could have changed the model's numbers.
+# Every key of a config.json is in one of these lists, read by its family (see
+# ``families``) or refused by its name: what is passed over could have changed the
+# model's numbers.
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -36,6 +30,8 @@ _OPTIONAL_SIZES = (
 )
 _SWITCHES = ("tie_word_embeddings", "attention_bias", "use_sliding_window")
 _NUMBERS = ("rms_norm_eps", "rope_theta")
+_NUMBERS_OF_FEW = ("query_pre_attn_scalar", "rope_local_base_freq")
+_SIZES_OF_FEW = ("sliding_window_pattern",)
 _OTHERS = (
     "architectures",
     "hidden_act",
@@ -50,17 +46,18 @@ READ = frozenset((*_SIZES, *_OPTIONAL_SIZES, *_SWITCHES, *_NUMBERS, *_OTHERS))
 # Keys that a forward pass does not depend on, whatever they say: notes, labels, ids,
 # how weights were drawn, dropout (we train without), how others run or decode.
 _HARMLESS = """
-    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
-    _model_name_or_path _name_or_path attention_dropout attn_implementation attn_pdrop
-    auto_map begin_suppress_tokens bos_token_id cache_implementation
-    chunk_size_feed_forward classifier_dropout decoder_start_token_id dtype embd_pdrop
-    eos_token_id experts_implementation finetuning_task gradient_checkpointing
-    hidden_dropout id2label initializer_range is_decoder is_llama_config
-    keys_to_ignore_at_inference label2id loss_type max_sequence_length model_max_length
-    name_or_path neftune_noise_alpha num_labels output_attentions output_hidden_states
-    pad_token pad_token_id prefix pretraining_tp problem_type resid_pdrop return_dict
-    sep_token_id seq_length task_specific_params tokenizer_class tokenizer_padding_side
-    torch_dtype torchscript transformers.js_config transformers_version unk_token_id
+    _attn_implementation _attn_implementation_autoset _commit_hash
+    _flash_attn_2_enabled _model_name_or_path _name_or_path _sliding_window_pattern
+    attention_dropout attn_implementation attn_pdrop auto_map begin_suppress_tokens
+    bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+    decoder_start_token_id dtype embd_pdrop eos_token_id experts_implementation
+    finetuning_task gradient_checkpointing hidden_dropout id2label initializer_range
+    is_decoder is_llama_config keys_to_ignore_at_inference label2id loss_type
+    max_sequence_length model_max_length name_or_path neftune_noise_alpha num_labels
+    output_attentions output_hidden_states pad_token pad_token_id prefix
+    pretraining_tp problem_type resid_pdrop return_dict sep_token_id seq_length
+    task_specific_params tokenizer_class tokenizer_padding_side torch_dtype
+    torchscript transformers.js_config transformers_version unk_token_id
     unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attention_2
     use_return_dict
 
@@ -78,6 +75,7 @@ HARMLESS = frozenset(_HARMLESS.split())
 # Keys of which we have one value only, the one that they mean where they are absent.
 ONLY = {
     "add_cross_attention": False,
+    "attn_logit_softcapping": None,
     "is_causal": True,
     "is_encoder_decoder": False,
     "mlp_bias": False,
@@ -86,17 +84,10 @@ ONLY = {
     "qk_layernorm": False,
     "rope_interleaved": False,
     "tie_encoder_decoder": False,
+    "use_bidirectional_attention": False,
     "use_mrope": False,
 }
 
-# Keys of the rope dict: those that some type reads; others may stand there as null.
-_ROPE = """
-    attention_factor beta_fast beta_slow factor high_freq_factor low_freq_factor mscale
-    mscale_all_dim original_max_position_embeddings partial_rotary_factor rope_theta
-    rope_type truncate type
-"""
-ROPE = frozenset(_ROPE.split())
-_ROPE_NOTES = ("finetuned",)  # whether weights were trained under it
 _LARGEST = 2**31 - 1
 _HUGE = 1e18  # no rope has such an angle; as a whole number it fits no array
 _MOST_LAYERS = 4096  # all of them are walked through to see whether tensors are there
@@ -109,52 +100,65 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
       ValueError: a family, rope type, value or key that is not supported; an absent
         key.
     """
-    family = raw.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(
-            f"model_type={family!r:.80} ({raw.get('architectures')!r:.80}) is not "
-            f"supported; supported: {', '.join(FAMILIES)}"
-        )
-    _check_keys(raw)
+    family = family_of(raw)
+    _check_keys(raw, family)
     _check_class(raw, family)
+    raw = {**family.absent, **raw}
     _check_values(raw, family)
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ValueError(
-            f"config.json: hidden_act={raw['hidden_act']!r:.80}, and only 'silu' is "
-            "supported; take another model"
-        )
     heads = raw["num_attention_heads"]
     head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
     if head_dim < 2:
-        raise _wrong("hidden_size", raw["hidden_size"], f"enough for {heads} heads")
-    bias = bool(raw.get("attention_bias")) and family in ("llama", "qwen3")
-    theta, scaling = _rope(raw)
-    config = DecoderConfig(
-        vocab_size=raw["vocab_size"],
-        width=raw["hidden_size"],
-        layers=raw["num_hidden_layers"],
-        heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
-        ffn=raw["intermediate_size"],
-        max_positions=raw["max_position_embeddings"],
-        norm_eps=raw.get("rms_norm_eps") or 1e-6,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        qkv_bias=bias or family == "qwen2",
-        o_bias=bias,
-        qk_norm=family == "qwen3",
-        tied=bool(raw.get("tie_word_embeddings", False)),
-        **_window(raw, family),
-    )
-    _check_rope(config)
+        raise wrong("hidden_size", raw["hidden_size"], f"enough for {heads} heads")
+    bias = bool(raw.get("attention_bias")) and family.bias
+    fields = {
+        "vocab_size": raw["vocab_size"],
+        "width": raw["hidden_size"],
+        "layers": raw["num_hidden_layers"],
+        "heads": heads,
+        "kv_heads": raw.get("num_key_value_heads") or heads,
+        "head_dim": head_dim,
+        "ffn": raw["intermediate_size"],
+        "max_positions": raw["max_position_embeddings"],
+        "norm_eps": raw.get("rms_norm_eps") or family.absent.get("rms_norm_eps", 1e-6),
+        "qkv_bias": bias,
+        "o_bias": bias,
+        "tied": bool(raw.get("tie_word_embeddings", False)),
+        "activation": raw.get(family.activation, "silu"),
+    }
+    fields |= family.fields
+    fields |= {
+        field: float(raw[key])
+        for key, field in family.numbers.items()
+        if raw.get(key) is not None
+    }
+    if "query_pre_attn_scalar" in family.keys:
+        fields["attention_scale"] = raw["query_pre_attn_scalar"] ** -0.5
+    if family.root_scale:
+        fields["embed_scale"] = raw["hidden_size"] ** 0.5
+    fields |= _window(raw, family) | hf_rope.read(raw, family)
+    if not fields.get("sliding_window"):
+        fields.pop("local_rope_theta", None)  # no layer has it
+    config = DecoderConfig(**fields)
+    hf_rope.check(config)
     return config
 
 
-def _check_keys(raw: dict[str, Any]) -> None:
+def family_of(raw: Mapping[str, Any]) -> Family:
+    """The row of ``FAMILIES`` that ``model_type`` names; ValueError if none."""
+    name = raw.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ValueError(
+            f"model_type={name!r:.80} ({raw.get('architectures')!r:.80}) is not "
+            f"supported; supported: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
+def _check_keys(raw: dict[str, Any], family: Family) -> None:
     """Refuses what would be passed over: see the lists above."""
+    own = family.keys | family.numbers.keys()
     for key, value in raw.items():
-        known = key in READ or key in HARMLESS or value is None
+        known = key in READ or key in own or key in HARMLESS or value is None
         if known or (key in ONLY and value == ONLY[key]):
             continue
         only = f"only {ONLY[key]!r} is supported" if key in ONLY else "not read here"
@@ -164,142 +168,94 @@ def _check_keys(raw: dict[str, Any]) -> None:
         )
 
 
-def _check_class(raw: dict[str, Any], family: str) -> None:
+def _check_class(raw: dict[str, Any], family: Family) -> None:
     named = raw.get("architectures")
     if not named and raw.get("auto_map"):
         raise ValueError(
             f"config.json: auto_map={raw['auto_map']!r:.80} names code of its own, and "
-            f"no architectures says what it is; add ['{FAMILIES[family]}'] if it is one"
+            f"no architectures says what it is; add ['{family.model}'] if it is one"
         )
     if not named:
         return
     names = named if isinstance(named, list) else [named]
-    if FAMILIES[family].lower() not in [str(name).lower() for name in names]:
+    if family.model.lower() not in [str(name).lower() for name in names]:
         raise ValueError(
-            f"config.json: architectures={named!r:.80}, but of model_type={family!r} "
-            f"only {FAMILIES[family]} is supported; take a model that writes text"
+            f"config.json: architectures={named!r:.80}, but of model_type="
+            f"{raw['model_type']!r} only {family.model} is supported; take a model "
+            "that writes text"
         )
 
 
-def _check_values(raw: dict[str, Any], family: str) -> None:
+def _check_values(raw: dict[str, Any], family: Family) -> None:
     """Presence and types; ``true`` is no number."""
     for key in _SIZES:
         if raw.get(key) is None:
-            raise ValueError(f"config.json of a {family} model lacks {key!r}")
+            raise ValueError(
+                f"config.json of a {raw['model_type']} model lacks {key!r}"
+            )
     most = {"num_hidden_layers": _MOST_LAYERS}
-    for key in (*_SIZES, *_OPTIONAL_SIZES):
+    for key in (*_SIZES, *_OPTIONAL_SIZES, *_SIZES_OF_FEW):
         value = raw.get(key)
         largest = most.get(key, _LARGEST)
         within = type(value) is int and 1 <= value <= largest
         if value is not None and not within:
-            raise _wrong(key, value, f"a whole number from 1 to {largest:,}")
+            raise wrong(key, value, f"a whole number from 1 to {largest:,}")
     for key in _SWITCHES:
         if raw.get(key) is not None and type(raw[key]) is not bool:
-            raise _wrong(key, raw[key], "true or false")
-    for key in _NUMBERS:
-        if raw.get(key) is not None and not _positive(raw[key]):
-            raise _wrong(key, raw[key], "a number above 0")
-
-
-def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < _HUGE
-
-
-def _wrong(key: str, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"config.json: {key}={value!r:.80} is not {wanted}; correct it")
-
-
-def _check_rope(config: DecoderConfig) -> None:
-    """Its formulas give finite frequencies."""
-    named = dict(config.rope_scaling)
-    try:
-        frequencies, factor = decoder.rope_frequencies(config)
-    except KeyError as error:
-        raise ValueError(f"config.json: rope {named} lacks {error}") from error
-    except (ArithmeticError, TypeError) as error:
-        raise ValueError(f"config.json: rope {named}: {error}; correct it") from error
-    if not (np.isfinite(frequencies).all() and math.isfinite(factor)):
+            raise wrong(key, raw[key], "true or false")
+    for key in (*_NUMBERS, *_NUMBERS_OF_FEW, *family.numbers):
+        if raw.get(key) is not None and not positive(raw[key]):
+            raise wrong(key, raw[key], "a number above 0")
+    if raw.get(family.activation, "silu") not in list(ACTIVATIONS):
         raise ValueError(
-            f"config.json: rope_theta={config.rope_theta}, rope {named} give angles "
-            "that are not finite; correct them"
+            f"config.json: {family.activation}={raw[family.activation]!r:.80}, and "
+            f"only {' and '.join(map(repr, ACTIVATIONS))} are supported; take another "
+            "model"
         )
 
 
-def _rope(raw: dict) -> tuple[float, tuple[tuple[str, Any], ...]]:
-    """Theta and the rest, from ``rope_parameters`` (transformers 5) or older keys."""
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise _wrong("rope_scaling", rope, "an object of keys")
-    if rope.get("rope_theta", 1) is None:  # transformers would put nothing there
-        raise _wrong("rope_theta", None, "a number above 0")
-    rope = {k: v for k, v in rope.items() if v is not None and k not in _ROPE_NOTES}
-    _check_rope_keys(rope)
-    theta = rope.pop("rope_theta", raw.get("rope_theta") or 10000.0)
-    kind = rope.pop("type", "default")
-    kind = rope.pop("rope_type", kind)
-    if kind not in TYPES:
-        raise ValueError(
-            f"config.json: rope_type={kind!r:.80} is not supported; take a model with "
-            f"one of {', '.join(TYPES)}"
-        )
-    rope.pop("partial_rotary_factor", None)
-    if kind == "default":
-        return float(theta), ()
-    if kind in ("llama3", "yarn"):
-        # On the top level, as Phi writes it, it comes first: so in transformers.
-        original = raw.get("original_max_position_embeddings")
-        place = "original_max_position_embeddings"
-        rope.setdefault(place, raw["max_position_embeddings"])
-        rope[place] = original or rope[place]
-    return float(theta), tuple(sorted({"rope_type": kind, **rope}.items()))
-
-
-def _check_rope_keys(rope: dict[str, Any]) -> None:
-    nested = [key for key, value in rope.items() if isinstance(value, dict)]
-    if nested or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"rope {rope}: per-layer and partial rope are not supported")
-    for key, value in rope.items():
-        if key not in ROPE:
-            raise ValueError(
-                f"config.json: {key}={value!r:.80} in the rope parameters is not read "
-                f"here, and the model's numbers may depend on it; known are "
-                f"{', '.join(sorted(ROPE))}"
-            )
-        if key == "truncate" and type(value) is not bool:
-            raise _wrong(f"rope {key}", value, "true or false")
-        if key in ("type", "rope_type") and not isinstance(value, str):
-            raise _wrong(f"rope {key}", value, "a name")
-        if key not in ("type", "rope_type", "truncate") and not _positive(value):
-            raise _wrong(f"rope {key}", value, "a number above 0")
-
-
-def _window(raw: dict, family: str) -> dict[str, Any]:
+def _window(raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Which layers see how far. Absent keys mean what they mean in transformers."""
     kinds = _layer_types(raw)
-    if family == "mistral" and kinds:
+    if raw["model_type"] == "mistral" and kinds:
         raise ValueError(
             "layer_types in a mistral config.json means Ministral, which is not "
             f"supported; supported: {', '.join(FAMILIES)}"
         )
-    if family == "mistral":
-        return {"sliding_window": raw.get("sliding_window", 4096) or 0}
-    slide = family != "llama" and raw.get("use_sliding_window")
-    if not slide and _KINDS[True] in kinds:
+    asked = family.slides != "asked" or raw.get("use_sliding_window")
+    if not (asked and family.slides != "none") and _KINDS[True] in kinds:
         raise ValueError(
             f"config.json: layer_types={kinds!r:.80} slide, but use_sliding_window is "
-            f"{raw.get('use_sliding_window')!r} (model_type={family!r}); correct one"
+            f"{raw.get('use_sliding_window')!r} (model_type={raw['model_type']!r}); "
+            "correct one"
         )
-    if not slide:
+    if not asked:
         return {}
-    first = raw.get("max_window_layers", 28)
-    if type(first) is not int:
-        raise _wrong("max_window_layers", first, "a whole number")
-    kinds = kinds or [_KINDS[i >= first] for i in range(raw["num_hidden_layers"])]
-    slides = tuple(kind == _KINDS[True] for kind in kinds)
-    window = raw.get("sliding_window", 4096) or 0
+    window, usual = raw.get("sliding_window"), _usual(raw, family)
+    slides = [kind == _KINDS[True] for kind in kinds] or usual
+    if not window and any(slides) and (kinds or family.slides == "most"):
+        raise ValueError(
+            f"config.json: sliding_window={window!r}, but layer_types={kinds!r:.80} of "
+            f"a {raw['model_type']} model slide; correct one"
+        )
     if not window or not any(slides):
         return {}
-    return {"sliding_window": window, "sliding_layers": () if all(slides) else slides}
+    whole = all(slides)
+    return {"sliding_window": window, "sliding_layers": () if whole else tuple(slides)}
+
+
+def _usual(raw: Mapping[str, Any], family: Family) -> list[bool]:
+    """Which layers slide where ``layer_types`` does not say so."""
+    layers = range(raw["num_hidden_layers"])
+    if family.slides == "most":
+        period = raw.get("sliding_window_pattern") or family.period
+        return [(i + 1) % period > 0 for i in layers]
+    if family.slides == "asked":
+        first = raw.get("max_window_layers", 28)
+        if type(first) is not int:
+            raise wrong("max_window_layers", first, "a whole number")
+        return [i >= first for i in layers]
+    return [family.slides == "all" for _ in layers]
 
 
 def _layer_types(raw: dict) -> list[str]:
@@ -309,7 +265,7 @@ def _layer_types(raw: dict) -> list[str]:
         return []
     known = list(_KINDS.values())
     if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
-        raise _wrong("layer_types", kinds, f"a list of {' and '.join(known)}")
+        raise wrong("layer_types", kinds, f"a list of {' and '.join(known)}")
     if len(kinds) != raw["num_hidden_layers"]:
         raise ValueError(
             f"config.json: layer_types has {len(kinds)} entries for num_hidden_layers="
@@ -324,11 +280,24 @@ def describe(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     Raises:
       ValueError: no supported family has this combination of switches.
     """
-    family = _family(config)
-    rope = dict(config.rope_scaling) or {"rope_type": "default"}
+    for name in FAMILIES:
+        raw = _describe(name, config, dtype)
+        try:
+            if parse(raw) == architecture(config):
+                return raw
+        except ValueError:
+            continue  # it cannot say that
+    raise ValueError(
+        f"no config.json of {', '.join(FAMILIES)} describes {config}; change a switch"
+    )
+
+
+def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
+    """The nearest that a family has."""
+    family = FAMILIES[name]
     raw = {
-        "architectures": [FAMILIES[family]],
-        "model_type": family,
+        "architectures": [family.model],
+        "model_type": name,
         "torch_dtype": dtype,
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -337,30 +306,25 @@ def describe(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": config.activation,
+        family.activation: config.activation,
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
+        "rope_parameters": hf_rope.describe(config, family),
         "attention_bias": config.qkv_bias,
         "tie_word_embeddings": config.tied,
         "sliding_window": config.sliding_window or None,
     }
     # Not for mistral: transformers takes one with layer_types for a ministral.
-    if family in ("qwen2", "qwen3"):
+    if family.slides in ("asked", "most"):
         slides = config.sliding_layers or (config.sliding_window > 0,) * config.layers
         raw["layer_types"] = [_KINDS[slide] for slide in slides]
+    if family.slides == "asked":
         raw["use_sliding_window"] = config.sliding_window > 0
-    if parse(raw) != architecture(config):
-        raise ValueError(f"no {family} config.json describes {config}")
+    for key, field in family.numbers.items():
+        raw[key] = getattr(config, field) or None
+    if "query_pre_attn_scalar" in family.keys and config.attention_scale:
+        raw["query_pre_attn_scalar"] = round(config.attention_scale**-2)
     return raw
-
-
-def _family(config: DecoderConfig) -> str:
-    if config.qk_norm:
-        return "qwen3"
-    if config.qkv_bias and not config.o_bias:
-        return "qwen2"
-    return "mistral" if config.sliding_window else "llama"
 
 
 def architecture(config: DecoderConfig) -> DecoderConfig:

@@ -260,7 +260,7 @@ def _drawer(params, asked: Request, key, policy: Policy):
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
     def draw(loop: Loop, hidden_BD) -> Loop:
-        logits_BV = logits_of(hidden_BD, head_VD)
+        logits_BV = logits_of(hidden_BD, head_VD, policy.model.config.logit_cap)
         uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
         token_B, logp_B = sampling.draw(uniform_B, logits_BV, policy.filters)
         live_B = ~loop.done_B

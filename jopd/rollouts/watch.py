@@ -114,10 +114,11 @@ def _read(watch, params, asked: Request, loop: Loop, reading: Reading, block: in
     )
     before_BKD = jnp.concatenate([reading.hidden_BD[:, None], hidden_BKD[:, :-1]], 1)
     head_VD = decoder.head(params)[: watch.vocabulary]
+    cap = watch.model.config.logit_cap
 
     def score(chunk):
         hidden, tokens = chunk
-        logits = tempered(logits_of(hidden, head_VD), watch.temperature)
+        logits = tempered(logits_of(hidden, head_VD, cap), watch.temperature)
         return divergences.log_prob(logits, tokens)
 
     live_BK = jnp.broadcast_to(~loop.done_B[:, None], tokens_BK.shape)

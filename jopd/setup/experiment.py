@@ -215,7 +215,7 @@ def build(config, *, train: bool = True) -> Experiment:
     return Experiment(
         config=config,
         mesh=mesh,
-        shape=cut_up(config, columns, mesh),
+        shape=cut_up(config, columns, mesh, cast.shapes),
         terms=terms,
         teachers=cast.teachers,
         panels=cast.panels,
@@ -336,7 +336,7 @@ def load_models(config, cast: Cast, mesh):
     return models, loaded
 
 
-def cut_up(config, columns: int, mesh) -> Shape:
+def cut_up(config, columns: int, mesh, shapes) -> Shape:
     """How the vocabulary-sized work of a run is cut up."""
     shards = sharding.row_shards(mesh)
     return Shape(
@@ -345,6 +345,7 @@ def cut_up(config, columns: int, mesh) -> Shape:
         strip_tokens=strip_tokens(config, columns),
         shards=shards,
         temperature=config.objective.temperature,
+        caps=tuple((name, shape.logit_cap) for name, shape in shapes.items()),
     )
 
 

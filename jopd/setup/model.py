@@ -179,4 +179,4 @@ def _logits(model: decoder.Decoder, params, ids_BT: jax.Array) -> jax.Array:
     hidden_BTD, _ = model.apply(
         {"params": params}, ids_BT, positions_BT, valid_BT, return_kv=False
     )
-    return logits_of(hidden_BTD, decoder.head(params))
+    return logits_of(hidden_BTD, decoder.head(params), model.config.logit_cap)

@@ -321,7 +321,7 @@ def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: 
 
         def logp(chunk):
             hidden, tokens, mask = chunk
-            logits = logits_of(blank(hidden, mask), head)
+            logits = logits_of(blank(hidden, mask), head, student.config.logit_cap)
             return sampling.log_prob(logits, tokens, filters)
 
         hidden_BTD = align(hidden_states(student, params, batch))

@@ -11,7 +11,9 @@ import transformers
 from transformers.modeling_rope_utils import RopeParameters
 
 from jopd.models import hf, hf_config
-from jopd.models.hf_config import HARMLESS, ONLY, READ, ROPE
+from jopd.models.families import FAMILIES
+from jopd.models.hf_config import HARMLESS, ONLY, READ
+from jopd.models.hf_rope import FULL, ROPE, SLIDING
 
 ROOT = Path(__file__).parents[1] / "fixtures"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "models"
@@ -21,13 +23,19 @@ CLASSES = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "gemma3_text": transformers.Gemma3TextConfig,
 }
+
+
+def own(family: str) -> frozenset[str]:
+    """Keys that are read in few families, this one among them."""
+    return FAMILIES[family].keys | FAMILIES[family].numbers.keys()
 
 
 def small(family: str, **changes) -> dict:
     """A config.json of two layers; None drops a key."""
     raw = {
-        "architectures": [hf_config.FAMILIES[family]],
+        "architectures": [FAMILIES[family].model],
         "model_type": family,
         "vocab_size": 48,
         "hidden_size": 24,
@@ -44,23 +52,25 @@ def small(family: str, **changes) -> dict:
 
 
 def test_every_family_has_its_class():
-    assert CLASSES.keys() == hf_config.FAMILIES.keys()
+    assert CLASSES.keys() == FAMILIES.keys()
 
 
 def test_the_lists_are_apart():
     assert len(LISTED) == len(READ) + len(HARMLESS) + len(ONLY)
+    for family in FAMILIES:
+        assert not own(family) & (READ | HARMLESS)
 
 
 @pytest.mark.parametrize("family", CLASSES)
 def test_every_field_of_the_class_in_transformers_is_listed(family):
     fields = {field.name for field in dataclasses.fields(CLASSES[family])}
-    assert fields | CLASSES[family]().to_dict().keys() <= LISTED
+    assert fields | CLASSES[family]().to_dict().keys() <= LISTED | own(family)
 
 
 @pytest.mark.parametrize("family", CLASSES)
 def test_what_transformers_writes_by_default_is_accepted(family):
     raw = json.loads(CLASSES[family]().to_json_string(use_diff=False))
-    raw |= {"architectures": [hf_config.FAMILIES[family]], "model_type": family}
+    raw |= {"architectures": [FAMILIES[family].model], "model_type": family}
     hf_config.parse(raw)
 
 
@@ -72,6 +82,7 @@ def test_settings_of_generation_are_harmless():
 @pytest.mark.parametrize("family", CLASSES)
 def test_what_the_forward_pass_of_transformers_reads_is_not_harmless(family):
     """Its source, as text: the classes themselves need torch."""
+    family = family.removesuffix("_text")
     name = f"transformers.models.{family}.modeling_{family}"
     source = Path(importlib.util.find_spec(name).origin).read_text()
     masks = Path(importlib.util.find_spec("transformers.masking_utils").origin)
@@ -117,7 +128,7 @@ CHANGES = {
     "tie_word_embeddings": True,
     "attention_bias": True,
     "architectures": ["LlamaForSequenceClassification"],
-    "model_type": "gemma3",
+    "model_type": "llama",
     "layer_types": ["full_attention", "sliding_attention"],
     "sliding_window": 7,
     "use_sliding_window": True,
@@ -148,6 +159,24 @@ def test_a_key_that_is_read_changes_something(key):
     assert outcome(before | {key: CHANGES[key]}) != outcome(before)
 
 
+OWN = {
+    "final_logit_softcapping": 20.0,
+    "hidden_activation": "silu",
+    "query_pre_attn_scalar": 128,
+    "rope_local_base_freq": 1e3,
+    "sliding_window_pattern": 2,
+}
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_a_key_of_one_family_changes_something_there_and_is_refused_elsewhere(family):
+    for key in own(family):
+        assert outcome(small(family)) != outcome(small(family) | {key: OWN[key]})
+    for key in OWN.keys() - own(family):
+        said = outcome(small(family) | {key: OWN[key]})
+        assert f"config.json: {key}={OWN[key]!r}: " in said
+
+
 @pytest.mark.parametrize("key", sorted(HARMLESS))
 def test_a_harmless_key_changes_nothing(key):
     for value in (None, 3, "x", [1], {"a": 1}, True):
@@ -160,7 +189,8 @@ def test_null_is_the_default_of_transformers(family):
     found = hf_config.parse(small(family) | {"rms_norm_eps": None, "rope_theta": None})
     assert found == hf_config.parse(small(family))
     assert found.norm_eps == default.rms_norm_eps
-    assert found.rope_theta == default.rope_parameters["rope_theta"]
+    rope = default.rope_parameters
+    assert found.rope_theta == rope.get(FULL, rope)["rope_theta"]
 
 
 def test_notes_within_the_rope_dict_are_harmless():
@@ -209,7 +239,7 @@ def test_original_positions_on_the_top_level_come_first():
     ("changes", "text"),
     [
         ({"hidden_size": "24"}, "hidden_size='24' is not a whole number"),
-        ({"hidden_size": 3}, "hidden_size=3 is not enough for 4 heads"),
+        ({"hidden_size": 3, "head_dim": 1}, "hidden_size=3 is not enough for 4 heads"),
         ({"vocab_size": True}, "vocab_size=True is not a whole number"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 is not"),
         ({"num_attention_heads": 0}, "num_attention_heads=0 is not"),
@@ -242,6 +272,87 @@ def test_layers_that_slide_without_a_window_are_refused(family):
         hf_config.parse(small(family, layer_types=kinds))
     with pytest.raises(ValueError, match="3 entries for num_hidden_layers=2"):
         hf_config.parse(small(family, layer_types=[*kinds, kinds[0]]))
+
+
+# Families.
+
+NESTED = {
+    FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
+@pytest.mark.parametrize("family", list(CLASSES)[4:])
+def test_defaults_are_those_of_transformers(family):
+    """Every key that may be absent is; layers enough for each period."""
+    sizes = {"vocab_size": 48, "hidden_size": 24, "intermediate_size": 40}
+    sizes |= {"num_attention_heads": 4, "num_hidden_layers": 13}
+    theirs = CLASSES[family](**sizes)
+    ours = hf_config.parse(small(family, **sizes, num_key_value_heads=None))
+    assert ours.kv_heads == (getattr(theirs, "num_key_value_heads", None) or 4)
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or 6)
+    assert ours.tied == theirs.tie_word_embeddings
+    assert ours.norm_eps == theirs.rms_norm_eps
+    assert ours.activation == getattr(theirs, FAMILIES[family].activation)
+    if hasattr(theirs, "query_pre_attn_scalar"):
+        assert ours.attention_scale == theirs.query_pre_attn_scalar**-0.5
+    for key, field in FAMILIES[family].numbers.items():
+        assert getattr(ours, field) == (getattr(theirs, key) or 0)
+    kinds = getattr(theirs, "layer_types", None)
+    if kinds:
+        slides = [kind == SLIDING for kind in kinds]
+        assert list(ours.sliding_layers or [False] * 13) == slides
+
+
+def test_older_keys_of_gemma_3_mean_the_same():
+    new = outcome(small("gemma3_text", rope_parameters=NESTED, num_hidden_layers=6))
+    assert (new.rope_theta, new.local_rope_theta) == (1e6, 1e4)
+    assert dict(new.rope_scaling) == {"rope_type": "linear", "factor": 8.0}
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    old = small("gemma3_text", rope_scaling=scaling, num_hidden_layers=6)
+    assert outcome(old) == new
+    old |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
+    assert outcome(old) == new
+
+
+def test_local_rope_goes_with_the_window():
+    all_full = small("gemma3_text", layer_types=[FULL] * 2)
+    assert outcome(all_full).local_rope_theta == 0
+    one = {FULL: {"rope_theta": 1e4}, SLIDING: {"rope_theta": 1e4}}
+    assert outcome(small("gemma3_text", rope_parameters=one)).local_rope_theta == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "text"),
+    [
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+            "rope_parameters=.* is not one object for full_attention and one for",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {SLIDING: {"rope_type": "linear", "factor": 2.0}}},
+            "rope_type='linear' of sliding_attention is not supported",
+        ),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation='gelu', and"),
+        ("gemma3_text", {"hidden_activation": ["silu"]}, r"hidden_activation=\['silu"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "50.0: only None is"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "only False is"),
+        ("gemma3_text", {"final_logit_softcapping": -1}, "-1 is not a number above 0"),
+        ("gemma3_text", {"query_pre_attn_scalar": 0}, "=0 is not a number above 0"),
+        ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),
+        ("gemma3_text", {"rope_local_base_freq": "x"}, "='x' is not a number above 0"),
+    ],
+)
+def test_what_a_family_refuses(family, changes, text):
+    with pytest.raises(ValueError, match=text):
+        hf_config.parse(small(family, **changes))
+
+
+def test_a_window_of_null_is_refused_where_layers_slide():
+    raw = small("gemma3_text") | {"sliding_window": None}
+    assert "sliding_window=None, but layer_types=[] of a gemma3_text" in outcome(raw)
 
 
 def test_real_configs_load():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jopd.losses.objective import logits_of
 from jopd.models import decoder, hf
 from jopd.models.decoder import Decoder, DecoderConfig
 
@@ -64,7 +65,8 @@ def run(config, params, *inputs, return_kv=True):
 
 def log_probs(config, params, tokens):
     hidden, _ = run(config, params, *plain(tokens), return_kv=False)
-    return jax.nn.log_softmax(hidden @ jnp.asarray(decoder.head(params)).T)
+    head = jnp.asarray(decoder.head(params))
+    return jax.nn.log_softmax(logits_of(hidden, head, config.logit_cap))
 
 
 def draw_tokens(batch=2, length=12):
@@ -90,7 +92,7 @@ def stream(config, params, tokens, slots, step=1):
 
 
 def test_fixtures_are_there():
-    assert len(FIXTURES) >= 11
+    assert len(FIXTURES) >= 13
 
 
 def test_log_probs_equal_torch(fixture):
@@ -99,7 +101,15 @@ def test_log_probs_equal_torch(fixture):
     np.testing.assert_allclose(ours, golden["log_probs"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("case", ["qwen3_bias", "mistral"])
+def test_cache_equals_full_forward_in_every_family(fixture):
+    config, params = hf.load(fixture)
+    tokens = np.load(fixture / "golden.npz")["tokens"][:, :16]
+    full, _ = run(config, params, *plain(tokens))
+    cached = stream(config, params, tokens, 16, step=8)
+    np.testing.assert_allclose(cached, full, atol=2e-5 * np.abs(full).max())
+
+
+@pytest.mark.parametrize("case", ["qwen3_bias", "mistral", "gemma3"])
 def test_gradients_equal_torch(case, tmp_path):
     fixture = Path(__file__).parents[1] / "fixtures" / f"parity_{case}"
     golden = np.load(fixture / "golden.npz")
@@ -290,6 +300,20 @@ def test_bfloat16_compute_stays_close(params):
     full, _ = run(SMALL, params, *plain(draw_tokens()))
     assert half.dtype == kv.k.dtype == jnp.bfloat16
     assert jnp.abs(half.astype(jnp.float32) - full).max() < 0.15 * jnp.abs(full).max()
+
+
+def test_the_scale_of_embeddings_is_rounded_in_the_dtype(params):
+    """As transformers does it: in bfloat16 the root of 24 is 4.90625."""
+    half = dataclasses.replace(SMALL, dtype="bfloat16")
+    found = [
+        run(dataclasses.replace(half, embed_scale=scale), params, *plain(draw_tokens()))
+        for scale in (24**0.5, 4.90625, 4.9375)
+    ]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert (found[0][0] != found[2][0]).any()
+    full = dataclasses.replace(SMALL, embed_scale=24**0.5)
+    exact, _ = run(full, params, *plain(draw_tokens()))
+    assert jnp.abs(exact - found[0][0].astype(jnp.float32)).max() > 0
 
 
 def test_unequal_rows_are_independent(params):

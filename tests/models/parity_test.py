@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopd.losses import objective
 from jopd.models import decoder, hf
 from jopd.models.decoder import Decoder
+from jopd.rollouts import generate
+from jopd.rollouts.sampling import Filter
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -36,7 +39,8 @@ def log_probs(config, params, tokens):
     hidden, _ = Decoder(config).apply(
         {"params": params}, tokens, positions, np.ones(tokens.shape, bool)
     )
-    return jax.nn.log_softmax(hidden @ decoder.head(params).T)
+    logits = objective.logits_of(hidden, decoder.head(params), config.logit_cap)
+    return jax.nn.log_softmax(logits)
 
 
 def load_in_torch(folder):
@@ -52,6 +56,28 @@ def test_log_probs(name, scale, tmp_path):
     theirs = tool["answers"](model, tokens)["log_probs"]
     ours = log_probs(*hf.load(tmp_path), tokens)
     assert np.abs(ours - theirs).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_ids(name, tmp_path):
+    model, tokens = make(name, tmp_path, initializer_range=0.3)
+    ids = torch.tensor(tokens, dtype=torch.long)
+    model.generation_config.eos_token_id = None
+    asked = dict(attention_mask=torch.ones_like(ids), pad_token_id=0)
+    theirs = model.generate(ids, do_sample=False, max_new_tokens=12, **asked)
+    config, params = hf.load(tmp_path)
+    lengths = np.full(len(tokens), tokens.shape[1], np.int32)
+    rolled = generate.generate(
+        params,
+        generate.request(tokens, lengths, limit=12),
+        jax.random.key(0),
+        model=Decoder(config),
+        max_new_tokens=12,
+        stop_ids=(),
+        vocabulary=config.vocab_size,
+        filters=Filter(temperature=0.0),
+    )
+    np.testing.assert_array_equal(rolled.tokens_BT, theirs.numpy())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -14,7 +14,10 @@ from jopd.models import decoder
 from jopd.rollouts import sampling, stops
 from jopd.rollouts.watch import Watch
 
-OTHER = decoder.Decoder(tiny.config(width=24, layers=3, kv_heads=2, sliding_window=6))
+CAP = 6.0
+OTHER = decoder.Decoder(
+    tiny.config(width=24, layers=3, kv_heads=2, sliding_window=6, logit_cap=CAP)
+)
 TEMPERATURE = 0.8
 WINDOW = 6  # with blocks of 6 the first look reaches back to the first draw
 
@@ -50,7 +53,7 @@ def whole_rows(teacher, tokens_BT, length_B):
     head_VD = decoder.head(teacher)[: tiny.VOCABULARY]
     plain = sampling.Filter(temperature=TEMPERATURE)
     logp = jax.vmap(lambda logits, tokens: sampling.log_prob(logits, tokens, plain))
-    logits_BTV = hidden_BTD[:, :-1] @ head_VD.T
+    logits_BTV = CAP * jnp.tanh(hidden_BTD[:, :-1] @ head_VD.T / CAP)
     return jnp.pad(logp(logits_BTV, tokens_BT[:, 1:]), ((0, 0), (1, 0)))
 
 

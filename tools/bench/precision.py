@@ -73,7 +73,7 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jopd.losses import divergences
+    from jopd.losses import divergences, objective
     from jopd.models import decoder
     from jopd.rollouts import generate as rollout
     from jopd.setup import inputs
@@ -97,10 +97,8 @@ def main() -> None:
         hidden, _ = decoder.Decoder(config).apply(
             {"params": params}, tokens_BT, place_BT, inside_BT
         )
-        head = decoder.head(params).astype(hidden.dtype)
-        return jnp.einsum(
-            "btd,vd->btv", hidden[:, :-1], head, preferred_element_type=jnp.float32
-        )
+        head = decoder.head(params)
+        return objective.logits_of(hidden[:, :-1], head, config.logit_cap)
 
     def of_rollout(form, rolled):
         """Logits that each token was drawn from, and which tokens were drawn."""

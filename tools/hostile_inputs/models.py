@@ -299,12 +299,13 @@ def _same_window(theirs, config: DecoderConfig) -> str | None:
 
 def _same_tensors(folder: Path, config: DecoderConfig, params) -> str | None:
     found = _parse(folder)
+    family = hf_config.family_of(json.loads((folder / files.CONFIG).read_bytes()))
     for key, leaf in params.items():
         if key != "layers" and not np.array_equal(leaf, found[hf._TOP[key]]):
             return f"{key} is not what the file holds"
     for key, stacked in params["layers"].items():
         for i in range(config.layers):
-            if not np.array_equal(stacked[i], found[hf._layer_name(i, key)].T):
+            if not np.array_equal(stacked[i], found[hf._layer_name(family, i, key)].T):
                 return f"layer {i} {key} is not what the file holds"
     if not all(np.isfinite(leaf).all() for leaf in params["layers"].values()):
         return "values that are not finite"

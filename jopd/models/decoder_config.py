@@ -1,0 +1,76 @@
+"""What a decoder is made of, as data: its sizes, and what its layers have."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+# By their names in a config.json.
+ACTIVATIONS = {"silu": nn.silu, "gelu_pytorch_tanh": nn.gelu}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Everything static about a decoder; hashable.
+
+    Attributes:
+      rope_scaling: sorted items of the Hugging Face rope dict; ``()`` is plain rope.
+      local_rope_theta: theta of plain rope in layers with a window; 0: as all others.
+      sliding_window: number of positions a query sees, itself included; 0 is all.
+      sliding_layers: for each layer whether it has the window; ``()`` means all have.
+      pre_norm, post_norm: norms before, and behind, attention and MLP of each layer.
+      norm_offset: added to the scale of every norm.
+      attention_scale: of the products of q and k; 0 is ``head_dim ** -0.5``.
+      embed_scale: of token embeddings, rounded to ``dtype``.
+      logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
+        (``losses.objective.logits_of``) is told so; 0 is no cap.
+      dtype: of compute and activations; norms, rope and softmax are always float32.
+      int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
+      remat: recompute each layer in the backward pass, keeping only its input.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    max_positions: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: tuple[tuple[str, Any], ...] = ()
+    local_rope_theta: float = 0.0
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False
+    sliding_window: int = 0
+    sliding_layers: tuple[bool, ...] = ()
+    activation: str = "silu"
+    pre_norm: bool = True
+    post_norm: bool = False
+    norm_offset: float = 0.0
+    attention_scale: float = 0.0
+    embed_scale: float = 1.0
+    logit_cap: float = 0.0
+    dtype: str = "float32"
+    int8: bool = False
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} is odd; rope rotates pairs")
+        if self.sliding_layers and len(self.sliding_layers) != self.layers:
+            raise ValueError(
+                f"sliding_layers has {len(self.sliding_layers)} entries for "
+                f"layers={self.layers}"
+            )
+        if self.activation not in list(ACTIVATIONS):
+            raise ValueError(
+                f"activation={self.activation!r:.80}; use {' or '.join(ACTIVATIONS)}"
+            )

@@ -1,0 +1,112 @@
+"""What tells the Hugging Face families apart, as data: a row for each.
+
+``hf_config`` reads ``config.json`` by it, ``hf`` the tensors.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jopd.models.rope import TYPES
+
+_LAYER = {
+    "attention_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k": "self_attn.k_proj.weight",
+    "k_bias": "self_attn.k_proj.bias",
+    "k_norm": "self_attn.k_norm.weight",
+    "v": "self_attn.v_proj.weight",
+    "v_bias": "self_attn.v_proj.bias",
+    "o": "self_attn.o_proj.weight",
+    "o_bias": "self_attn.o_proj.bias",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+_BEHIND = {
+    "attention_post_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
+    "mlp_post_norm": "post_feedforward_layernorm.weight",
+}
+_WINDOW = {"sliding_window": 4096}
+_GEMMA = {
+    "tie_word_embeddings": True,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+}
+
+
+class Family(NamedTuple):
+    """How a family of models is written down.
+
+    Attributes:
+      model: the class, as ``architectures`` names it.
+      layer: parameter -> its tensor, behind ``model.layers.N.``.
+      fields: of DecoderConfig, the same in all of its models.
+      numbers: key of ``config.json`` that few families read -> field it sets.
+      keys: such keys that do not set one field.
+      absent: what keys that are not there mean, where it is not the usual.
+      bias: whether ``attention_bias`` is read.
+      activation: key that names it.
+      slides: layers with a window: "none", "all", "asked" (where
+        ``use_sliding_window`` says so) or "most" (all but each ``period``-th), unless
+        ``layer_types`` says which.
+      ropes: types of rope it may have.
+      local_theta: key of theta in layers with a window, whose rope is plain; "": there
+        is one rope for all layers.
+      root_scale: embeddings are multiplied by the root of their width.
+    """
+
+    model: str
+    layer: Mapping[str, str] = _LAYER
+    fields: Mapping[str, Any] = {}
+    numbers: Mapping[str, str] = {}
+    keys: frozenset[str] = frozenset()
+    absent: Mapping[str, Any] = {}
+    bias: bool = True
+    activation: str = "hidden_act"
+    slides: str = "none"
+    period: int = 0
+    ropes: tuple[str, ...] = TYPES
+    local_theta: str = ""
+    root_scale: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("LlamaForCausalLM"),
+    "mistral": Family("MistralForCausalLM", absent=_WINDOW, bias=False, slides="all"),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        fields={"qkv_bias": True},
+        absent=_WINDOW,
+        bias=False,
+        slides="asked",
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", fields={"qk_norm": True}, absent=_WINDOW, slides="asked"
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        layer=_LAYER | _BEHIND,
+        fields={"qk_norm": True, "post_norm": True, "norm_offset": 1.0},
+        numbers={"final_logit_softcapping": "logit_cap"},
+        keys=frozenset(
+            {
+                "hidden_activation",
+                "query_pre_attn_scalar",
+                "rope_local_base_freq",
+                "sliding_window_pattern",
+            }
+        ),
+        absent=_GEMMA | _WINDOW | {"rope_theta": 1e6, "rope_local_base_freq": 1e4},
+        activation="hidden_activation",
+        slides="most",
+        period=6,
+        local_theta="rope_local_base_freq",
+        root_scale=True,
+    ),
+}
