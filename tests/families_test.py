@@ -33,6 +33,7 @@ GEMMA = dict(
     sliding_window=16,
 )
 FAMILIES = {
+    "gemma2": GEMMA | dict(attention_cap=20.0, sliding_layers=(True, False)),
     "gemma3_text": GEMMA
     | dict(qk_norm=True, sliding_layers=(True, False), local_rope_theta=1e3),
 }

@@ -102,6 +102,16 @@ CASES = {
         tie_word_embeddings=False,
         final_logit_softcapping=3.0,
     ),
+    "gemma2": dict(
+        model_type="gemma2",
+        pad_token_id=None,
+        head_dim=8,
+        num_hidden_layers=3,
+        sliding_window=4,
+        query_pre_attn_scalar=6,
+        attn_logit_softcapping=0.5,
+        final_logit_softcapping=2.0,
+    ),
 }
 
 

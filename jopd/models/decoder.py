@@ -91,6 +91,8 @@ def _attention(c: DecoderConfig, q: jax.Array, segments: list[KV], visible_BTS):
     ]
     scores = jnp.concatenate(scores, axis=-1)
     scores = scores * (c.attention_scale or c.head_dim**-0.5)
+    if c.attention_cap:
+        scores = c.attention_cap * jnp.tanh(scores / c.attention_cap)
     scores = jnp.where(visible_BTS[:, None, None], scores, _HIDDEN)
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     ends = np.cumsum([v.shape[-2] for _, v in segments])

@@ -21,6 +21,7 @@ class DecoderConfig:
       pre_norm, post_norm: norms before, and behind, attention and MLP of each layer.
       norm_offset: added to the scale of every norm.
       attention_scale: of the products of q and k; 0 is ``head_dim ** -0.5``.
+      attention_cap: these become ``cap * tanh(product / cap)``; 0 is no cap.
       embed_scale: of token embeddings, rounded to ``dtype``.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
         (``losses.objective.logits_of``) is told so; 0 is no cap.
@@ -52,6 +53,7 @@ class DecoderConfig:
     post_norm: bool = False
     norm_offset: float = 0.0
     attention_scale: float = 0.0
+    attention_cap: float = 0.0
     embed_scale: float = 1.0
     logit_cap: float = 0.0
     dtype: str = "float32"

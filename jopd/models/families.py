@@ -89,6 +89,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(
         "Qwen3ForCausalLM", fields={"qk_norm": True}, absent=_WINDOW, slides="asked"
     ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        layer=_LAYER | _BEHIND,
+        fields={"post_norm": True, "norm_offset": 1.0},
+        numbers={
+            "attn_logit_softcapping": "attention_cap",
+            "final_logit_softcapping": "logit_cap",
+        },
+        keys=frozenset({"hidden_activation", "query_pre_attn_scalar"}),
+        absent=_GEMMA
+        | _WINDOW
+        | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        activation="hidden_activation",
+        slides="most",
+        period=2,
+        root_scale=True,
+    ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
         layer=_LAYER | _BEHIND,

@@ -23,6 +23,7 @@ CLASSES = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
 }
 
@@ -160,6 +161,7 @@ def test_a_key_that_is_read_changes_something(key):
 
 
 OWN = {
+    "attn_logit_softcapping": 40.0,
     "final_logit_softcapping": 20.0,
     "hidden_activation": "silu",
     "query_pre_attn_scalar": 128,
@@ -313,6 +315,14 @@ def test_older_keys_of_gemma_3_mean_the_same():
     assert outcome(old) == new
     old |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
     assert outcome(old) == new
+
+
+@pytest.mark.parametrize("key", ["attn_logit", "final_logit"])
+def test_a_cap_of_null_is_none(key):
+    """Where the key is absent, Gemma 2 has one."""
+    field = FAMILIES["gemma2"].numbers[f"{key}_softcapping"]
+    plain, without = small("gemma2"), small("gemma2") | {f"{key}_softcapping": None}
+    assert getattr(outcome(plain), field) > 0 == getattr(outcome(without), field)
 
 
 def test_local_rope_goes_with_the_window():

@@ -337,7 +337,7 @@ def test_truncated_weights(model, keep):
     [
         (
             {"model_type": "gemma3"},
-            r"'gemma3'.*supported: llama, mistral, qwen2, qwen3, gemma3_text",
+            r"'gemma3'.*supported: llama, mistral, qwen2, qwen3, gemma2, gemma3_text",
         ),
         ({"hidden_act": "gelu"}, "config.json: hidden_act='gelu', and only 'silu'"),
         ({"mlp_bias": True}, "mlp_bias"),
