@@ -36,6 +36,14 @@ FAMILIES = {
     "gemma2": GEMMA | dict(attention_cap=20.0, sliding_layers=(True, False)),
     "gemma3_text": GEMMA
     | dict(qk_norm=True, sliding_layers=(True, False), local_rope_theta=1e3),
+    "olmo3": dict(
+        layers=2,
+        pre_norm=False,
+        post_norm=True,
+        qk_norm_wide=True,
+        sliding_window=16,
+        sliding_layers=(False, True),
+    ),
 }
 
 

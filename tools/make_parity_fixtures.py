@@ -112,6 +112,23 @@ CASES = {
         attn_logit_softcapping=0.5,
         final_logit_softcapping=2.0,
     ),
+    "olmo2": dict(
+        model_type="olmo2",
+        pad_token_id=None,
+        attention_bias=True,
+        rope_parameters=dict(rope_theta=5e5),
+    ),
+    "olmo3": dict(
+        model_type="olmo3",
+        pad_token_id=None,
+        num_hidden_layers=3,
+        layer_types=[SLIDING, FULL, SLIDING],
+        sliding_window=5,
+        rope_parameters={
+            FULL: YARN | dict(original_max_position_embeddings=16),
+            SLIDING: dict(rope_theta=1e4),
+        },
+    ),
 }
 
 

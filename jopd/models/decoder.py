@@ -141,6 +141,8 @@ class Layer(nn.Module):
         q = self.linear("q", h, c.heads * c.head_dim, c.qkv_bias)
         k = self.linear("k", h, c.kv_heads * c.head_dim, c.qkv_bias)
         v = self.linear("v", h, c.kv_heads * c.head_dim, c.qkv_bias)
+        if c.qk_norm_wide:
+            q, k = _rms_norm(self, "q_norm", q), _rms_norm(self, "k_norm", k)
         q, k, v = (a.reshape(batch, length, -1, c.head_dim) for a in (q, k, v))
         if c.qk_norm:
             q, k = _rms_norm(self, "q_norm", q), _rms_norm(self, "k_norm", k)

@@ -16,6 +16,7 @@ class DecoderConfig:
     Attributes:
       rope_scaling: sorted items of the Hugging Face rope dict; ``()`` is plain rope.
       local_rope_theta: theta of plain rope in layers with a window; 0: as all others.
+      qk_norm, qk_norm_wide: q and k are normed, each head alone or all as one row.
       sliding_window: number of positions a query sees, itself included; 0 is all.
       sliding_layers: for each layer whether it has the window; ``()`` means all have.
       pre_norm, post_norm: norms before, and behind, attention and MLP of each layer.
@@ -45,6 +46,7 @@ class DecoderConfig:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: bool = False
+    qk_norm_wide: bool = False
     tied: bool = False
     sliding_window: int = 0
     sliding_layers: tuple[bool, ...] = ()
@@ -67,6 +69,8 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rope rotates pairs")
+        if self.qk_norm and self.qk_norm_wide:
+            raise ValueError("qk_norm and qk_norm_wide exclude each other; choose one")
         if self.sliding_layers and len(self.sliding_layers) != self.layers:
             raise ValueError(
                 f"sliding_layers has {len(self.sliding_layers)} entries for "

@@ -38,6 +38,7 @@ _GEMMA = {
     "hidden_activation": "gelu_pytorch_tanh",
     "query_pre_attn_scalar": 256,
 }
+_OLMO = {"pre_norm": False, "post_norm": True, "qk_norm_wide": True}
 
 
 class Family(NamedTuple):
@@ -125,5 +126,21 @@ FAMILIES: dict[str, Family] = {
         period=6,
         local_theta="rope_local_base_freq",
         root_scale=True,
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        layer=_LAYER | _BEHIND,
+        fields=_OLMO,
+        absent={"rms_norm_eps": 1e-5},
+    ),
+    # Scaling in the older keys is that of layers without a window, theta that of all.
+    "olmo3": Family(
+        "Olmo3ForCausalLM",
+        layer=_LAYER | _BEHIND,
+        fields=_OLMO,
+        absent=_WINDOW | {"rms_norm_eps": 1e-5, "rope_theta": 5e5},
+        slides="most",
+        period=4,
+        local_theta="rope_theta",
     ),
 }

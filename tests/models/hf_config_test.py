@@ -25,6 +25,8 @@ CLASSES = {
     "qwen3": transformers.Qwen3Config,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
+    "olmo2": transformers.Olmo2Config,
+    "olmo3": transformers.Olmo3Config,
 }
 
 
@@ -323,6 +325,19 @@ def test_a_cap_of_null_is_none(key):
     field = FAMILIES["gemma2"].numbers[f"{key}_softcapping"]
     plain, without = small("gemma2"), small("gemma2") | {f"{key}_softcapping": None}
     assert getattr(outcome(plain), field) > 0 == getattr(outcome(without), field)
+
+
+def test_older_keys_of_olmo_3_mean_the_same():
+    """Its 7B, as published: the scaling is not for layers with a window."""
+    yarn = {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.2079}
+    yarn |= {"original_max_position_embeddings": 8192}
+    raw = small("olmo3", num_hidden_layers=4, rope_scaling=yarn, rope_theta=5e5)
+    found = outcome(raw)
+    assert (found.rope_theta, found.local_rope_theta) == (5e5, 5e5)
+    assert dict(found.rope_scaling) == yarn
+    assert found.sliding_layers == (True, True, True, False)
+    plain = outcome(small("olmo3", num_hidden_layers=4))
+    assert (plain.rope_theta, plain.local_rope_theta) == (5e5, 0)
 
 
 def test_local_rope_goes_with_the_window():

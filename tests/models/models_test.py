@@ -92,7 +92,7 @@ def stream(config, params, tokens, slots, step=1):
 
 
 def test_fixtures_are_there():
-    assert len(FIXTURES) >= 14
+    assert len(FIXTURES) >= 16
 
 
 def test_log_probs_equal_torch(fixture):
@@ -346,6 +346,7 @@ def test_init_draws_like_hugging_face(tied):
         ({"head_dim": 7}, "head_dim=7"),
         ({"sliding_layers": (True,)}, "1 entries for layers=3"),
         ({"activation": "gelu"}, "activation='gelu'"),
+        ({"qk_norm_wide": True}, "qk_norm and qk_norm_wide exclude each other"),
     ],
 )
 def test_config_refuses(change, text):

@@ -55,6 +55,19 @@ def test_matrices_split_and_vectors_do_not():
     assert tensor["norm"] == tensor["layers/mlp_norm"] == P()
 
 
+def test_norms_of_every_kind_stay_whole():
+    shape = tiny.config(post_norm=True, qk_norm_wide=True)
+    specs = placed(tiny.params(shape, 0), sharding.make_mesh(1, 1, 2))
+    norms = {name for name in specs if name.endswith("norm")}
+    blocks = {
+        f"{block}_{norm}"
+        for block in ("attention", "mlp")
+        for norm in ("norm", "post_norm")
+    }
+    assert norms == {"norm"} | {f"layers/{x}" for x in blocks | {"q_norm", "k_norm"}}
+    assert {specs[name] for name in norms} == {P()}
+
+
 def test_what_does_not_divide_stays_whole():
     params = tiny.params(tiny.config(vocab_size=25, ffn=7), 0)
     mesh = sharding.make_mesh(1, 1, 2)
