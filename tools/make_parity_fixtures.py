@@ -129,6 +129,15 @@ CASES = {
             SLIDING: dict(rope_theta=1e4),
         },
     ),
+    "smollm3": dict(
+        model_type="smollm3",
+        pad_token_id=None,
+        num_hidden_layers=3,
+        no_rope_layers=[1, 0, 1],
+        use_sliding_window=True,
+        sliding_window=6,
+        rope_parameters=THETA,
+    ),
 }
 
 

@@ -277,6 +277,9 @@ def _ropes(config: DecoderConfig) -> tuple[list, jax.Array | None]:
         )
         kind_N[_slides(config)] = len(found)
         found.append(rope_frequencies(plain))
+    if any(config.nope_layers):
+        kind_N[np.array(config.nope_layers)] = len(found)
+        found.append((np.zeros_like(found[0][0]), 1.0))  # rotates by nothing
     return found, jnp.asarray(kind_N) if len(found) > 1 else None
 
 

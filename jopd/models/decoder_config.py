@@ -16,6 +16,7 @@ class DecoderConfig:
     Attributes:
       rope_scaling: sorted items of the Hugging Face rope dict; ``()`` is plain rope.
       local_rope_theta: theta of plain rope in layers with a window; 0: as all others.
+      nope_layers: for each layer whether it has no rope; ``()`` means none is so.
       qk_norm, qk_norm_wide: q and k are normed, each head alone or all as one row.
       sliding_window: number of positions a query sees, itself included; 0 is all.
       sliding_layers: for each layer whether it has the window; ``()`` means all have.
@@ -43,6 +44,7 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     rope_scaling: tuple[tuple[str, Any], ...] = ()
     local_rope_theta: float = 0.0
+    nope_layers: tuple[bool, ...] = ()
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: bool = False
@@ -71,11 +73,12 @@ class DecoderConfig:
             raise ValueError(f"head_dim={self.head_dim} is odd; rope rotates pairs")
         if self.qk_norm and self.qk_norm_wide:
             raise ValueError("qk_norm and qk_norm_wide exclude each other; choose one")
-        if self.sliding_layers and len(self.sliding_layers) != self.layers:
-            raise ValueError(
-                f"sliding_layers has {len(self.sliding_layers)} entries for "
-                f"layers={self.layers}"
-            )
+        for name in ("sliding_layers", "nope_layers"):
+            entries = len(getattr(self, name))
+            if entries not in (0, self.layers):
+                raise ValueError(
+                    f"{name} has {entries} entries for layers={self.layers}"
+                )
         if self.activation not in list(ACTIVATIONS):
             raise ValueError(
                 f"activation={self.activation!r:.80}; use {' or '.join(ACTIVATIONS)}"

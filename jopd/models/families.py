@@ -143,4 +143,15 @@ FAMILIES: dict[str, Family] = {
         period=4,
         local_theta="rope_theta",
     ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        keys=frozenset({"no_rope_layers", "no_rope_layer_interval"}),
+        absent={
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "rope_theta": 2e6,
+            "no_rope_layer_interval": 4,
+        },
+        slides="asked",
+    ),
 }

@@ -31,7 +31,7 @@ _OPTIONAL_SIZES = (
 _SWITCHES = ("tie_word_embeddings", "attention_bias", "use_sliding_window")
 _NUMBERS = ("rms_norm_eps", "rope_theta")
 _NUMBERS_OF_FEW = ("query_pre_attn_scalar", "rope_local_base_freq")
-_SIZES_OF_FEW = ("sliding_window_pattern",)
+_SIZES_OF_FEW = ("no_rope_layer_interval", "sliding_window_pattern")
 _OTHERS = (
     "architectures",
     "hidden_act",
@@ -133,6 +133,9 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
     }
     if "query_pre_attn_scalar" in family.keys:
         fields["attention_scale"] = raw["query_pre_attn_scalar"] ** -0.5
+    if "no_rope_layers" in family.keys:
+        nope = tuple(_nope(raw))
+        fields["nope_layers"] = nope if any(nope) else ()
     if family.root_scale:
         fields["embed_scale"] = raw["hidden_size"] ** 0.5
     fields |= _window(raw, family) | hf_rope.read(raw, family)
@@ -250,12 +253,26 @@ def _usual(raw: Mapping[str, Any], family: Family) -> list[bool]:
     if family.slides == "most":
         period = raw.get("sliding_window_pattern") or family.period
         return [(i + 1) % period > 0 for i in layers]
+    if "no_rope_layers" in family.keys:
+        return _nope(raw)
     if family.slides == "asked":
         first = raw.get("max_window_layers", 28)
         if type(first) is not int:
             raise wrong("max_window_layers", first, "a whole number")
         return [i >= first for i in layers]
     return [family.slides == "all" for _ in layers]
+
+
+def _nope(raw: Mapping[str, Any]) -> list[bool]:
+    """Which layers have no rope; ``no_rope_layers`` has a 0 for those, else a 1."""
+    given, layers = raw.get("no_rope_layers"), raw["num_hidden_layers"]
+    if given is None:
+        interval = raw["no_rope_layer_interval"]
+        return [(i + 1) % interval == 0 for i in range(layers)]
+    entries = isinstance(given, list) and all(type(x) is int for x in given)
+    if not entries or not {0, 1} >= set(given) or len(given) < layers:
+        raise wrong("no_rope_layers", given, f"a list of {layers} times 0 or 1")
+    return [rotates == 0 for rotates in given[:layers]]
 
 
 def _layer_types(raw: dict) -> list[str]:
@@ -322,6 +339,9 @@ def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
         raw["use_sliding_window"] = config.sliding_window > 0
     for key, field in family.numbers.items():
         raw[key] = getattr(config, field) or None
+    if "no_rope_layers" in family.keys:
+        nope = config.nope_layers or (False,) * config.layers
+        raw["no_rope_layers"] = [int(not none) for none in nope]
     if "query_pre_attn_scalar" in family.keys and config.attention_scale:
         raw["query_pre_attn_scalar"] = round(config.attention_scale**-2)
     return raw

@@ -27,6 +27,7 @@ CLASSES = {
     "gemma3_text": transformers.Gemma3TextConfig,
     "olmo2": transformers.Olmo2Config,
     "olmo3": transformers.Olmo3Config,
+    "smollm3": transformers.SmolLM3Config,
 }
 
 
@@ -166,6 +167,8 @@ OWN = {
     "attn_logit_softcapping": 40.0,
     "final_logit_softcapping": 20.0,
     "hidden_activation": "silu",
+    "no_rope_layer_interval": 2,
+    "no_rope_layers": [0, 1],
     "query_pre_attn_scalar": 128,
     "rope_local_base_freq": 1e3,
     "sliding_window_pattern": 2,
@@ -340,6 +343,20 @@ def test_older_keys_of_olmo_3_mean_the_same():
     assert (plain.rope_theta, plain.local_rope_theta) == (5e5, 0)
 
 
+def test_layers_without_rope():
+    layers = {"num_hidden_layers": 8}
+    usual = outcome(small("smollm3", **layers))
+    assert usual.nope_layers == ((False,) * 3 + (True,)) * 2
+    named = small("smollm3", **layers, no_rope_layers=[1, 1, 1, 0] * 2 + [7 % 2] * 3)
+    assert outcome(named) == usual
+    all_turn = outcome(small("smollm3", no_rope_layers=[1, 1]))
+    assert all_turn == outcome(small("smollm3")) and all_turn.nope_layers == ()
+    window = {"use_sliding_window": True, "sliding_window": 5, "no_rope_layers": [1, 0]}
+    assert outcome(small("smollm3", **window)).sliding_layers == (False, True)
+    kinds = window | {"layer_types": [SLIDING, FULL]}
+    assert outcome(small("smollm3", **kinds)).sliding_layers == (True, False)
+
+
 def test_local_rope_goes_with_the_window():
     all_full = small("gemma3_text", layer_types=[FULL] * 2)
     assert outcome(all_full).local_rope_theta == 0
@@ -366,6 +383,11 @@ def test_local_rope_goes_with_the_window():
         ("gemma3_text", {"use_bidirectional_attention": True}, "only False is"),
         ("gemma3_text", {"final_logit_softcapping": -1}, "-1 is not a number above 0"),
         ("gemma3_text", {"query_pre_attn_scalar": 0}, "=0 is not a number above 0"),
+        ("smollm3", {"no_rope_layers": [1]}, r"=\[1\] is not a list of 2 times 0 or 1"),
+        ("smollm3", {"no_rope_layers": [1, True]}, "is not a list of 2 times 0 or 1"),
+        ("smollm3", {"no_rope_layers": "10"}, "is not a list of 2 times 0 or 1"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "=0 is not a whole number"),
+        ("smollm3", {"mlp_bias": True}, "mlp_bias=True: only False is supported"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),
         ("gemma3_text", {"rope_local_base_freq": "x"}, "='x' is not a number above 0"),
     ],
