@@ -138,6 +138,14 @@ CASES = {
         sliding_window=6,
         rope_parameters=THETA,
     ),
+    "phi3": dict(
+        model_type="phi3",
+        pad_token_id=None,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        sliding_window=7,
+        rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=0.75),
+    ),
 }
 
 

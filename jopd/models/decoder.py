@@ -56,7 +56,7 @@ def rope_frequencies(config: DecoderConfig) -> tuple[np.ndarray, float]:
       ValueError: unknown ``rope_type``.
     """
     return rope.frequencies(
-        config.head_dim,
+        config.rotary_dim or config.head_dim,
         config.rope_theta,
         config.max_positions,
         dict(config.rope_scaling),

@@ -16,6 +16,7 @@ class DecoderConfig:
     Attributes:
       rope_scaling: sorted items of the Hugging Face rope dict; ``()`` is plain rope.
       local_rope_theta: theta of plain rope in layers with a window; 0: as all others.
+      rotary_dim: how many entries of a head rope turns, the first; 0 is all.
       nope_layers: for each layer whether it has no rope; ``()`` means none is so.
       qk_norm, qk_norm_wide: q and k are normed, each head alone or all as one row.
       sliding_window: number of positions a query sees, itself included; 0 is all.
@@ -44,6 +45,7 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     rope_scaling: tuple[tuple[str, Any], ...] = ()
     local_rope_theta: float = 0.0
+    rotary_dim: int = 0
     nope_layers: tuple[bool, ...] = ()
     qkv_bias: bool = False
     o_bias: bool = False
@@ -69,8 +71,11 @@ class DecoderConfig:
             raise ValueError(
                 f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rope rotates pairs")
+        for name in ("head_dim", "rotary_dim"):
+            if getattr(self, name) % 2:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is odd; rope rotates pairs"
+                )
         if self.qk_norm and self.qk_norm_wide:
             raise ValueError("qk_norm and qk_norm_wide exclude each other; choose one")
         for name in ("sliding_layers", "nope_layers"):

@@ -46,7 +46,8 @@ class Family(NamedTuple):
 
     Attributes:
       model: the class, as ``architectures`` names it.
-      layer: parameter -> its tensor, behind ``model.layers.N.``.
+      layer: parameter -> its tensor, behind ``model.layers.N.``. Parameters of one
+        tensor are its rows, one behind the other in this order.
       fields: of DecoderConfig, the same in all of its models.
       numbers: key of ``config.json`` that few families read -> field it sets.
       keys: such keys that do not set one field.
@@ -153,5 +154,16 @@ FAMILIES: dict[str, Family] = {
             "no_rope_layer_interval": 4,
         },
         slides="asked",
+    ),
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        layer=_LAYER
+        | dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj.weight")
+        | dict.fromkeys(("gate", "up"), "mlp.gate_up_proj.weight"),
+        keys=frozenset({"partial_rotary_factor"}),
+        absent={"rms_norm_eps": 1e-5},
+        bias=False,
+        slides="all",
+        ropes=("default",),
     ),
 }

@@ -4,8 +4,10 @@ Weights are linear maps ``[out, in]`` per layer there and stacked ``[N, in, out]
 No torch, and no model class of transformers, is involved.
 """
 
+import collections
 import functools
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,8 +85,9 @@ def load(
         if place[0] != "layers":
             return read(_TOP[place[0]])
         stacked = np.empty(like.shape, dtype)
+        rows = _rows(config, family, place[1])
         for i in range(config.layers):
-            stacked[i] = read(_layer_name(family, i, place[1])).T
+            stacked[i] = read(_layer_name(family, i, place[1]))[rows].T
         return stacked
 
     return config, _map(gather, _template(config))
@@ -232,6 +235,15 @@ def _layer_name(family: Family, layer: int, key: str) -> str:
     return f"model.layers.{layer}.{family.layer[key]}"
 
 
+def _rows(config: DecoderConfig, family: Family, key: str) -> slice:
+    """Where a parameter lies in its tensor, which it may share."""
+    layers, start = _template(config)["layers"], 0
+    for other in itertools.takewhile(lambda other: other != key, family.layer):
+        if other in layers and family.layer[other] == family.layer[key]:
+            start += layers[other].shape[-1]
+    return slice(start, start + layers[key].shape[-1])
+
+
 def _shapes(config: DecoderConfig, family: Family) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor such a model has on file."""
     tree = dict(_template(config))
@@ -239,7 +251,9 @@ def _shapes(config: DecoderConfig, family: Family) -> dict[str, tuple[int, ...]]
     shapes = {_TOP[key]: leaf.shape for key, leaf in tree.items()}
     for key, leaf in layers.items():
         for i in range(config.layers):
-            shapes[_layer_name(family, i, key)] = leaf.shape[:0:-1]
+            name = _layer_name(family, i, key)
+            before = shapes[name][0] if name in shapes else 0  # of the same tensor
+            shapes[name] = (before + leaf.shape[-1], *leaf.shape[-2:0:-1])
     return shapes
 
 
@@ -290,13 +304,14 @@ def _flatten(config: DecoderConfig, family: Family, params: Mapping, dtypes: Map
     if found != expected:
         raise ValueError(f"params have shapes {found}, config asks for {expected}")
 
-    tensors = {}
+    tensors, parts = {}, collections.defaultdict(list)
     for key, leaf in params.items():
         if key != "layers":
             tensors[_TOP[key]] = np.asarray(leaf)
-    for key, leaf in params["layers"].items():
-        for i, layer in enumerate(np.asarray(leaf)):
-            tensors[_layer_name(family, i, key)] = layer.T
+    for key in (key for key in family.layer if key in params["layers"]):
+        for i, layer in enumerate(np.asarray(params["layers"][key])):
+            parts[_layer_name(family, i, key)].append(layer.T)
+    tensors |= {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in parts.items()}
     if config.tied and _TOP["head"] in dtypes:
         tensors[_TOP["head"]] = tensors[_TOP["embed"]]
     return {

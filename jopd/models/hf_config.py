@@ -138,7 +138,7 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
         fields["nope_layers"] = nope if any(nope) else ()
     if family.root_scale:
         fields["embed_scale"] = raw["hidden_size"] ** 0.5
-    fields |= _window(raw, family) | hf_rope.read(raw, family)
+    fields |= _window(raw, family) | hf_rope.read(raw, family, head_dim)
     if not fields.get("sliding_window"):
         fields.pop("local_rope_theta", None)  # no layer has it
     config = DecoderConfig(**fields)

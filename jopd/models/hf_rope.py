@@ -18,11 +18,12 @@ _ROPE = """
 """
 ROPE = frozenset(_ROPE.split())
 _NOTES = ("finetuned",)  # whether weights were trained under it
+_PART = "partial_rotary_factor"
 FULL, SLIDING = "full_attention", "sliding_attention"
 _HUGE = 1e18  # no rope has such an angle; as a whole number it fits no array
 
 
-def read(raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def read(raw: Mapping[str, Any], family: Family, head_dim: int) -> dict[str, Any]:
     """Fields of DecoderConfig, from ``rope_parameters`` (transformers 5) or older keys.
 
     Raises:
@@ -34,7 +35,10 @@ def read(raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
     scaling, given = raw.get("rope_scaling") or {}, raw.get("rope_parameters") or {}
     if not family.local_theta:
         theta, scaled = _one(scaling or given, "rope_theta", raw, family)
-        return {"rope_theta": theta, "rope_scaling": scaled}
+        fields = {"rope_theta": theta, "rope_scaling": scaled}
+        if _PART in family.keys:
+            fields["rotary_dim"] = _turned(scaling or given, raw, head_dim)
+        return fields
     for key in given:
         if key not in (FULL, SLIDING) or not isinstance(given[key] or {}, dict):
             raise ValueError(
@@ -61,6 +65,8 @@ def describe(config: DecoderConfig, family: Family) -> dict[str, Any]:
     """``rope_parameters`` that ``read`` reads as the config has it."""
     plain = {"rope_type": "default"}
     whole = (dict(config.rope_scaling) or plain) | {"rope_theta": config.rope_theta}
+    if _PART in family.keys:
+        whole[_PART] = (config.rotary_dim or config.head_dim) / config.head_dim
     if not family.local_theta:
         return whole
     theta = config.local_rope_theta or config.rope_theta
@@ -88,17 +94,17 @@ def _one(rope: dict, theta_key: str, raw: Mapping, family: Family):
     if rope.get("rope_theta", 1) is None:  # transformers would put nothing there
         raise wrong("rope_theta", None, "a number above 0")
     rope = {k: v for k, v in rope.items() if v is not None and k not in _NOTES}
-    _check_keys(rope)
-    default = family.absent.get(theta_key, 10000.0)
-    theta = rope.pop("rope_theta", raw.get(theta_key) or default)
-    kind = rope.pop("type", "default")
-    kind = rope.pop("rope_type", kind)
-    if kind not in family.ropes:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if isinstance(kind, str) and kind not in family.ropes:
         raise ValueError(
             f"config.json: rope_type={kind!r:.80} is not supported; take a model with "
             f"one of {', '.join(family.ropes)}"
         )
-    rope.pop("partial_rotary_factor", None)
+    _check_keys(rope, family)
+    default = family.absent.get(theta_key, 10000.0)
+    theta = rope.pop("rope_theta", raw.get(theta_key) or default)
+    for key in ("type", "rope_type", _PART):
+        rope.pop(key, None)
     if kind == "default":
         return float(theta), ()
     if kind in ("llama3", "yarn"):
@@ -110,9 +116,18 @@ def _one(rope: dict, theta_key: str, raw: Mapping, family: Family):
     return float(theta), tuple(sorted({"rope_type": kind, **rope}.items()))
 
 
-def _check_keys(rope: dict[str, Any]) -> None:
+def _turned(rope: dict, raw: Mapping, head_dim: int) -> int:
+    """How many entries of a head are rotated; 0 is all of them."""
+    part = rope.get(_PART) or raw.get(_PART) or 1.0
+    if not positive(part) or part > 1 or int(head_dim * part) not in range(2, 2**31, 2):
+        wanted = f"a part of 1 that makes pairs of a head of {head_dim}"
+        raise wrong(_PART, part, wanted)
+    return int(head_dim * part) % head_dim
+
+
+def _check_keys(rope: dict[str, Any], family: Family) -> None:
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
-    if nested or rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if nested or (_PART not in family.keys and rope.get(_PART, 1.0) != 1.0):
         raise ValueError(f"rope {rope}: per-layer and partial rope are not supported")
     for key, value in rope.items():
         if key not in ROPE:

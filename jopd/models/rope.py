@@ -55,11 +55,16 @@ def angles(positions_BT: jax.Array, frequencies_H: np.ndarray, factor: float):
 
 
 def rotate(x_BTKH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Array:
-    """Rotates the pairs ``(i, i + H / 2)``, the Hugging Face order."""
-    low, high = jnp.split(x_BTKH.astype(jnp.float32), 2, axis=-1)
+    """Rotates the pairs ``(i, i + R / 2)``, the Hugging Face order.
+
+    R is twice the width of the angles; entries of a head behind the first R stay.
+    """
+    turned, kept = jnp.split(x_BTKH, [2 * cos_BTH.shape[-1]], axis=-1)
+    low, high = jnp.split(turned.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
     rotated = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
-    return rotated.astype(x_BTKH.dtype)
+    rotated = rotated.astype(x_BTKH.dtype)
+    return jnp.concatenate([rotated, kept], -1) if kept.shape[-1] else rotated
 
 
 def _llama3(plain: np.ndarray, scaling: Mapping) -> np.ndarray:

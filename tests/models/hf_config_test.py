@@ -28,6 +28,7 @@ CLASSES = {
     "olmo2": transformers.Olmo2Config,
     "olmo3": transformers.Olmo3Config,
     "smollm3": transformers.SmolLM3Config,
+    "phi3": transformers.Phi3Config,
 }
 
 
@@ -96,6 +97,7 @@ def test_what_the_forward_pass_of_transformers_reads_is_not_harmless(family):
     assert {"rms_norm_eps", "rope_parameters", "is_causal"} <= used
     # Dropout is not applied in evaluation; the others choose among equal programs.
     apart = {"attention_dropout", "pad_token_id", "use_cache", "get_text_config"}
+    apart |= {"resid_pdrop", "embd_pdrop"}
     for key in used & HARMLESS - apart:
         pytest.fail(f"{key} is read there and harmless here")
 
@@ -169,6 +171,7 @@ OWN = {
     "hidden_activation": "silu",
     "no_rope_layer_interval": 2,
     "no_rope_layers": [0, 1],
+    "partial_rotary_factor": 0.67,
     "query_pre_attn_scalar": 128,
     "rope_local_base_freq": 1e3,
     "sliding_window_pattern": 2,
@@ -255,7 +258,7 @@ def test_original_positions_on_the_top_level_come_first():
         ({"rms_norm_eps": 10**30}, "rms_norm_eps=1000.* is not a number above 0"),
         ({"rope_theta": "1e4"}, "rope_theta='1e4' is not a number"),
         ({"rope_parameters": [1]}, r"\[1\] is not an object"),
-        ({"rope_scaling": {"type": "linear", "factor": [2]}}, r"factor=\[2\] is not"),
+        ({"rope_scaling": {"type": "default", "factor": [2]}}, r"factor=\[2\] is not"),
         (
             {"rope_scaling": {"type": "su"}},
             "config.json: rope_type='su' .*one of default",
@@ -357,6 +360,17 @@ def test_layers_without_rope():
     assert outcome(small("smollm3", **kinds)).sliding_layers == (True, False)
 
 
+def test_a_part_of_each_head_is_rotated():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4}
+    half = {"partial_rotary_factor": 0.5}
+    for given in (half, {"rope_parameters": half | {"rope_theta": 1e4}}):
+        assert outcome(small("phi3", **sizes, **given)).rotary_dim == 4
+    whole = outcome(small("phi3", **sizes, partial_rotary_factor=1.0))
+    assert whole == outcome(small("phi3", **sizes)) and whole.rotary_dim == 0
+    inner = {"rope_parameters": {"partial_rotary_factor": 0.75}} | half
+    assert outcome(small("phi3", **sizes, **inner)).rotary_dim == 6
+
+
 def test_local_rope_goes_with_the_window():
     all_full = small("gemma3_text", layer_types=[FULL] * 2)
     assert outcome(all_full).local_rope_theta == 0
@@ -388,6 +402,15 @@ def test_local_rope_goes_with_the_window():
         ("smollm3", {"no_rope_layers": "10"}, "is not a list of 2 times 0 or 1"),
         ("smollm3", {"no_rope_layer_interval": 0}, "=0 is not a whole number"),
         ("smollm3", {"mlp_bias": True}, "mlp_bias=True: only False is supported"),
+        ("phi3", {"partial_rotary_factor": 1.5}, "=1.5 is not a part of 1 that makes"),
+        ("phi3", {"partial_rotary_factor": 0.9}, "0.9 is not .* pairs of a head of 6"),
+        ("phi3", {"partial_rotary_factor": "x"}, "'x' is not a part of 1"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 3}},
+            "config.json: rope_type='longrope' is not .* with one of default",
+        ),
+        ("phi3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),
         ("gemma3_text", {"rope_local_base_freq": "x"}, "='x' is not a number above 0"),
     ],

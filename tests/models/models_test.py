@@ -92,7 +92,7 @@ def stream(config, params, tokens, slots, step=1):
 
 
 def test_fixtures_are_there():
-    assert len(FIXTURES) >= 17
+    assert len(FIXTURES) >= 18
 
 
 def test_log_probs_equal_torch(fixture):
@@ -344,6 +344,7 @@ def test_init_draws_like_hugging_face(tied):
     [
         ({"kv_heads": 3}, "heads=4 is not divisible by kv_heads=3"),
         ({"head_dim": 7}, "head_dim=7"),
+        ({"rotary_dim": 5}, "rotary_dim=5 is odd"),
         ({"sliding_layers": (True,)}, "1 entries for layers=3"),
         ({"nope_layers": (True,)}, "nope_layers has 1 entries for layers=3"),
         ({"activation": "gelu"}, "activation='gelu'"),
