@@ -44,6 +44,9 @@ FAMILIES = {
         sliding_window=16,
         sliding_layers=(False, True),
     ),
+    "granite": dict(
+        attention_scale=0.1, embed_scale=3.0, residual_scale=0.5, logit_divisor=2.0
+    ),
 }
 
 

@@ -146,6 +146,15 @@ CASES = {
         sliding_window=7,
         rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=0.75),
     ),
+    "granite": dict(
+        model_type="granite",
+        attention_bias=True,
+        tie_word_embeddings=True,
+        embedding_multiplier=12.0,
+        attention_multiplier=0.25,
+        residual_multiplier=0.22,
+        logits_scaling=0.6,
+    ),
 }
 
 

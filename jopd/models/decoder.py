@@ -2,10 +2,11 @@
 
 One layer, scanned over parameters that are stacked along a leading [N] axis:
 
-    x = x + post(W_o attention(rope(W_q h), rope(W_k h), W_v h)),   h = pre(x)
-    x = x + post(W_down (act(W_gate h) * W_up h)),                  h = pre(x)
+    x = x + r post(W_o attention(rope(W_q h), rope(W_k h), W_v h)),   h = pre(x)
+    x = x + r post(W_down (act(W_gate h) * W_up h)),                  h = pre(x)
 
-``pre`` and ``post`` are RMS norms, or nothing where a config has none there.
+``pre`` and ``post`` are RMS norms, or nothing where a config has none there; r is 1
+in most.
 
 Further dimensions here: S cache slots, Kh key/value heads, G query heads per key/value
 head, H width of a head. A cache slot is a place in memory, a position is a place in the
@@ -169,7 +170,8 @@ class Layer(nn.Module):
         return _rms_norm(self, f"{block}_norm", x) if self.config.pre_norm else x
 
     def behind(self, block: str, x: jax.Array):
-        return _rms_norm(self, f"{block}_post_norm", x) if self.config.post_norm else x
+        x = _rms_norm(self, f"{block}_post_norm", x) if self.config.post_norm else x
+        return _times(x, self.config.residual_scale)
 
     def linear(self, name: str, x: jax.Array, out: int, bias: bool = False):
         kernel = self.param(name, _NORMAL, (x.shape[-1], out))
@@ -221,8 +223,8 @@ class Decoder(nn.Module):
           return_kv: False drops the second output, for training.
 
         Returns:
-          Hidden states ``[B, T, D]`` after the final norm, finite but meaningless where
-          not valid, and the keys and values of the T tokens.
+          Hidden states ``[B, T, D]`` after the final norm and ``logit_divisor``, finite
+          but meaningless where not valid, and the keys and values of the T tokens.
         """
         c = self.config
         embed = self.param("embed", _NORMAL, (c.vocab_size, c.width))
@@ -253,7 +255,8 @@ class Decoder(nn.Module):
             *(angles[0] if kind_N is None else map(jnp.stack, zip(*angles))),
             _distance(positions_BT, *keys, segment_BT),
         )
-        return _rms_norm(self, "norm", x_BTD), new
+        # Here, so that it is in all logits, wherever they are made.
+        return _times(_rms_norm(self, "norm", x_BTD), 1 / c.logit_divisor), new
 
 
 def _slides(config: DecoderConfig) -> np.ndarray:

@@ -26,6 +26,8 @@ class DecoderConfig:
       attention_scale: of the products of q and k; 0 is ``head_dim ** -0.5``.
       attention_cap: these become ``cap * tanh(product / cap)``; 0 is no cap.
       embed_scale: of token embeddings, rounded to ``dtype``.
+      residual_scale: of what attention and MLP add.
+      logit_divisor: of logits; the final hidden states are divided by it.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
         (``losses.objective.logits_of``) is told so; 0 is no cap.
       dtype: of compute and activations; norms, rope and softmax are always float32.
@@ -61,6 +63,8 @@ class DecoderConfig:
     attention_scale: float = 0.0
     attention_cap: float = 0.0
     embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
     logit_cap: float = 0.0
     dtype: str = "float32"
     int8: bool = False

@@ -39,6 +39,12 @@ _GEMMA = {
     "query_pre_attn_scalar": 256,
 }
 _OLMO = {"pre_norm": False, "post_norm": True, "qk_norm_wide": True}
+_MULTIPLIERS = {
+    "attention_multiplier": "attention_scale",
+    "embedding_multiplier": "embed_scale",
+    "logits_scaling": "logit_divisor",
+    "residual_multiplier": "residual_scale",
+}
 
 
 class Family(NamedTuple):
@@ -165,5 +171,10 @@ FAMILIES: dict[str, Family] = {
         bias=False,
         slides="all",
         ropes=("default",),
+    ),
+    "granite": Family(
+        "GraniteForCausalLM",
+        numbers=_MULTIPLIERS,
+        absent=dict.fromkeys(_MULTIPLIERS, 1.0),
     ),
 }

@@ -103,7 +103,7 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
     family = family_of(raw)
     _check_keys(raw, family)
     _check_class(raw, family)
-    raw = {**family.absent, **raw}
+    raw = family.absent | _given(raw, family)
     _check_values(raw, family)
     heads = raw["num_attention_heads"]
     head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
@@ -144,6 +144,14 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
     config = DecoderConfig(**fields)
     hf_rope.check(config)
     return config
+
+
+def _given(raw: dict[str, Any], family: Family) -> dict[str, Any]:
+    """Without those of the family's own keys that are null, which says nothing but of
+    a cap."""
+    own = {*family.keys, *family.numbers}
+    null = {key for key in own if raw.get(key) is None and not key.endswith("capping")}
+    return {key: value for key, value in raw.items() if key not in null}
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:

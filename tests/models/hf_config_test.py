@@ -29,6 +29,7 @@ CLASSES = {
     "olmo3": transformers.Olmo3Config,
     "smollm3": transformers.SmolLM3Config,
     "phi3": transformers.Phi3Config,
+    "granite": transformers.GraniteConfig,
 }
 
 
@@ -166,13 +167,17 @@ def test_a_key_that_is_read_changes_something(key):
 
 
 OWN = {
+    "attention_multiplier": 0.5,
     "attn_logit_softcapping": 40.0,
+    "embedding_multiplier": 12,
     "final_logit_softcapping": 20.0,
     "hidden_activation": "silu",
+    "logits_scaling": 8.0,
     "no_rope_layer_interval": 2,
     "no_rope_layers": [0, 1],
     "partial_rotary_factor": 0.67,
     "query_pre_attn_scalar": 128,
+    "residual_multiplier": 0.22,
     "rope_local_base_freq": 1e3,
     "sliding_window_pattern": 2,
 }
@@ -371,6 +376,13 @@ def test_a_part_of_each_head_is_rotated():
     assert outcome(small("phi3", **sizes, **inner)).rotary_dim == 6
 
 
+@pytest.mark.parametrize("family", list(CLASSES)[4:])
+def test_null_is_the_default_of_other_keys(family):
+    keys = {key for key in own(family) if not key.endswith("capping")}
+    nothing = small(family) | dict.fromkeys(keys)
+    assert outcome(nothing) == outcome(small(family))
+
+
 def test_local_rope_goes_with_the_window():
     all_full = small("gemma3_text", layer_types=[FULL] * 2)
     assert outcome(all_full).local_rope_theta == 0
@@ -411,6 +423,8 @@ def test_local_rope_goes_with_the_window():
             "config.json: rope_type='longrope' is not .* with one of default",
         ),
         ("phi3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling=0 is not a number above 0"),
+        ("granite", {"residual_multiplier": "1"}, "='1' is not a number above 0"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),
         ("gemma3_text", {"rope_local_base_freq": "x"}, "='x' is not a number above 0"),
     ],

@@ -92,7 +92,7 @@ def stream(config, params, tokens, slots, step=1):
 
 
 def test_fixtures_are_there():
-    assert len(FIXTURES) >= 18
+    assert len(FIXTURES) >= 19
 
 
 def test_log_probs_equal_torch(fixture):
