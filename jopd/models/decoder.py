@@ -35,6 +35,11 @@ _RUNS, _SHORTEST_RUN = 8, 16
 _NORMAL = nn.initializers.normal(0.02)
 
 
+def _within_root(key, shape, dtype=jnp.float32):
+    """Uniform within 1 / sqrt(in), for ``[in, out]``."""
+    return jax.random.uniform(key, shape, dtype, -1, 1) * shape[0] ** -0.5
+
+
 class KV(NamedTuple):
     """Keys (rope applied) and values of all layers, slots along axis 4 and axis 3.
 
@@ -177,14 +182,24 @@ class Layer(nn.Module):
         kernel = self.param(name, _NORMAL, (x.shape[-1], out))
         # As one matrix of rows: XLA's CPU backend is a third slower on gradients of a
         # product with two batch dimensions. Elsewhere it makes no difference.
-        y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        y = rows @ kernel.astype(x.dtype)
         if self.config.int8:
             scale = self.param(f"{name}_scale", nn.initializers.ones, (out,))
             y *= scale.astype(x.dtype)[None]
+        if name in self.config.lora_targets:
+            y += self.adapter(name, rows, out)
         if bias:
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (out,))
             y += bias.astype(x.dtype)[None]
         return y.reshape(*x.shape[:-1], out)
+
+    def adapter(self, name: str, rows: jax.Array, out: int):
+        c, width = self.config, rows.shape[-1]
+        a = self.param(f"{name}_a", _within_root, (width, c.lora_rank))
+        b = self.param(f"{name}_b", nn.initializers.zeros, (c.lora_rank, out))
+        small = (rows @ a.astype(rows.dtype)) * c.lora_scale
+        return small @ b.astype(rows.dtype)
 
 
 class Decoder(nn.Module):

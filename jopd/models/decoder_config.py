@@ -30,6 +30,8 @@ class DecoderConfig:
       logit_divisor: of logits; the final hidden states are divided by it.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
         (``losses.objective.logits_of``) is told so; 0 is no cap.
+      lora_rank, lora_scale, lora_targets: of an adapter on some of the layers'
+        matrices, see ``models.lora``; rank 0: there is none.
       dtype: of compute and activations; norms, rope and softmax are always float32.
       int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
       remat: recompute each layer in the backward pass, keeping only its input.
@@ -66,6 +68,9 @@ class DecoderConfig:
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
     logit_cap: float = 0.0
+    lora_rank: int = 0
+    lora_scale: float = 0.0
+    lora_targets: tuple[str, ...] = ()
     dtype: str = "float32"
     int8: bool = False
     remat: bool = False

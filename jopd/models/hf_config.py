@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jopd.models import hf_rope
+from jopd.models import hf_rope, lora
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 from jopd.models.families import FAMILIES, Family
 from jopd.models.hf_rope import positive, wrong
@@ -357,4 +357,4 @@ def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
 
 def architecture(config: DecoderConfig) -> DecoderConfig:
     """What a file can say of a decoder: all but how we run it."""
-    return dataclasses.replace(config, dtype="float32", remat=False)
+    return dataclasses.replace(lora.without(config), dtype="float32", remat=False)

@@ -22,6 +22,10 @@ RULES: tuple[tuple[str, tuple], ...] = (
     (r"^(embed|head)$", ("tensor", "fsdp")),
     (r"^layers/(q|k|v|gate|up)$", (None, "fsdp", "tensor")),
     (r"^layers/(o|down)$", (None, "tensor", "fsdp")),
+    (r"^layers/(q|k|v|gate|up)_a$", (None, "fsdp")),
+    (r"^layers/(q|k|v|gate|up)_b$", (None, None, "tensor")),
+    (r"^layers/(o|down)_a$", (None, "tensor")),
+    (r"^layers/(o|down)_b$", (None, None, "fsdp")),
     (r"^layers/((q|k|v)_bias|(q|k|v|gate|up)_scale)$", (None, "tensor")),
     (r"", ()),
 )

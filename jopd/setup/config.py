@@ -34,6 +34,15 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "path": "demo:student",  # HF directory, hub id, or a bundled one, demo:NAME
         "dtype": "float32",  # compute dtype; master weights stay float32
         "remat": True,  # recompute layers in the backward pass; saves memory
+        # An adapter (LoRA) is trained in the place of the weights, which then have
+        # ``dtype``, too. It wants about ten times the rate of full training; that, the
+        # alpha and all matrices: Schulman et al., "LoRA Without Regret", 2025.
+        "lora": {
+            "rank": 0,  # 0: none, all weights are trained
+            "alpha": 32.0,  # x A B is scaled by alpha / rank
+            "rank_stabilized": False,  # by alpha / sqrt(rank)
+            "targets": ".",  # pattern; of q k v o gate up down
+        },
     }
     c.teacher = {
         "weights": "path",  # path, or the student: initial live ema snapshot gated
@@ -299,6 +308,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
     c.export = {
         "enabled": True,  # Hugging Face directory at the end
         "which": "last",  # checkpoint that is exported: last | best
+        "adapter": False,  # as a PEFT directory, not merged; of a run with LoRA
     }
     c.compilation_cache = True  # persistent, in the user's cache folder
     c.jax_debug_nans = False  # stop at the operation that makes the first NaN; slow

@@ -1,32 +1,32 @@
 """Everything a run needs, built from a config and checked before anything compiles."""
 
 import copy
-import dataclasses
 import math
 import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jopd.batches import collect
 from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
-from jopd.models import decoder, hf, quantize, sharding
+from jopd.models import decoder, sharding
 from jopd.setup import builders, doubts, inputs, lengths, needs, validation
 from jopd.setup import rows as row_sets
+from jopd.setup.cast import Cast, choose_cast, copies, load_models
 from jopd.teachers import remote, roles
 
 
 class Experiment(NamedTuple):
     """Models, data and static facts of one run; functions are bound, arrays placed.
 
-    ``teachers`` are all models besides the student; ``frozen`` holds the parameters of
-    those that have some of their own and keep them. ``panels`` are those that terms
-    name. ``rewards_first``: an update reads rewards, so it waits for the verifier.
-    ``generator``: what rollouts run under, "pmap" or "jit". ``server``: of the audit.
+    ``params`` are those that are trained: the student's, or with LoRA its adapter's,
+    and then ``base`` are the others. ``teachers`` are all models besides the student;
+    ``frozen`` holds the parameters of those that have some of their own and keep them.
+    ``panels`` are those that terms name. ``rewards_first``: an update reads rewards, so
+    it waits for the verifier. ``generator``: what rollouts run under, "pmap" or "jit".
+    ``server``: of the audit.
     """
 
     config: Any
@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
     panels: tuple[panel.Panel, ...]
     models: dict[str, decoder.Decoder]
     params: Any
+    base: Any
     frozen: dict[str, Any]
     rows: row_sets.Rows
     widths: lengths.Widths
@@ -46,21 +47,6 @@ class Experiment(NamedTuple):
     generator: str
     server: remote.Client | None
     notes: list[str]
-
-
-class Cast(NamedTuple):
-    """Who plays in a run, by name: the student, and whom its terms or rollouts name.
-
-    ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
-    ``pairs``, by path, and ``eos`` are those of ``inputs.check_tokenizers``.
-    """
-
-    paths: dict[str, str]
-    shapes: dict[str, decoder.DecoderConfig]
-    teachers: dict[str, roles.Teacher]
-    panels: tuple[panel.Panel, ...]
-    pairs: dict[str, dict[int, int]] = {}  # never changed in place
-    eos: set[int] = set()  # never changed in place
 
 
 def pick_generator(config, mesh) -> str:
@@ -211,7 +197,7 @@ def build(config, *, train: bool = True) -> Experiment:
     stop_ids, doubt = find_ends(config, cast, rows)
     widths = lengths.pick_widths(config, rows)
     lengths.check_positions(config, cast.shapes, rows, widths)
-    models, params = load_models(config, cast, mesh)
+    models, params, base = load_models(config, cast, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -221,6 +207,7 @@ def build(config, *, train: bool = True) -> Experiment:
         panels=cast.panels,
         models=models,
         params=params["student"],
+        base=base,
         frozen={name: params[name] for name in params if name != "student"},
         rows=rows,
         widths=widths,
@@ -237,7 +224,7 @@ def build(config, *, train: bool = True) -> Experiment:
             *endless(rows, stop_ids),
             *decoding.escapes(stop_strings, "rollout.stop_strings"),
             *(doubts.doubts(config, mix) if train else []),
-            *(copies(config, cast, rows.own_prompts, params) if train else []),
+            *(copies(config, cast, rows.own_prompts, params, base) if train else []),
         ],
     )
 
@@ -256,29 +243,6 @@ def find_ends(config, cast: Cast, rows: row_sets.Rows):
     found |= {rows.train.turn_end} - {None}
     doubt = inputs.other_ends(rows.tokenizer, own, found - asked, rows.train.turn_end)
     return tuple(sorted(found | asked)), doubt
-
-
-def copies(config, cast: Cast, own_prompts, params) -> list[str]:
-    """A warning for each teacher that is what the student is before the first update.
-
-    None where ``init_from`` gives the student other weights than it was loaded with.
-    """
-    return [
-        f"{name} has the student's own weights and reads what it reads: every "
-        "divergence begins at zero; name another model"
-        for name, teacher in cast.teachers.items()
-        if teacher.weights == "path" and name not in own_prompts
-        if name in params and not config.init_from.run
-        if same_weights(params["student"], params[name])
-    ]
-
-
-def same_weights(params, others) -> bool:
-    """Whether two models are one, as far as the second's precision shows."""
-    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, others):
-        return False
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others))
-    return all(bool(jnp.array_equal(a.astype(b.dtype), b)) for a, b in pairs)
 
 
 def in_epochs(config, mix: collect.Mix, prompts: int):
@@ -302,40 +266,6 @@ def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:
     ]
 
 
-def choose_cast(config, terms) -> Cast:
-    """The models of a run: where each lies and of which shape it is."""
-    known, named = used_teachers(config, terms), needs.models_named(terms)
-    paths = {"student": inputs.model_path(config.student.path)}
-    for name, teacher in known.items():
-        own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
-        paths[name] = own or paths["student"]
-    return Cast(
-        paths=paths,
-        shapes={name: model_shape(name, path) for name, path in paths.items()},
-        teachers=known,
-        panels=tuple(p for p in needs.panels_of(config) if p.name in named),
-    )
-
-
-def load_models(config, cast: Cast, mesh):
-    """(models, parameters) by name; those made of the student later have none yet."""
-    models, loaded = {}, {}
-    for name, path in cast.paths.items():
-        itself = name == "student"
-        role = config.student if itself else cast.teachers[name]
-        remat = itself and config.student.remat
-        shape = dataclasses.replace(cast.shapes[name], dtype=role.dtype, remat=remat)
-        models[name] = decoder.Decoder(shape)
-        if itself or role.weights in ("path", "initial"):
-            _, params = hf.load(path, dtype="float32")
-            params = _in_student_ids(params, cast.pairs.get(path, {}))
-            if not itself and role.quantize:
-                models[name], params = _in_int8(models[name], params)
-            params = _in_dtype(params, "float32" if itself else role.dtype)
-            loaded[name] = jax.device_put(params, sharding.of_params(params, mesh))
-    return models, loaded
-
-
 def cut_up(config, columns: int, mesh, shapes) -> Shape:
     """How the vocabulary-sized work of a run is cut up."""
     shards = sharding.row_shards(mesh)
@@ -346,50 +276,4 @@ def cut_up(config, columns: int, mesh, shapes) -> Shape:
         shards=shards,
         temperature=config.objective.temperature,
         caps=tuple((name, shape.logit_cap) for name, shape in shapes.items()),
-    )
-
-
-def model_shape(name: str, path: str) -> decoder.DecoderConfig:
-    """The shape of a model of the run; an error says whose directory it is."""
-    try:
-        return hf.load_config(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def used_teachers(config, terms) -> dict[str, roles.Teacher]:
-    """Models that the terms name, and the teacher wherever there is one to compare."""
-    known = needs.teachers_of(config)
-    names = needs.frozen_named(config, terms)
-    names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
-    names |= {config.probes.teacher} if config.probes.samples else set()
-    if config.teacher.path or config.teacher.weights != "path":
-        names = names | {"teacher"}
-    return {name: known[name] for name in known if name in names}
-
-
-def _in_student_ids(params, pairs: dict[int, int]):
-    """Rows of embedding and head where the student has their tokens.
-
-    A permutation, so the model's distribution is what it was, under other ids.
-    """
-    ours, theirs = list(pairs), list(pairs.values())
-    for name in ("embed", "head"):
-        if pairs and name in params:
-            params[name][ours] = params[name][theirs]
-    return params
-
-
-def _in_int8(model: decoder.Decoder, params):
-    shape, params = quantize.int8(model.config, params)
-    return decoder.Decoder(shape), params
-
-
-def _in_dtype(params, dtype: str):
-    """Integers stay what they are, and so do their scales."""
-    keeps = lambda path, x: (
-        x.dtype == np.int8 or jax.tree_util.keystr(path).endswith("_scale']")
-    )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if keeps(path, x) else x.astype(dtype), params
     )

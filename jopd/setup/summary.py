@@ -11,9 +11,10 @@ from jopd.setup.experiment import Experiment
 def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     """(what, how it is) of models, data, devices, terms and programs."""
     c = e.config
-    rows = [("student", f"{_describe(e.params, e.models['student'].config)}")]
+    rows = [("student", f"{_describe(e.base or e.params, e.models['student'].config)}")]
+    rows += [("adapter", _adapter(e))] * bool(e.base)
     for name, teacher in e.teachers.items():
-        params = e.frozen.get(name, e.params)
+        params = e.frozen.get(name, e.base or e.params)
         about = f"{_describe(params, e.models[name].config)}"
         if teacher.weights != "path":
             about += f", weights: {teacher.weights} student"
@@ -88,6 +89,14 @@ def _share(e: Experiment, name: str) -> str:
     if served is None:
         return ""
     return f", serves {served.sum():,} of {len(served):,} prompts"
+
+
+def _adapter(e: Experiment) -> str:
+    shape = e.models["student"].config
+    return (
+        f"{decoder.count(e.params):,} parameters, the trained ones: rank "
+        f"{shape.lora_rank} on {', '.join(shape.lora_targets)}"
+    )
 
 
 def _describe(params, shape: decoder.DecoderConfig) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jopd.models import hf
+from jopd.models import hf, lora
 from jopd.reporting import console, report
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
@@ -37,9 +37,12 @@ def finish(e: Experiment, run: Run) -> dict:
     run.writer.close()
     run.saver.close()
     if c.export.enabled:
+        shape, params = lora.merged(
+            e.models["student"].config, lora.joined(params, e.base)
+        )
         hf.save(
             directory / "export",
-            e.models["student"].config,
+            shape,
             params,
             source=inputs.model_path(c.student.path),
             ends=e.stop_ids,

@@ -8,7 +8,7 @@ import jax
 import optax
 from orbax.checkpoint import v1 as ocp
 
-from jopd.models import decoder, hf
+from jopd.models import decoder, hf, lora
 from jopd.setup import inputs
 from jopd.training import checkpoint, step, sums, workdir
 
@@ -114,16 +114,22 @@ def export(run: Path, at: int, out: Path) -> None:
     Raises:
       ValueError: see ``read``; ``run`` is not the folder of a run.
     """
-    source = inputs.model_path(workdir.read_config(run)["student"]["path"])
-    shape = hf.load_config(source)
-    params = jax.eval_shape(lambda: decoder.init(shape, jax.random.key(0)))
+    student = workdir.read_config(run)["student"]
+    source = inputs.model_path(student["path"])
+    shape, base = hf.load_config(source), None
+    if student.get("lora", {}).get("rank"):  # runs of earlier releases have no such key
+        shape = lora.adapted(shape, **student["lora"])
+        base = jax.device_put(hf.load(source)[1])
+    start = decoder.init if base is None else lora.start
+    params = jax.eval_shape(lambda: start(shape, jax.random.key(0)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params
     )
     found, record = read(run, at, {"train": {"params": params}})
     ends = record.get("stop_ids", ())
-    hf.save(out, shape, found["train"]["params"], source=source, ends=ends)
+    shape, params = lora.merged(shape, lora.joined(found["train"]["params"], base))
+    hf.save(out, shape, params, source=source, ends=ends)
 
 
 @contextlib.contextmanager

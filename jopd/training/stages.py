@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jopd.batches import collect
 from jopd.batches.collect import Writer
-from jopd.models import sharding
+from jopd.models import lora, sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
 from jopd.setup.experiment import Experiment
@@ -33,30 +33,40 @@ class Stages(NamedTuple):
 
 
 def build_stages(e: Experiment, transform) -> Stages:
-    """Binds every stage to an experiment; nothing compiles before its first call."""
+    """Binds every stage to an experiment; nothing compiles before its first call.
+
+    With an adapter ``params`` and ``state`` are its own, and so are those of moving
+    teachers in ``frozen``: here the base is put beside them.
+    """
+    whole = functools.partial(lora.joined, base=e.base)
+    wholes = lambda frozen: {name: whole(params) for name, params in frozen.items()}
+    beside = lambda frozen: wholes(frozen) | ({"student": e.base} if e.base else {})
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     student = models["student"]
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
+    collect_rows, evaluate = make_collect(e), make_evaluate(e)
+    prepare = step.make_prepare(
+        models, e.terms, e.shape, replicated=sharding.replicated(e.mesh), **more
+    )
+    update = step.make_update(
+        student,
+        e.terms,
+        transform,
+        e.shape,
+        with_facts=e.config.log.token_facts,
+        **more,
+    )
+    norms = step.make_term_norms(student, e.terms, e.shape, **more)
+    replay_logp = step.make_replay_logp(student, train_filters(e.config), e.shape)
     return Stages(
-        collect=make_collect(e),
-        prepare=step.make_prepare(
-            models,
-            e.terms,
-            e.shape,
-            replicated=sharding.replicated(e.mesh),
-            **more,
+        collect=lambda params, *rest: collect_rows(whole(params), *rest),
+        prepare=lambda params, frozen, *rest: prepare(
+            whole(params), wholes(frozen), *rest
         ),
-        update=step.make_update(
-            student,
-            e.terms,
-            transform,
-            e.shape,
-            with_facts=e.config.log.token_facts,
-            **more,
-        ),
-        term_norms=step.make_term_norms(student, e.terms, e.shape, **more),
-        replay_logp=step.make_replay_logp(student, train_filters(e.config), e.shape),
-        evaluate=make_evaluate(e),
+        update=lambda state, frozen, *rest: update(state, beside(frozen), *rest),
+        term_norms=lambda params, frozen, *rest: norms(params, beside(frozen), *rest),
+        replay_logp=lambda params, *rest: replay_logp(whole(params), *rest),
+        evaluate=lambda params, frozen: evaluate(whole(params), wholes(frozen)),
     )
 
 

@@ -29,7 +29,7 @@ from jopd.losses.objective import (
 )
 from jopd.losses.panel import Panel
 from jopd.losses.scoring import facts_of
-from jopd.models import decoder
+from jopd.models import decoder, lora
 from jopd.rollouts import sampling
 from jopd.types import Batch
 
@@ -185,6 +185,8 @@ def make_gradient(
 ):
     """``(params, frozen, batch, prepared, coefs) -> ((loss, parts), gradient)``.
 
+    Where ``params`` are an adapter's, ``frozen["student"]`` is its base.
+
     ``accumulate`` splits the rows into that many micro-batches; weights are normalised
     already, so their gradients simply add up. ``parts`` are per-token numbers ``[B,
     T]``. Not compiled: a part of what is.
@@ -192,6 +194,7 @@ def make_gradient(
 
     def loss_of(params, frozen, coefs, rows):
         batch, prepared = rows
+        params = lora.joined(params, frozen.get("student"))
         itself = jax.lax.stop_gradient(params)
         heads = {
             name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden

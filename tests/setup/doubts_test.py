@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jopd.setup import cast as cast_of
 from jopd.setup import doubts, experiment, shipped, validation
 from jopd.teachers import roles
 
@@ -85,20 +86,20 @@ def test_a_teacher_that_is_the_student():
     weights = {"w": jnp.ones(2)}
     params = {"student": weights, "teacher": weights, "other": {"w": jnp.zeros(2)}}
     known = {name: roles.Teacher() for name in ("teacher", "other", "self")}
-    cast = experiment.Cast({}, {}, known, ())
-    (line,) = experiment.copies(c, cast, {}, params)
+    cast = cast_of.Cast({}, {}, known, ())
+    (line,) = cast_of.copies(c, cast, {}, params, None)
     assert line.startswith("teacher has the student's own weights")
-    assert experiment.copies(c, cast, {"teacher": None}, params) == []
+    assert cast_of.copies(c, cast, {"teacher": None}, params, None) == []
     with c.unlocked():
         c.init_from.run = "runs/x"  # whose weights are not the teacher's
-    assert experiment.copies(c, cast, {}, params) == []
+    assert cast_of.copies(c, cast, {}, params, None) == []
 
 
 def test_the_same_weights_are_known():
     one = {"a": jnp.arange(3.0) / 3, "b": {"c": jnp.ones((2, 2))}}
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), one)
-    assert experiment.same_weights(one, dict(one))
-    assert experiment.same_weights(one, rounded)
-    assert not experiment.same_weights(one, one | {"a": jnp.arange(3.0)})
-    assert not experiment.same_weights(one, one | {"a": jnp.arange(4.0)})
-    assert not experiment.same_weights(one, {"a": one["a"]})
+    assert cast_of.same_weights(one, dict(one))
+    assert cast_of.same_weights(one, rounded)
+    assert not cast_of.same_weights(one, one | {"a": jnp.arange(3.0)})
+    assert not cast_of.same_weights(one, one | {"a": jnp.arange(4.0)})
+    assert not cast_of.same_weights(one, {"a": one["a"]})

@@ -1,0 +1,149 @@
+"""Who plays in a run: which models, whose parameters, and how they are loaded."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd.losses import panel
+from jopd.models import decoder, hf, lora, quantize, sharding
+from jopd.setup import inputs, needs
+from jopd.teachers import roles
+
+
+class Cast(NamedTuple):
+    """Who plays in a run, by name: the student, and whom its terms or rollouts name.
+
+    ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
+    ``pairs``, by path, and ``eos`` are those of ``inputs.check_tokenizers``.
+    """
+
+    paths: dict[str, str]
+    shapes: dict[str, decoder.DecoderConfig]
+    teachers: dict[str, roles.Teacher]
+    panels: tuple[panel.Panel, ...]
+    pairs: dict[str, dict[int, int]] = {}  # never changed in place
+    eos: set[int] = set()  # never changed in place
+
+
+def choose_cast(config, terms) -> Cast:
+    """The models of a run: where each lies and of which shape it is."""
+    known, named = used_teachers(config, terms), needs.models_named(terms)
+    paths = {"student": inputs.model_path(config.student.path)}
+    for name, teacher in known.items():
+        own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
+        paths[name] = own or paths["student"]
+    return Cast(
+        paths=paths,
+        shapes={name: model_shape(name, path) for name, path in paths.items()},
+        teachers=known,
+        panels=tuple(p for p in needs.panels_of(config) if p.name in named),
+    )
+
+
+def load_models(config, cast: Cast, mesh):
+    """(models, parameters, base): the first two by name; those made of the student
+    later have no parameters yet.
+
+    With an adapter the student's parameters are the adapter's, and ``base`` is the
+    rest of it; else that is None. What is frozen is loaded and held once, however many
+    roles it plays.
+    """
+    models, loaded, held, base = {}, {}, {}, None
+    for name, path in cast.paths.items():
+        itself = name == "student"
+        role = config.student if itself else cast.teachers[name]
+        remat = itself and config.student.remat
+        shape = dataclasses.replace(cast.shapes[name], dtype=role.dtype, remat=remat)
+        if itself or role.weights not in ("path", "initial"):
+            shape = lora.adapted(shape, **config.student.lora)
+        eight = not itself and role.quantize == "int8"
+        models[name] = decoder.Decoder(dataclasses.replace(shape, int8=eight))
+        if not itself and role.weights not in ("path", "initial"):
+            continue
+        trained = itself and not shape.lora_rank
+        dtype = "float32" if trained else role.dtype
+        kind = path, dtype, eight, trained
+        if kind not in held:
+            params = _read(shape, path, cast.pairs.get(path, {}), dtype, eight=eight)
+            held[kind] = jax.device_put(params, sharding.of_params(params, mesh))
+        loaded[name] = held[kind]
+    if models["student"].config.lora_rank:
+        base = loaded["student"]
+        params = lora.start(models["student"].config, jax.random.key(config.seed))
+        loaded["student"] = jax.device_put(params, sharding.of_params(params, mesh))
+    return models, loaded, base
+
+
+def _read(shape, path: str, pairs: dict[int, int], dtype: str, *, eight: bool):
+    """Parameters on the host, as a role has them."""
+    params = _in_student_ids(hf.load(path, dtype="float32")[1], pairs)
+    if eight:
+        _, params = quantize.int8(shape, params)
+    return _in_dtype(params, dtype)
+
+
+def model_shape(name: str, path: str) -> decoder.DecoderConfig:
+    """The shape of a model of the run; an error says whose directory it is."""
+    try:
+        return hf.load_config(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def used_teachers(config, terms) -> dict[str, roles.Teacher]:
+    """Models that the terms name, and the teacher wherever there is one to compare."""
+    known = needs.teachers_of(config)
+    names = needs.frozen_named(config, terms)
+    names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
+    names |= {config.probes.teacher} if config.probes.samples else set()
+    if config.teacher.path or config.teacher.weights != "path":
+        names = names | {"teacher"}
+    return {name: known[name] for name in known if name in names}
+
+
+def _in_student_ids(params, pairs: dict[int, int]):
+    """Rows of embedding and head where the student has their tokens.
+
+    A permutation, so the model's distribution is what it was, under other ids.
+    """
+    ours, theirs = list(pairs), list(pairs.values())
+    for name in ("embed", "head"):
+        if pairs and name in params:
+            params[name][ours] = params[name][theirs]
+    return params
+
+
+def _in_dtype(params, dtype: str):
+    """Integers stay what they are, and so do their scales."""
+    keeps = lambda path, x: (
+        x.dtype == np.int8 or jax.tree_util.keystr(path).endswith("_scale']")
+    )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if keeps(path, x) else x.astype(dtype), params
+    )
+
+
+def copies(config, cast: Cast, own_prompts, params, base) -> list[str]:
+    """A warning for each teacher that is what the student is before the first update.
+
+    None where ``init_from`` gives the student other weights than it was loaded with.
+    """
+    return [
+        f"{name} has the student's own weights and reads what it reads: every "
+        "divergence begins at zero; name another model"
+        for name, teacher in cast.teachers.items()
+        if teacher.weights == "path" and name not in own_prompts
+        if name in params and not config.init_from.run
+        if same_weights(base or params["student"], params[name])
+    ]
+
+
+def same_weights(params, others) -> bool:
+    """Whether two models are one, as far as the second's precision shows."""
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, others):
+        return False
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others))
+    return all(bool(jnp.array_equal(a.astype(b.dtype), b)) for a, b in pairs)
