@@ -33,30 +33,34 @@ def adapted(
     rank_stabilized: bool = False,
     targets: str = ".",
 ) -> DecoderConfig:
-    """``config`` with an adapter on the matrices that the pattern ``targets`` finds.
+    """``config`` with an adapter on ``targeted(targets)``; rank 0 is no adapter."""
+    if not rank:
+        return config
+    scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+    found = targeted(targets)
+    return dataclasses.replace(
+        config, lora_rank=rank, lora_scale=scale, lora_targets=found
+    )
 
-    Of q, k, v, o, gate, up and down. Rank 0 is no adapter.
+
+def targeted(targets: str) -> tuple[str, ...]:
+    """Those of q, k, v, o, gate, up and down that a pattern finds.
 
     Raises:
       ValueError: a malformed pattern, or one that finds none of them.
     """
-    if not rank:
-        return config
     try:
         found = tuple(name for name in MATRICES if re.search(targets, name))
     except re.error as error:
         raise ValueError(
-            f"lora.targets={targets!r} is no regular expression: {error}"
+            f"student.lora.targets={targets!r} is no regular expression: {error}"
         ) from error
     if not found:
         raise ValueError(
-            f"lora.targets={targets!r} finds none of the matrices "
+            f"student.lora.targets={targets!r} finds none of the matrices "
             f"{', '.join(MATRICES)}; '.' finds all of them"
         )
-    scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
-    return dataclasses.replace(
-        config, lora_rank=rank, lora_scale=scale, lora_targets=found
-    )
+    return found
 
 
 def without(config: DecoderConfig) -> DecoderConfig:

@@ -11,7 +11,7 @@ from jopd.batches import collect
 from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
-from jopd.models import decoder, sharding
+from jopd.models import decoder, lora, peft, sharding
 from jopd.setup import builders, doubts, inputs, lengths, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.setup.cast import Cast, choose_cast, copies, load_models
@@ -177,6 +177,9 @@ def build(config, *, train: bool = True) -> Experiment:
     generator = pick_generator(config, mesh)
     terms = builders.build_terms(config)
     cast = choose_cast(config, terms if train else ())
+    if train and config.export.adapter:
+        shape = lora.adapted(cast.shapes["student"], **config.student.lora)
+        peft.modules(shape, cast.paths["student"])  # what cannot be written is said now
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
     stop_strings = tuple(config.rollout.stop_strings)
     decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")

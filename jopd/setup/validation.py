@@ -6,6 +6,7 @@ import re
 from ml_collections import ConfigDict
 
 from jopd.methods import omniopd
+from jopd.models import lora
 from jopd.setup import judges, keys, optimizer, ranges
 from jopd.setup.builders import build_terms, one_of
 from jopd.setup.needs import (
@@ -42,6 +43,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     judges.check(config)
     _check_terms(config)
     _check_patterns(config)
+    _check_adapter(config)
     _check_mix(config, terms)
     check_rollout(config)
     if train:
@@ -64,6 +66,15 @@ def _check_terms(config: ConfigDict) -> None:
                 f"signal={'forward_kl' if beta <= 0 else 'reverse_kl'!r} for the "
                 "limit"
             )
+
+
+def _check_adapter(config) -> None:
+    lora.targeted(config.student.lora.targets)
+    if config.export.adapter and not config.student.lora.rank:
+        raise ValueError(
+            "export.adapter=True, but student.lora.rank=0 trains all weights, not an "
+            "adapter; set a rank, such as 16, or export.adapter=False"
+        )
 
 
 COEF = dict.fromkeys(("value", "start", "end"), ranges.FACTOR)

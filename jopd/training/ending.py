@@ -1,8 +1,9 @@
 """What a run leaves when it has made all its updates."""
 
+from pathlib import Path
 from typing import Any
 
-from jopd.models import hf, lora
+from jopd.models import hf, lora, peft
 from jopd.reporting import console, report
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
@@ -37,22 +38,26 @@ def finish(e: Experiment, run: Run) -> dict:
     run.writer.close()
     run.saver.close()
     if c.export.enabled:
-        shape, params = lora.merged(
-            e.models["student"].config, lora.joined(params, e.base)
-        )
-        hf.save(
-            directory / "export",
-            shape,
-            params,
-            source=inputs.model_path(c.student.path),
-            ends=e.stop_ids,
-        )
+        write_export(e, directory / "export", params)
         left.append(directory / "export")
         if exported != c.steps:
             console.say(f"the export is of step {exported}, the best")
     left.append(report.write_report(directory))
     console.before_after(summary["before"], after, left)
     return summary
+
+
+def write_export(e: Experiment, path: Path, params) -> None:
+    """The student as a model directory, or its adapter alone where that is asked."""
+    c, shape = e.config, e.models["student"].config
+    source = inputs.model_path(c.student.path)
+    if c.export.adapter:
+        own = c.student.lora
+        made = dict(alpha=own.alpha, rank_stabilized=own.rank_stabilized)
+        peft.save(path, shape, params, source=source, **made)
+        return
+    shape, params = lora.merged(shape, lora.joined(params, e.base))
+    hf.save(path, shape, params, source=source, ends=e.stop_ids)
 
 
 def to_export(e: Experiment, run: Run) -> tuple[int, Any]:

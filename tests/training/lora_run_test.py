@@ -1,0 +1,140 @@
+"""Runs that train an adapter: what is kept, shared, resumed and exported."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import runs
+from jopd.models import hf, lora, peft
+from jopd.setup import builders, experiment, validation
+from jopd.training import kept, workdir
+from jopd.training import loop as train
+
+pytestmark = pytest.mark.usefixtures("plain_charts")
+ADAPTER = {"student__lora__rank": 2, "student__lora__targets": "^(q|down)$"}
+LEAVES = {"q_a", "q_b", "down_a", "down_b"}
+# Teachers of every kind that are made of the student, beside one of its own.
+TEACHERS = {
+    "old": dict(weights="initial"),
+    "now": dict(weights="live", context="{question}{answer}"),
+    "mean": dict(weights="ema", rate=0.5),
+    "last": dict(weights="snapshot", every_steps=1),
+}
+
+
+def config(models, **changes):
+    built = runs.config(models, "gkd", **(ADAPTER | changes))
+    built.teachers = TEACHERS
+    for name in TEACHERS:
+        built.loss[name] = dict(signal="reverse_kl", other=name, coef=0.5)
+    return built
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    built = config(models, steps=3, checkpoint__every_steps=1)
+    train.run(built, folder)
+    return folder
+
+
+def trained(folder, at: int, shape):
+    """The adapter of a checkpoint."""
+    like = jax.eval_shape(lambda: lora.start(shape, jax.random.key(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like
+    )
+    return kept.read(folder, at, {"train": {"params": like}})[0]["train"]["params"]
+
+
+def test_the_base_is_held_once_and_never_moves(models):
+    e = experiment.build(
+        config(
+            models,
+            reference__path="",
+            loss__anchor=dict(signal="reverse_kl", other="reference"),
+        )
+    )
+    assert e.params["layers"].keys() == LEAVES
+    for name in ("old", "reference"):
+        assert all(
+            one is two
+            for one, two in zip(
+                jax.tree.leaves(e.frozen[name]), jax.tree.leaves(e.base)
+            )
+        )
+    assert e.frozen.keys() == {"teacher", "old", "reference"}
+    for name in ("old", "reference", "teacher"):
+        assert not e.models[name].config.lora_rank
+    for name in ("now", "mean", "last", "student"):
+        assert e.models[name].config.lora_rank == 2
+
+
+def test_a_checkpoint_and_its_export_are_of_the_adapter(models, run, tmp_path):
+    source, base = hf.load(models / "student")
+    shape = lora.adapted(source, rank=2, targets="^(q|down)$")
+    adapter = trained(run, 3, shape)
+    assert adapter["layers"].keys() == LEAVES
+    assert np.abs(adapter["layers"]["q_b"]).max() > 0  # it has learnt something
+    written, exported = hf.load(run / "export")
+    assert written == source
+    _, want = lora.merged(shape, lora.joined(adapter, base))
+    jax.tree.map(
+        np.testing.assert_array_equal, exported, jax.tree.map(np.asarray, want)
+    )
+    for name in ("embed", "norm"):
+        np.testing.assert_array_equal(exported[name], base[name])
+    kept.export(run, 3, tmp_path / "again")
+    again = hf.load(tmp_path / "again")[1]
+    jax.tree.map(np.testing.assert_array_equal, again, exported)
+
+
+def test_a_resumed_run_ends_where_the_whole_one_did(models, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for left in ("checkpoints/2", "checkpoints/3", "export"):
+        shutil.rmtree(tmp_path / "run" / left)
+    train.run(config(models, steps=3, checkpoint__every_steps=1), tmp_path / "run")
+    whole, again = (hf.load(folder / "export")[1] for folder in (run, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+def test_the_adapter_alone_is_exported_where_asked(models, tmp_path):
+    built = config(models, export__adapter=True)
+    train.run(built, tmp_path / "run")
+    assert (tmp_path / "run" / "export" / peft.CONFIG).exists()
+    assert not (tmp_path / "run" / "export" / "config.json").exists()
+
+
+def test_an_adapter_that_is_not_there_cannot_be_exported(models):
+    built = runs.config(models, "gkd", export__adapter=True)
+    with pytest.raises(ValueError, match=r"export.adapter=True, but .*rank=0"):
+        validation.validate(built)
+    built = runs.config(models, "gkd", student__lora__targets="zz")
+    with pytest.raises(ValueError, match=r"student.lora.targets='zz' finds none"):
+        validation.validate(built)
+
+
+def test_the_start_table_says_what_is_trained(models, run):
+    import jopd.setup.summary as summary
+
+    rows = dict(summary.summary_rows(experiment.build(config(models))))
+    assert rows["adapter"].endswith("parameters, the trained ones: rank 2 on q, down")
+    assert workdir.read_config(run)["student"]["lora"]["rank"] == 2
+
+
+FILES = sorted((runs.ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_method_trains_an_adapter(file, models, tmp_path):
+    built = runs.config(models, file.stem, **ADAPTER)
+    rewarded = any(validation.needs_rewards(t) for t in builders.build_terms(built))
+    built.eval.verifier = "runs.is_even" if rewarded else "none"
+    train.run(built, tmp_path / "run")
+    rows = runs.updates(tmp_path / "run")
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert sum(row["optim/grad_norm"] for row in rows) > 0
