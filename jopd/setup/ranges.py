@@ -266,8 +266,7 @@ RANGES = {
     "log.wandb_project": TEXT,
     **dict.fromkeys(("export.enabled", "export.adapter"), FLAG),
     "export.which": choice("last", "best"),
-    "init_from.run": TEXT,
-    "init_from.checkpoint": TEXT,
+    **dict.fromkeys(("init_from.run", "init_from.checkpoint"), TEXT),
     "init_from.optimizer": FLAG,
     **dict.fromkeys(("compilation_cache", "jax_debug_nans"), FLAG),
 }
