@@ -47,7 +47,12 @@ setup(
         ],
         # The second for a test against a real server, `transformers serve`; the third's
         # losses are private functions, so one version.
-        "parity": ["torch==2.13.0", "transformers[serving]>=5.23", "trl==1.16.0"],
+        "parity": [
+            "torch==2.13.0",
+            "transformers[serving]>=5.23",
+            "trl==1.16.0",
+            "peft>=0.18",
+        ],
         "data": ["datasets>=4", "pyarrow>=18"],
         "track": ["tensorboardX>=2.6", "wandb>=0.20"],
         "tpu": ["jax[tpu]"],
