@@ -61,6 +61,11 @@ def test_every_family_has_its_class():
     assert CLASSES.keys() == FAMILIES.keys()
 
 
+def test_every_family_is_in_the_docs():
+    table = (ROOT.parents[1] / "docs" / "models.md").read_text()
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE)[1:] == list(FAMILIES)
+
+
 def test_the_lists_are_apart():
     assert len(LISTED) == len(READ) + len(HARMLESS) + len(ONLY)
     for family in FAMILIES:
