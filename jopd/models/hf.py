@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from jopd.models import decoder, files, hf_config
+from jopd.models import decoder, files, hf_config, peft
 from jopd.models.decoder import DecoderConfig
 from jopd.models.families import FAMILIES, Family
 
@@ -35,7 +35,8 @@ def load_config(path: str | Path) -> DecoderConfig:
       FileNotFoundError: no such directory, or no ``config.json`` in it.
       ValueError: an architecture, rope type or activation that is not supported.
     """
-    return _config(files.directory(path, [files.CONFIG]))[0]
+    folder = files.directory(path, [files.CONFIG, files.ADAPTER])
+    return _config(peft.base_of(folder))[0]
 
 
 def check(path: str | Path) -> DecoderConfig:
@@ -46,7 +47,7 @@ def check(path: str | Path) -> DecoderConfig:
 def end_ids(path: str | Path) -> tuple[int, ...]:
     """Ids that end a response, ascending: ``eos_token_id``, one or a list, of
     ``generation_config.json`` and ``config.json``; ValueError if it is neither."""
-    folder, found = files.directory(path, ["*.json"]), set()
+    folder, found = peft.base_of(files.directory(path, ["*.json"])), set()
     for file in (folder / files.GENERATION, folder / files.CONFIG):
         given = files.read_json(file).get("eos_token_id") if file.is_file() else None
         ids = given if isinstance(given, list) else [] if given is None else [given]
@@ -147,9 +148,11 @@ def save(
             ends = ends or [ids["eos_token_id"]] * (ids["eos_token_id"] is not None)
         else:
             source = files.whole(source)
-            family = _check_source(config, source)
-            dtypes = files.dtypes(files.open_weights(source), source)
-            files.copy(source, new, (files.CONFIG, files.GENERATION))
+            base = peft.base_of(source)
+            family = _check_source(config, base)
+            dtypes = files.dtypes(files.open_weights(base), base)
+            files.copy(base, new, (files.CONFIG, files.GENERATION))
+            source = peft.with_tokenizer(source)
         tensors = _flatten(config, family, params, dtypes)
         save_file(tensors, new / files.WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.
@@ -170,7 +173,9 @@ def file_hash(path: str | Path) -> str:
     """sha256 of the weight files in the order of their names, for the run record."""
     folder = files.directory(path, ["*.json", "*.safetensors"])
     digest = hashlib.sha256()
-    for file in files.weight_files(folder):
+    base = peft.base_of(folder)
+    own = [folder / peft.WEIGHTS] * (base != folder)
+    for file in (*files.weight_files(base), *own):
         with file.open("rb") as stream:
             while block := stream.read(1 << 24):
                 digest.update(block)
@@ -179,8 +184,11 @@ def file_hash(path: str | Path) -> str:
 
 def _opened(path: str | Path) -> tuple[DecoderConfig, dict[str, Any], Path, Family]:
     folder = files.whole(path)
-    (config, family), opened = _config(folder), files.open_weights(folder)
-    _check(config, family, opened, folder)
+    base = peft.base_of(folder)
+    (config, family), opened = _config(base), files.open_weights(base)
+    _check(config, family, opened, base)
+    if base != folder:
+        opened = peft.added(opened, folder)
     return config, opened, folder, family
 
 

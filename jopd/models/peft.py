@@ -1,30 +1,165 @@
-"""Adapters as directories that the library ``peft`` loads beside their base.
+"""Adapters as directories of the library ``peft``, beside their base: in and out.
 
 ``adapter_config.json`` and ``adapter_model.safetensors``; matrices are ``[r, in]`` and
-``[out, r]`` per layer there, stacked ``[N, in, r]`` and ``[N, r, out]`` here.
+``[out, r]`` per layer there, stacked ``[N, in, r]`` and ``[N, r, out]`` here. What is
+read is the whole model, W + s B A, as ``hf.load`` gives any other.
 """
 
 import json
+import math
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from jopd.models import files, hf_config
 from jopd.models.decoder_config import DecoderConfig
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = files.ADAPTER, "adapter_model.safetensors"
+# Keys that would change the numbers, and what they must be: other kinds of adapters.
+_ONLY = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "lora_bias": False,
+    "use_dora": False,
+    "use_qalora": False,
+    "alpha_pattern": {},
+    "rank_pattern": {},
+    "megatron_config": None,
+    "modules_to_save": None,
+    "trainable_token_indices": None,
+}
+_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a directory holds an adapter and no model of its own."""
+    return (folder / CONFIG).is_file() and not (folder / files.CONFIG).is_file()
+
+
+def base_of(folder: Path) -> Path:
+    """The directory of an adapter's base; of a model it is that itself.
+
+    Raises:
+      FileNotFoundError: the base is not where the adapter says.
+      ValueError: another kind of adapter, or a damaged one.
+    """
+    if not is_adapter(folder):
+        return folder
+    name = _about(folder)["base_model_name_or_path"]
+    try:
+        return files.whole(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} is an adapter: its base {error}") from error
+
+
+def with_tokenizer(path: str | Path) -> Path:
+    """``path``, or where an adapter brings no tokenizer the directory of its base."""
+    folder = Path(path)
+    if is_adapter(folder) and not any((folder / n).is_file() for n in files.TOKENIZERS):
+        return base_of(folder)
+    return folder
+
+
+class Added(NamedTuple):
+    """A tensor of a base and what an adapter adds to it; read like an open file."""
+
+    file: Any
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        product = self.b.astype(np.float32) @ self.a.astype(np.float32)
+        return self.file.get_tensor(name).astype(np.float32) + self.scale * product
+
+
+def added(opened: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Open files of a base, with those that the adapter in ``folder`` changes.
+
+    Raises:
+      ValueError: it is of another base: a tensor is not there or has another shape.
+    """
+    about, shapes = _about(folder), files.shapes(opened)
+    rank = about["r"]
+    scale = about["lora_alpha"] / (math.sqrt(rank) if about["use_rslora"] else rank)
+    found = dict(opened)
+    for name, (a, b) in _pairs(folder).items():
+        wanted = a.shape[:1] + b.shape[1:], (b.shape[0], a.shape[1])
+        if wanted != ((rank, rank), shapes.get(name)):
+            raise ValueError(
+                f"{folder}: its matrices for {name} are {a.shape} and {b.shape} of "
+                f"rank {rank}, and its base has {shapes.get(name, 'no such tensor')} "
+                "there; give the base that it was trained on"
+            )
+        found[name] = Added(opened[name], a, b, scale)
+    return found
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about = {"use_rslora": False} | files.read_json(folder / CONFIG)
+    for key, only in _ONLY.items():
+        if about.get(key, only) != only and about.get(key):
+            raise ValueError(
+                f"{folder / CONFIG}: {key}={about[key]!r:.80}, and only {only!r} is read "
+                "here; merge the adapter into its base with peft"
+            )
+    kinds = {"r": int, "lora_alpha": int | float, "base_model_name_or_path": str}
+    for key, kind in kinds.items():
+        if not isinstance(about.get(key), kind) or not about[key]:
+            raise ValueError(
+                f"{folder / CONFIG}: {key}={about.get(key)!r:.80} says nothing; correct "
+                "it"
+            )
+    return about
+
+
+def _pairs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Tensor of the base -> A ``[r, in]`` and B ``[out, r]``."""
+    file, found = folder / WEIGHTS, {}
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file} is not there, truncated or no safetensors file ({error}); fetch it "
+            "again"
+        ) from error
+    for name, tensor in tensors.items():
+        place = _TENSOR.fullmatch(name)
+        if not place or tensor.ndim != 2:
+            raise ValueError(
+                f"{file}: {name} {tensor.shape} is no matrix of an adapter of linear "
+                "maps; merge the adapter into its base with peft"
+            )
+        found.setdefault(f"{place[1]}.weight", {})[place[2]] = tensor
+    for name, pair in found.items():
+        if len(pair) != 2:
+            raise ValueError(
+                f"{file}: {name} has only lora_{min(pair)}; fetch it again"
+            )
+    return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
 
 
 def modules(config: DecoderConfig, source: str | Path) -> dict[str, str]:
     """Matrix -> its linear map in the model at ``source``, behind ``layers.N.``.
 
     Raises:
-      ValueError: a target is part of a larger matrix there, which PEFT adapts whole.
+      ValueError: a target is part of a larger matrix there, which PEFT adapts whole;
+        or there is no model there but another adapter.
     """
-    raw = files.read_config(files.directory(source, [files.CONFIG]))
+    folder = files.directory(source, [files.CONFIG, CONFIG])
+    if is_adapter(folder):
+        raise ValueError(
+            f"{source} is an adapter itself, and what is trained on top of it can only "
+            "be written merged; set export.adapter=False"
+        )
+    raw = files.read_config(folder)
     names = hf_config.family_of(raw).layer
     found = {name: names[name].removesuffix(".weight") for name in config.lora_targets}
     tensors = list(names.values())

@@ -5,12 +5,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jopd.data import vocabulary
-from jopd.models import files, hf
+from jopd.models import files, hf, peft
 from jopd.teachers import remote
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO = "demo:"
-load_tokenizer = files.tokenizer  # beside model_path, whose paths it takes
+
+
+def load_tokenizer(path: str):
+    """That of a model directory or hub id, or of an adapter's base if it has none."""
+    here = os.path.isdir(path)
+    return files.tokenizer(str(peft.with_tokenizer(path)) if here else path)
 
 
 def model_path(path: str) -> str:

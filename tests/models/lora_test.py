@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import runs
-from jopd.models import decoder, hf, lora, peft
+from jopd.models import decoder, files, hf, lora, peft
+from jopd.setup import inputs
 
 KEY = jax.random.key(0)
 
@@ -144,20 +145,98 @@ def test_the_directory_holds_what_adds_up_to_the_merged_model(tmp_path):
         peft.save(tmp_path / "other", adapted, adapter, **given)
 
 
-def test_peft_and_transformers_read_it(tmp_path):
-    torch, library = pytest.importorskip("torch"), pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
-
+@pytest.fixture
+def saved(tmp_path):
+    """(directory of an adapter, its base, its shape and the whole model)."""
     made = runs.make_model(tmp_path / "base", seed=0, layers=2)
     shape, params = hf.load(made)
     adapted = lora.adapted(shape, rank=2, alpha=5.0, rank_stabilized=True)
     adapter = away(lora.start(adapted, KEY))
-    whole = lora.joined(adapter, params)
     given = dict(source=made, alpha=5.0, rank_stabilized=True)
     peft.save(tmp_path / "out", adapted, adapter, **given)
+    return tmp_path / "out", made, adapted, lora.joined(adapter, params)
+
+
+def test_what_is_written_is_read_as_the_whole_model(saved, tmp_path):
+    folder, base, adapted, whole = saved
+    shape, params = hf.load(folder)
+    assert (shape, hf.load_config(folder)) == (hf.load_config(base),) * 2
+    _, want = lora.merged(adapted, whole)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params, want)
+    assert hf.file_hash(folder) != hf.file_hash(base)
+    assert hf.end_ids(folder) == hf.end_ids(base)
+    hf.save(tmp_path / "merged", shape, params, source=folder)
+    again = hf.load(tmp_path / "merged")[1]
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    for file in files.TOKENIZERS:
+        (folder / file).unlink(missing_ok=True)
+    assert inputs.load_tokenizer(str(folder)).get_vocab()  # its base's
+    with pytest.raises(
+        ValueError, match=r"out is an adapter itself, .*export.adapter="
+    ):
+        peft.modules(adapted, folder)
+
+
+def edit(folder, **changes):
+    file = folder / peft.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def rename(folder, old: str, new: str):
+    tensors = load_file(folder / peft.WEIGHTS)
+    renamed = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / peft.WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda f: edit(f, use_dora=True), "use_dora=True, and only False is read"),
+        (lambda f: edit(f, peft_type="IA3"), "peft_type='IA3', and only 'LORA'"),
+        (lambda f: edit(f, rank_pattern={"q": 8}), "rank_pattern={'q': 8}, and only"),
+        (lambda f: edit(f, modules_to_save=["lm_head"]), "modules_to_save="),
+        (lambda f: edit(f, r=0), "r=0 says nothing"),
+        (lambda f: edit(f, lora_alpha="5"), "lora_alpha='5' says nothing"),
+        (lambda f: edit(f, r=3), "of rank 3, and its base has"),
+        (lambda f: (f / peft.CONFIG).write_text("{"), "is not valid JSON"),
+        (lambda f: (f / peft.WEIGHTS).unlink(), "is not there, truncated or no"),
+        (lambda f: (f / peft.WEIGHTS).write_bytes(b"x" * 9), "is not there, truncated"),
+        (
+            lambda f: rename(f, "q_proj", "z_proj"),
+            "z_proj.weight are .* no such tensor",
+        ),
+        (lambda f: rename(f, "lora_A", "lora_E"), "is no matrix of an adapter"),
+        (lambda f: rename(f, "q_proj.lora_A", "x.lora_A"), "has only lora_"),
+    ],
+)
+def test_an_adapter_that_cannot_be_read_is_one_line(saved, damage, said):
+    damage(saved[0])
+    with pytest.raises(ValueError, match=said) as caught:
+        hf.load(saved[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_another_or_no_base_is_said(saved, tmp_path):
+    folder = saved[0]
+    other = runs.make_model(tmp_path / "other", layers=1, width=32)
+    edit(folder, base_model_name_or_path=str(other))
+    with pytest.raises(ValueError, match=r"give the base that it was trained on"):
+        hf.load(folder)
+    edit(folder, base_model_name_or_path=str(tmp_path / "gone"))
+    with pytest.raises(
+        FileNotFoundError, match=r"out is an adapter: its base .*gone is"
+    ):
+        hf.load(folder)
+
+
+def test_peft_and_transformers_read_it(saved):
+    torch, library = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    folder, made, adapted, whole = saved
     model = AutoModelForCausalLM.from_pretrained(made, torch_dtype=torch.float32)
-    model = library.PeftModel.from_pretrained(model, tmp_path / "out")
-    ids = np.arange(6)[None] % shape.vocab_size
+    model = library.PeftModel.from_pretrained(model, folder)
+    ids = np.arange(6)[None] % adapted.vocab_size
     with torch.no_grad():
         theirs = model(torch.tensor(ids)).logits.numpy()
     ours = np.asarray(hidden(adapted, whole) @ decoder.head(whole).T)
