@@ -62,7 +62,7 @@ def end_ids(path: str | Path) -> tuple[int, ...]:
 def load(
     path: str | Path, *, dtype: Any = "float32"
 ) -> tuple[DecoderConfig, dict[str, Any]]:
-    """Config and parameters of a directory or hub id.
+    """Config and parameters of a directory or hub id, of an adapter those merged.
 
     Parameters are host (numpy) arrays of ``dtype``, read tensor by tensor, so that the
     caller can place them with ``jax.device_put(params, shardings)`` and no device ever

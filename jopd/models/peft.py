@@ -107,15 +107,15 @@ def _about(folder: Path) -> dict[str, Any]:
     for key, only in _ONLY.items():
         if about.get(key, only) != only and about.get(key):
             raise ValueError(
-                f"{folder / CONFIG}: {key}={about[key]!r:.80}, and only {only!r} is read "
-                "here; merge the adapter into its base with peft"
+                f"{folder / CONFIG}: {key}={about[key]!r:.80}, and only {only!r} is "
+                "read here; merge the adapter into its base with peft"
             )
     kinds = {"r": int, "lora_alpha": int | float, "base_model_name_or_path": str}
     for key, kind in kinds.items():
         if not isinstance(about.get(key), kind) or not about[key]:
             raise ValueError(
-                f"{folder / CONFIG}: {key}={about.get(key)!r:.80} says nothing; correct "
-                "it"
+                f"{folder / CONFIG}: {key}={about.get(key)!r:.80} says nothing; "
+                "correct it"
             )
     return about
 
@@ -127,8 +127,8 @@ def _pairs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{file} is not there, truncated or no safetensors file ({error}); fetch it "
-            "again"
+            f"{file} is not there, truncated or no safetensors file ({error}); fetch "
+            "it again"
         ) from error
     for name, tensor in tensors.items():
         place = _TENSOR.fullmatch(name)
