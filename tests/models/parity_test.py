@@ -82,7 +82,9 @@ def test_greedy_ids(name, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradients(name, tmp_path):
-    model, tokens = make(name, tmp_path / "model")
+    # At the usual 0.1 OLMo 2 hardly tells q and k apart: the gradient of their norms,
+    # 1e-4, is as near to rounding as the tolerance.
+    model, tokens = make(name, tmp_path / "model", initializer_range=0.2)
     theirs = tool["answers"](model, tokens)
     config, params = hf.load(tmp_path / "model")
 
