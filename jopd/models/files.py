@@ -4,11 +4,13 @@ Whatever is wrong with a file is one ``ValueError`` that names it, or a
 ``FileNotFoundError``.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,28 @@ def tokenizer(path: str | Path) -> Any:
                 "tokenizer_config.json or put a chat_template.jinja beside it"
             )
     return loaded
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mark: str, what: str) -> Iterator[Path]:
+    """A new folder that takes the place of ``path`` once the block has ended well.
+
+    Raises:
+      FileExistsError: ``path`` holds something, and no ``mark`` that it is ``what``.
+    """
+    holds = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if holds and not (path / mark).is_file():
+        raise FileExistsError(
+            f"{path} exists and is not {what} (no {mark}); remove it or save elsewhere"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as tmp:
+        new = Path(tmp, "new")
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(Path(tmp, "old"))
+        new.rename(path)
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:

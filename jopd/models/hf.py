@@ -8,7 +8,6 @@ import collections
 import functools
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,17 +125,7 @@ def save(
       FileExistsError: ``path`` holds something that is not a model.
       ValueError: parameters do not fit ``config``, or ``config`` not ``source``.
     """
-    path = Path(path)
-    foreign = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if foreign and not (path / "config.json").is_file():
-        raise FileExistsError(
-            f"{path} exists and is not a model directory (no config.json); "
-            "remove it or save elsewhere"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as tmp:
-        new = Path(tmp, "new")
-        new.mkdir()
+    with files.replacing(Path(path), files.CONFIG, "a model directory") as new:
         dtypes = {}
         if source is None:
             names = ("eos_token_id", "bos_token_id", "pad_token_id")
@@ -164,9 +153,6 @@ def save(
             known = _special_ids(new) | known
             known["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
             files.write_json(file, known)
-        if path.exists():
-            path.rename(Path(tmp, "old"))
-        new.rename(path)
 
 
 def file_hash(path: str | Path) -> str:

@@ -8,7 +8,6 @@ read is the whole model, W + s B A, as ``hf.load`` gives any other.
 import json
 import math
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,13 +192,7 @@ def save(
       FileExistsError: ``path`` holds something that is no adapter.
       ValueError: see ``modules``.
     """
-    path, where = Path(path), modules(config, source)
-    foreign = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if foreign and not (path / CONFIG).is_file():
-        raise FileExistsError(
-            f"{path} exists and is not an adapter (no {CONFIG}); remove it or save "
-            "elsewhere"
-        )
+    where = modules(config, source)
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -213,20 +206,13 @@ def save(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as tmp:
-        new = Path(tmp, "new")
-        new.mkdir()
+    with files.replacing(Path(path), CONFIG, "an adapter") as new:
         (new / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
         save_file(_tensors(where, adapter), new / WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner may read.
         (new / WEIGHTS).chmod((new / CONFIG).stat().st_mode)
-        files.copy(
-            files.directory(source, list(files.TOKENIZERS)), new, files.TOKENIZERS
-        )
-        if path.exists():
-            path.rename(Path(tmp, "old"))
-        new.rename(path)
+        known = files.directory(source, list(files.TOKENIZERS))
+        files.copy(known, new, files.TOKENIZERS)
 
 
 def _tensors(where: Mapping[str, str], adapter: Mapping) -> dict[str, np.ndarray]:
