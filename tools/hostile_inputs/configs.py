@@ -48,7 +48,7 @@ FREE = (
     *("rollout.early_stop.n", "data.student_template_kwargs.x", "teachers.b", "panels"),
 )
 # Where infinity is meant.
-ENDLESS = ("clip", "clip_low", "clip_high", "bound", "high")
+ENDLESS = ("clip", "clip_low", "clip_high", "bound", "high", "tau")
 
 
 def prepare(scratch: Path):
