@@ -3,6 +3,7 @@
 ``inputs.json`` keeps them, so that a run that goes on does so with the same.
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from jopd.data.dataset import Dataset
 from jopd.models import hf
+from jopd.models.decoder import DecoderConfig
 from jopd.setup import inputs
 from jopd.setup.experiment import Experiment
 from jopd.training import sums, workdir
@@ -134,8 +136,14 @@ def _weights(e: Experiment) -> dict[str, str]:
 
 
 def of_model(path: str) -> str:
-    """Of the weights in a model directory, and of what they are read as."""
-    return _sha(repr(hf.load_config(path)).encode(), hf.file_hash(path).encode())
+    """Of the weights in a model directory, and of what they are read as.
+
+    Of what is not as usual there: a field that a later release adds changes no hash.
+    """
+    shape, usual = hf.load_config(path), dataclasses.fields(DecoderConfig)
+    own = [(f.name, getattr(shape, f.name)) for f in usual]
+    own = [pair for pair, f in zip(own, usual) if pair[1] != f.default]
+    return _sha(repr(own).encode(), hf.file_hash(path).encode())
 
 
 def _sha(*pieces: bytes) -> str:

@@ -1,5 +1,6 @@
 """A run goes on with the rows, templates and models that it began with."""
 
+import dataclasses
 import json
 import shutil
 
@@ -154,3 +155,19 @@ def test_a_record_of_another_kind_is_one_line(tmp_path, content):
     with pytest.raises(ValueError, match=r"inputs\.json cannot be read: ") as caught:
         origins.check(tmp_path, {"a": "b"})
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_field_that_a_release_adds_changes_no_model(models, monkeypatch):
+    path = str(models / "student")
+    before = origins.of_model(path)
+    shape = origins.hf.load_config(path)
+    later = dataclasses.make_dataclass(
+        "Later", [("added", int, 0)], bases=(type(shape),), frozen=True, kw_only=True
+    )
+    monkeypatch.setattr(origins, "DecoderConfig", later)
+    found = later(**vars(shape))
+    monkeypatch.setattr(origins.hf, "load_config", lambda _: found)
+    assert origins.of_model(path) == before
+    other = later(**vars(shape) | {"norm_eps": 1e-5})
+    monkeypatch.setattr(origins.hf, "load_config", lambda _: other)
+    assert origins.of_model(path) != before
