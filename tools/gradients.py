@@ -148,7 +148,13 @@ def make_gradient(e: experiment.Experiment):
     )
     flat = jax.jit(lambda *words: ravel_pytree(whole(*words)[1])[0])
     return lambda params, frozen, batch, prepared, coefs: np.asarray(
-        flat(params, frozen, step.for_student(batch), prepared, coefs)
+        flat(
+            params,
+            stages.beside_base(e, frozen),
+            step.for_student(batch),
+            prepared,
+            coefs,
+        )
     )
 
 

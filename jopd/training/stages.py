@@ -40,7 +40,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     """
     whole = functools.partial(lora.joined, base=e.base)
     wholes = lambda frozen: {name: whole(params) for name, params in frozen.items()}
-    beside = lambda frozen: wholes(frozen) | ({"student": e.base} if e.base else {})
+    beside = functools.partial(beside_base, e)
     models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
     student = models["student"]
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
@@ -68,6 +68,13 @@ def build_stages(e: Experiment, transform) -> Stages:
         replay_logp=lambda params, *rest: replay_logp(whole(params), *rest),
         evaluate=lambda params, frozen: evaluate(whole(params), wholes(frozen)),
     )
+
+
+def beside_base(e: Experiment, frozen: dict[str, Any]) -> dict[str, Any]:
+    """``frozen`` as ``step.make_gradient`` reads it: whole models, and with an adapter
+    the student's base."""
+    whole = {name: lora.joined(params, e.base) for name, params in frozen.items()}
+    return whole | ({"student": e.base} if e.base else {})
 
 
 def make_collect(e: Experiment):

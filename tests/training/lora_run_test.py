@@ -9,7 +9,7 @@ import pytest
 import runs
 from jopd.models import hf, lora, peft
 from jopd.setup import builders, experiment, validation
-from jopd.training import kept, workdir
+from jopd.training import kept, stages, workdir
 from jopd.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -71,6 +71,17 @@ def test_the_base_is_held_once_and_never_moves(models):
         assert not e.models[name].config.lora_rank
     for name in ("now", "mean", "last", "student"):
         assert e.models[name].config.lora_rank == 2
+
+
+def test_a_gradient_is_handed_the_base_and_whole_teachers(models):
+    e = experiment.build(config(models))
+    found = stages.beside_base(e, e.frozen | {"mean": e.params})
+    assert found["student"] is e.base
+    assert found["mean"].keys() == e.base.keys()
+    assert LEAVES < found["mean"]["layers"].keys()
+    assert found["teacher"] is e.frozen["teacher"]
+    plain = experiment.build(runs.config(models, "gkd"))
+    assert stages.beside_base(plain, plain.frozen).keys() == plain.frozen.keys()
 
 
 def test_a_checkpoint_and_its_export_are_of_the_adapter(models, run, tmp_path):
