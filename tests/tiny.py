@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jopd.losses import objective
 from jopd.losses.objective import response_mask
-from jopd.models import decoder
+from jopd.models import decoder, sharding
 from jopd.setup import builders
 from jopd.types import GOLD, STUDENT, TEACHER, Batch, Rollout, Scores
 
@@ -151,3 +151,10 @@ def weighed(scores: Scores, **spec) -> objective.Weighed:
     """Weights and advantages that a term with the keys of a config has on scores."""
     term = builders.build_term("one", ConfigDict(spec), "tokens")
     return objective.weigh((term,), scores)["one"]
+
+
+def rows_over(devices: int):
+    """Where rows lie on so many devices; None, as in ``Shape``, for one."""
+    if devices == 1:
+        return None
+    return sharding.rows(sharding.make_mesh(devices, 1, 1))

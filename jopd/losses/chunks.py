@@ -2,9 +2,9 @@
 
 What is as wide as the vocabulary exists for one chunk at a time. Tokens outside of the
 mask are passed over: they are ordered behind the others and the walk ends before them,
-so prompts and padding cost nothing. ``shards`` is the number of devices that rows are
-split over; each walks its own rows. A chunk may be cut further, into strips, for what
-is elementwise in the vocabulary.
+so prompts and padding cost nothing. ``rows`` says over which devices rows are split, if
+they are: each walks its own and sends nothing on its way. A chunk may be cut further,
+into strips, for what is elementwise in the vocabulary.
 """
 
 import functools
@@ -12,23 +12,26 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 
 class _Walk(NamedTuple):
-    """In which order the tokens of each shard are visited; S shards of N tokens.
+    """In which order the N tokens of a device are visited.
 
     Attributes:
-      order_SN: i32, the token at each place; those inside the mask come first.
-      place_SN: i32, the place of each token, the inverse of it.
-      chunks: i32 scalar, how many hold a token inside the mask on some shard.
+      order_N: i32, the token at each place; those inside the mask come first.
+      place_N: i32, the place of each token, the inverse of it.
+      chunks: i32 scalar, how many hold a token inside the mask, on the fullest device.
     """
 
-    order_SN: jax.Array
-    place_SN: jax.Array
+    order_N: jax.Array
+    place_N: jax.Array
     chunks: jax.Array
 
 
-def in_chunks(function, arrays, mask_BT, *, chunk_tokens: int, shards: int = 1):
+def in_chunks(
+    function, arrays, mask_BT, *, chunk_tokens: int, rows: NamedSharding | None = None
+):
     """Maps ``function`` over the tokens of ``mask_BT``.
 
     ``arrays`` have leaves ``[B, T, ...]``. ``function(chunk)`` sees leaves
@@ -36,46 +39,50 @@ def in_chunks(function, arrays, mask_BT, *, chunk_tokens: int, shards: int = 1):
     outside of the mask or all zeros, and returns a pytree with the same leading axis;
     the result has leaves ``[B, T, ...]``, 0 for tokens that were not visited.
     """
-    flat, walk, size = _start(arrays, mask_BT, chunk_tokens, shards)
 
-    def of_shard(rows, order_N, place_N):
+    def of_device(arrays, mask_BT):
+        flat, walk, size = _start(arrays, mask_BT, chunk_tokens, rows)
+
         def step(at, held):
-            return _put(held, function(_take(rows, order_N, at, size)), at, size)
+            return _put(held, function(_take(flat, walk.order_N, at, size)), at, size)
 
-        held = _room(jax.eval_shape(function, _like(rows, size)), len(order_N), size)
-        return _back(jax.lax.fori_loop(0, walk.chunks, step, held), place_N)
+        held = _room(jax.eval_shape(function, _like(flat, size)), mask_BT.size, size)
+        held = jax.lax.fori_loop(0, walk.chunks, step, held)
+        return _unflat(_back(held, walk.place_N), mask_BT)
 
-    found = _each_shard(of_shard, shards)(flat, walk.order_SN, walk.place_SN)
-    return _unflat(found, mask_BT)
+    return _on_each_device(of_device, rows)(arrays, mask_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def sum_over_chunks(
-    chunk_loss, chunk_tokens, shards, hidden, head, rows, mask_BT, heads, coefs
+    chunk_loss, chunk_tokens, rows, hidden, head, others, mask_BT, heads, coefs
 ):
     """Sum of a loss over the tokens of a mask, and its per-token parts.
 
-    ``chunk_loss(hidden, head, rows, heads, coefs) -> (loss, parts)`` of one chunk; it
+    ``chunk_loss(hidden, head, others, heads, coefs) -> (loss, parts)`` of one chunk; it
     must give 0 for tokens outside of the mask. Differentiable once, in ``hidden`` and
     ``head``: the gradient of a chunk is made with its value, in the forward pass.
 
     Args:
       hidden: [B, T, D].
-      rows: leaves [B, T, ...], handed on chunk by chunk.
+      head: [V, D]; read in the precision of ``hidden``, its gradient is summed in
+        float32.
+      others: leaves [B, T, ...], handed on chunk by chunk.
     """
 
     def of_chunk(chunk, head):
         loss, parts = chunk_loss(chunk[0], head, chunk[1], heads, coefs)
         return loss, parts, ()
 
+    read = head.astype(hidden.dtype)
     loss, parts, _ = _total(
-        of_chunk, (hidden, rows), head, mask_BT, chunk_tokens, shards
+        of_chunk, (hidden, others), read, mask_BT, chunk_tokens, rows
     )
     return loss, parts
 
 
 def _sum_forward(
-    chunk_loss, chunk_tokens, shards, hidden, head, rows, mask_BT, heads, coefs
+    chunk_loss, chunk_tokens, rows, hidden, head, others, mask_BT, heads, coefs
 ):
     grad = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)
 
@@ -83,13 +90,15 @@ def _sum_forward(
         (loss, parts), grads = grad(chunk[0], head, chunk[1], heads, coefs)
         return loss, (parts, grads[0]), (grads[1].astype(jnp.float32),)
 
+    # Cast before devices ask each other for their parts of it: half as much is sent.
+    read = head.astype(hidden.dtype)
     loss, (parts, d_hidden), (d_head,) = _total(
-        of_chunk, (hidden, rows), head, mask_BT, chunk_tokens, shards
+        of_chunk, (hidden, others), read, mask_BT, chunk_tokens, rows
     )
     return (loss, parts), (d_hidden, d_head.astype(head.dtype))
 
 
-def _sum_backward(chunk_loss, chunk_tokens, shards, residuals, cotangents):
+def _sum_backward(chunk_loss, chunk_tokens, rows, residuals, cotangents):
     # The parts are reported, not trained on: only the loss carries a cotangent.
     d_loss = cotangents[0]
     d_hidden, d_head = residuals
@@ -172,66 +181,72 @@ def strip_of(chunk_tokens: int, strip_tokens: int) -> int:
     return next(size for size in range(most, 0, -1) if chunk_tokens % size == 0)
 
 
-def _total(of_chunk, arrays, head, mask_BT, chunk_tokens: int, shards: int):
+def _total(of_chunk, arrays, head, mask_BT, chunk_tokens: int, split):
     """Walks ``of_chunk(chunk, head) -> (loss, per token, sums)`` over all chunks.
 
     Losses and sums are added up, numbers per token come back as ``[B, T, ...]``.
     """
-    flat, walk, size = _start(arrays, mask_BT, chunk_tokens, shards)
 
-    def of_shard(rows, order_N, place_N):
+    def of_device(arrays, mask_BT):
+        flat, walk, size = _start(arrays, mask_BT, chunk_tokens, split)
+
         def step(at, carry):
             loss, held, sums = carry
-            value, per_token, added = of_chunk(_take(rows, order_N, at, size), head)
+            chunk = _take(flat, walk.order_N, at, size)
+            value, per_token, added = of_chunk(chunk, head)
             sums = jax.tree.map(jnp.add, sums, added)
             return loss + value, _put(held, per_token, at, size), sums
 
-        loss, per_token, sums = jax.eval_shape(of_chunk, _like(rows, size), head)
+        loss, per_token, sums = jax.eval_shape(of_chunk, _like(flat, size), head)
         carry = (
             jnp.zeros(loss.shape, loss.dtype),
-            _room(per_token, len(order_N), size),
+            _room(per_token, mask_BT.size, size),
             _zeros(sums),
         )
         loss, held, sums = jax.lax.fori_loop(0, walk.chunks, step, carry)
-        return loss, _back(held, place_N), sums
+        one = jax.tree.map(lambda x: x[None], (loss, sums))
+        return one, _unflat(_back(held, walk.place_N), mask_BT)
 
-    loss, per_token, sums = _each_shard(of_shard, shards)(
-        flat, walk.order_SN, walk.place_SN
-    )
-    # One sum per shard, added once at the end: no collective in the loop.
-    loss, sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), (loss, sums))
-    return loss, _unflat(per_token, mask_BT), sums
+    each, per_token = _on_each_device(of_device, split)(arrays, mask_BT)
+    # One sum per device, added once at the end: nothing is sent in the loop.
+    loss, sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+    return loss, per_token, sums
 
 
-def _start(arrays, mask_BT, chunk_tokens: int, shards: int):
-    """(leaves [S, N, ...], how to walk them, tokens in a chunk)."""
-    flat = jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[2:]), arrays)
-    mask_SN = mask_BT.reshape(shards, -1)
-    size = min(chunk_tokens, mask_SN.shape[1])
-    inside_S = jnp.sum(mask_SN, axis=1)
+def _start(arrays, mask_BT, chunk_tokens: int, split):
+    """(leaves [N, ...], how to walk them, tokens in a chunk) of one device."""
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+    mask_N = mask_BT.reshape(-1)
+    size = min(chunk_tokens, len(mask_N))
+    inside = jnp.sum(mask_N)
+    chunks = -(-inside // size)
     walk = _Walk(
-        order_SN=jnp.argsort(~mask_SN, axis=1, stable=True),
-        place_SN=jnp.where(
-            mask_SN,
-            jnp.cumsum(mask_SN, axis=1) - 1,
-            inside_S[:, None] + jnp.cumsum(~mask_SN, axis=1) - 1,
+        order_N=jnp.argsort(~mask_N, stable=True),
+        place_N=jnp.where(
+            mask_N, jnp.cumsum(mask_N) - 1, inside + jnp.cumsum(~mask_N) - 1
         ),
-        chunks=-(-jnp.max(inside_S) // size),
+        # As many on all: where a head is split over some of them, they walk together.
+        chunks=chunks if split is None else jax.lax.pmax(chunks, split.spec[0]),
     )
     return flat, walk, size
 
 
-def _each_shard(function, shards: int):
-    if shards > 1:
-        return jax.vmap(function)
+def _on_each_device(function, split: NamedSharding | None):
+    """``function(arrays, mask_BT)`` of the rows that a device has.
 
-    def alone(*arguments):
-        # Not as a batch of one: XLA's CPU backend then takes two thirds longer for the
-        # products with the head.
-        found = function(*jax.tree.map(lambda x: x[0], arguments))
-        return jax.tree.map(lambda x: x[None], found)
-
-    return alone
+    What it returns is laid out in the same way, along the leading axes. What it closes
+    over is whole on every device, or split over axes of the mesh that rows are not.
+    """
+    if split is None:
+        return function
+    return jax.shard_map(
+        function,
+        mesh=split.mesh,
+        in_specs=split.spec,
+        out_specs=split.spec,
+        axis_names=set(split.spec[0]),
+        check_vma=False,  # loops begin with zeros, which are the same everywhere
+    )
 
 
 def _take(rows, order_N, at, size: int):
@@ -279,4 +294,4 @@ def _back(held, place_N):
 
 
 def _unflat(found, mask_BT):
-    return jax.tree.map(lambda x: x.reshape(*mask_BT.shape, *x.shape[2:]), found)
+    return jax.tree.map(lambda x: x.reshape(*mask_BT.shape, *x.shape[1:]), found)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from jopd.losses import groups, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
@@ -68,15 +69,16 @@ class Term(NamedTuple):
 class Shape(NamedTuple):
     """How the vocabulary-sized work is cut up; static.
 
-    ``chunk_tokens`` is how many tokens have ``[*, V]`` logits at one time on each of
-    ``shards`` devices, ``strip_tokens`` the most of them in elementwise work (0: all),
-    ``temperature`` divides all models' logits, behind a cap that some models have.
+    ``chunk_tokens`` is how many tokens have ``[*, V]`` logits at one time on each
+    device, ``strip_tokens`` the most of them in elementwise work (0: all), ``rows`` over
+    which devices rows are split, None: all are on one. ``temperature`` divides all
+    models' logits, behind a cap that some models have.
     """
 
     vocabulary: int
     chunk_tokens: int
     strip_tokens: int = 0
-    shards: int = 1
+    rows: NamedSharding | None = None
     temperature: float = 1.0
     caps: tuple[tuple[str, float], ...] = ()  # (name, ``logit_cap``) of models
 
@@ -180,6 +182,14 @@ def logits_of(hidden: jax.Array, head_VD: jax.Array, cap: float = 0.0) -> jax.Ar
     return cap * jnp.tanh(logits / cap) if cap else logits
 
 
+def _read(heads, hidden, vocabulary: int) -> dict[str, jax.Array]:
+    """Heads as logits are made with them, cast before devices ask for parts of them."""
+    return {
+        name: head[:vocabulary].astype(hidden[name].dtype)
+        for name, head in heads.items()
+    }
+
+
 def tempered(logits, temperature: float):
     """``logits / temperature`` of every leaf."""
     if temperature == 1.0:
@@ -206,7 +216,7 @@ def facts(
       shape: fields of ``Shape``.
     """
     cut = Shape(**shape)
-    heads = {name: head[: cut.vocabulary] for name, head in heads.items()}
+    heads = _read(heads, hidden, cut.vocabulary)
     caps = dict(cut.caps)
 
     def of_chunk(chunk):
@@ -233,7 +243,7 @@ def facts(
         (aligned, *written, batch.mask_BT, _per_token(batch)),
         batch.mask_BT,
         chunk_tokens=cut.chunk_tokens,
-        shards=cut.shards,
+        rows=cut.rows,
     )
 
 
@@ -331,7 +341,7 @@ def objective(
         serves=_per_token(batch),
         weighed=weighed,
     )
-    heads = {name: head[: cut.vocabulary] for name, head in frozen_heads.items()}
+    heads = _read(frozen_heads, frozen_hidden, cut.vocabulary)
     caps = dict.fromkeys(("student", *heads), 0.0) | dict(cut.caps)
     strip_loss = functools.partial(
         _strip_loss,
@@ -353,7 +363,7 @@ def objective(
     return sum_over_chunks(
         chunk_loss,
         cut.chunk_tokens,
-        cut.shards,
+        cut.rows,
         align(hidden_BTD),
         head_VD[: cut.vocabulary],
         rows,

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.models import rope
+from jopd.models import rope, sharding
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
 _FAR = np.iinfo(np.int32).max  # distance of the unseen, window of those who see all
@@ -135,6 +135,7 @@ class Layer(nn.Module):
 
     config: DecoderConfig
     return_kv: bool
+    mesh: jax.sharding.Mesh | None
 
     @nn.compact
     def __call__(self, x_BTD, scanned, cos, sin, distance_BTS):
@@ -169,6 +170,7 @@ class Layer(nn.Module):
         gate = ACTIVATIONS[c.activation](self.linear("gate", h, c.ffn))
         h = gate * self.linear("up", h, c.ffn)
         x_BTD = x_BTD + self.behind("mlp", self.linear("down", h, c.width))
+        x_BTD = sharding.rows_local(x_BTD, self.mesh)
         return x_BTD, (new if self.return_kv else None)
 
     def before(self, block: str, x: jax.Array):
@@ -183,7 +185,7 @@ class Layer(nn.Module):
         # As one matrix of rows: XLA's CPU backend is a third slower on gradients of a
         # product with two batch dimensions. Elsewhere it makes no difference.
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ kernel.astype(x.dtype)
+        y = self.product(name, rows, kernel)
         if self.config.int8:
             scale = self.param(f"{name}_scale", nn.initializers.ones, (out,))
             y *= scale.astype(x.dtype)[None]
@@ -198,14 +200,21 @@ class Layer(nn.Module):
         c, width = self.config, rows.shape[-1]
         a = self.param(f"{name}_a", _within_root, (width, c.lora_rank))
         b = self.param(f"{name}_b", nn.initializers.zeros, (c.lora_rank, out))
-        small = (rows @ a.astype(rows.dtype)) * c.lora_scale
-        return small @ b.astype(rows.dtype)
+        small = self.product(f"{name}_a", rows, a) * c.lora_scale
+        return self.product(f"{name}_b", small, b)
+
+    def product(self, name: str, rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        return sharding.product(rows, kernel, f"layers/{name}", self.mesh)
 
 
 class Decoder(nn.Module):
-    """Tokens to final hidden states; the head is left to the caller (``head``)."""
+    """Tokens to final hidden states; the head is left to the caller (``head``).
+
+    ``mesh``: devices that rows and parameters are split over; None: one has all.
+    """
 
     config: DecoderConfig
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -247,7 +256,8 @@ class Decoder(nn.Module):
             self.param("head", _NORMAL, (c.vocab_size, c.width))
         # Padding may hold any id, and gathering one out of range would give NaN.
         tokens_BT = jnp.where(valid_BT, tokens_BT, 0)
-        x_BTD = jnp.take(embed, tokens_BT, axis=0).astype(c.dtype)
+        x_BTD = sharding.looked_up(embed, tokens_BT, self.mesh).astype(c.dtype)
+        x_BTD = sharding.rows_local(x_BTD, self.mesh)
         x_BTD = _times(x_BTD, float(np.asarray(c.embed_scale, jnp.dtype(c.dtype))))
 
         keys = (positions_BT, valid_BT)
@@ -263,7 +273,7 @@ class Decoder(nn.Module):
         )
         ropes, kind_N = _ropes(c)
         angles = [rope.angles(positions_BT, *one) for one in ropes]
-        x_BTD, new = stack(c, return_kv, name="layers")(
+        x_BTD, new = stack(c, return_kv, self.mesh, name="layers")(
             x_BTD,
             (cache, _windows(c), kind_N),
             # As they are where all layers share them, else stacked for ``kind_N``.

@@ -8,7 +8,7 @@ import collections
 import functools
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,7 @@ def load(
 ) -> tuple[DecoderConfig, dict[str, Any]]:
     """Config and parameters of a directory or hub id, of an adapter those merged.
 
-    Parameters are host (numpy) arrays of ``dtype``, read tensor by tensor, so that the
-    caller can place them with ``jax.device_put(params, shardings)`` and no device ever
-    holds the whole model.
+    Parameters are host (numpy) arrays of ``dtype``, all of them: see ``leaves``.
 
     Raises:
       FileNotFoundError: something is missing: directory, config, weights, a shard.
@@ -73,24 +71,42 @@ def load(
         tensor, or one of another shape or type. All of it is seen from the headers,
         before any weight is read.
     """
+    params: dict[str, Any] = {}
+    for (*above, name), leaf in leaves(path, dtype):
+        functools.reduce(lambda tree, key: tree.setdefault(key, {}), above, params)[
+            name
+        ] = leaf
+    return check(path), params
+
+
+def leaves(
+    path: str | Path, dtype: Any = None
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """A model's parameters one by one: its place in the tree and a host array.
+
+    Who puts each where it belongs before the next is read never holds the whole model
+    on the host. ``dtype`` None: as on file. Raises as ``load`` does.
+    """
     config, opened, folder, family = _opened(path)
 
     def read(name: str) -> np.ndarray:
+        tensor = opened[name].get_tensor(name)
         with np.errstate(over="ignore"):  # said below, with the name
-            tensor = opened[name].get_tensor(name).astype(dtype)
+            tensor = tensor.astype(dtype or tensor.dtype, copy=False)
         _check_finite(tensor, f"{folder}: {name}")
         return tensor
 
-    def gather(place: tuple[str, ...], like: jax.ShapeDtypeStruct) -> np.ndarray:
+    for place, like in _flat(_template(config)):
         if place[0] != "layers":
-            return read(_TOP[place[0]])
-        stacked = np.empty(like.shape, dtype)
-        rows = _rows(config, family, place[1])
+            yield place, read(_TOP[place[0]])
+            continue
+        rows, stacked = _rows(config, family, place[1]), None
         for i in range(config.layers):
-            stacked[i] = read(_layer_name(family, i, place[1]))[rows].T
-        return stacked
-
-    return config, _map(gather, _template(config))
+            layer = read(_layer_name(family, i, place[1]))[rows].T
+            if stacked is None:
+                stacked = np.empty(like.shape, layer.dtype)
+            stacked[i] = layer
+        yield place, stacked
 
 
 def save(
@@ -223,6 +239,15 @@ def _map(function, tree: Any, place: tuple[str, ...] = ()) -> Any:
     if not isinstance(tree, Mapping):
         return function(place, tree)
     return {key: _map(function, sub, (*place, key)) for key, sub in tree.items()}
+
+
+def _flat(tree: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]:
+    """Leaves with their places, in the order of the tree."""
+    for key, sub in tree.items():
+        if isinstance(sub, Mapping):
+            yield from _flat(sub, (*place, key))
+        else:
+            yield (*place, key), sub
 
 
 def _layer_name(family: Family, layer: int, key: str) -> str:

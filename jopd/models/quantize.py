@@ -28,9 +28,17 @@ def int8(
     """
     layers = dict(params["layers"])
     for name in MATRICES:
-        whole = np.asarray(layers[name], np.float32)  # [N, in, out]
-        scale = np.abs(whole).max(axis=1) / 127.0
-        steps = np.where(scale > 0, scale, 1.0)[:, None]
-        layers[name] = np.rint(whole / steps).astype(np.int8)
-        layers[f"{name}_scale"] = scale.astype(np.float32)
+        layers |= matrix(name, np.asarray(layers[name]))
     return dataclasses.replace(config, int8=True), {**params, "layers": layers}
+
+
+def matrix(name: str, whole_NIO: np.ndarray) -> dict[str, np.ndarray]:
+    """A matrix of all layers as int8, and its scales f32[N, out]; layer by layer."""
+    steps_NIO = np.empty(whole_NIO.shape, np.int8)
+    scale_NO = np.empty((len(whole_NIO), whole_NIO.shape[2]), np.float32)
+    for layer, whole in enumerate(whole_NIO):
+        whole = whole.astype(np.float32)
+        scale_NO[layer] = np.abs(whole).max(axis=0) / 127.0
+        steps = np.where(scale_NO[layer] > 0, scale_NO[layer], 1.0)
+        steps_NIO[layer] = np.rint(whole / steps)
+    return {name: steps_NIO, f"{name}_scale": scale_NO}

@@ -4,11 +4,13 @@ Axes: ``data`` replicates the model and splits rows; ``fsdp`` splits rows and al
 parameters and optimizer state; ``tensor`` splits matrices inside a layer.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -67,20 +69,115 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(ROWS))
 
 
-def of_params(params, mesh: Mesh):
-    """Pytree of ``NamedSharding`` by ``RULES``; a dimension that does not divide stays
-    whole on every device rather than being padded."""
+def of_params(params, mesh: Mesh, *, resting: bool = True):
+    """Pytree of ``NamedSharding`` by ``RULES``, as parameters rest, or as products read
+    them, whole over ``fsdp``; a dimension that does not divide stays whole on every
+    device rather than being padded."""
 
     def place(path, leaf):
-        name = "/".join(str(getattr(entry, "key", entry)) for entry in path)
-        spec = next(spec for rule, spec in RULES if re.search(rule, name))
-        fits = [
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(spec, leaf.shape)
-        ]
-        return NamedSharding(mesh, P(*fits))
+        axes = _rule(_name(path))
+        return _placed(leaf.shape, axes if resting else _used(axes), mesh)
 
     return jax.tree_util.tree_map_with_path(place, params)
+
+
+def for_rollouts(params, dtype: str, places):
+    """Parameters cast and moved, cast first, to where whoever writes reads them.
+
+    What is multiplied with in ``dtype`` is cast now and not at every token; norms and
+    the scales of int8 stay what they are, so no bit of a product changes. Leaves that
+    are as they should be are not copied.
+    """
+
+    def cast(path, leaf):
+        keeps = leaf.dtype == jnp.int8 or _name(path).endswith(("norm", "_scale"))
+        return leaf if keeps else leaf.astype(dtype)
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    return jax.device_put(params, places)
+
+
+def product(x: jax.Array, kernel: jax.Array, name: str, mesh: Mesh | None):
+    """``x @ kernel`` in the precision of ``x``, with rows where they are.
+
+    ``fsdp`` holds the parameter ``name``, or a layer's slice of one, in parts while it
+    rests: it is cast, gathered, multiplied with and forgotten, once more in the
+    backward pass. Its gradient is summed in float32 and comes back in parts. Left to
+    itself the compiler gathers the tokens of all devices and multiplies them with each
+    one's part of the weights: traffic and activations then do not shrink with devices.
+
+    Args:
+      x: [M, in].
+      kernel: [in, out].
+    """
+    if mesh is None:
+        return x @ kernel.astype(x.dtype)
+    axes = _rule(name)[-2:]
+    places = (_placed(kernel.shape, one, mesh) for one in (axes, _used(axes)))
+    return _product(*places, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(rest: NamedSharding, used: NamedSharding, x, kernel):
+    return x @ jax.lax.with_sharding_constraint(kernel.astype(x.dtype), used)
+
+
+def _product_forward(rest, used, x, kernel):
+    return _product(rest, used, x, kernel), (x, kernel)
+
+
+def _product_backward(rest, used, kept, dy):
+    x, kernel = kept
+    dx = dy @ jax.lax.with_sharding_constraint(kernel.astype(x.dtype), used).T
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        return dx, None  # int8 is never trained
+    d_kernel = jnp.einsum("mi,mo->io", x, dy, preferred_element_type=jnp.float32)
+    d_kernel = jax.lax.with_sharding_constraint(d_kernel, rest)
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def looked_up(embed: jax.Array, tokens_BT: jax.Array, mesh: Mesh | None):
+    """Rows [B, T, D] of an embedding, each device's part of D for all tokens.
+
+    To send activations once is less than to gather the table, and the gradient of each
+    part stays where it is.
+    """
+    if mesh is None:
+        return jnp.take(embed, tokens_BT, axis=0)
+    put = lambda x, *axes: jax.lax.with_sharding_constraint(
+        x, _placed(x.shape, axes, mesh)
+    )
+    x_BTD = jnp.take(embed, put(tokens_BT, "data"), axis=0)
+    return put(x_BTD, "data", None, "fsdp")
+
+
+def rows_local(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """``x`` with its leading axis over the devices that rows are split over."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, rows(mesh))
+
+
+def _name(path) -> str:
+    return "/".join(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def _used(axes) -> tuple:
+    """Without the axis over which parameters are split only while they rest."""
+    return tuple(None if axis == "fsdp" else axis for axis in axes)
+
+
+def _rule(name: str) -> tuple:
+    return next(spec for rule, spec in RULES if re.search(rule, name))
+
+
+def _placed(shape: tuple[int, ...], axes, mesh: Mesh) -> NamedSharding:
+    fits = [
+        axis if axis and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(axes, shape)
+    ]
+    return NamedSharding(mesh, P(*fits))
 
 
 def of_optimizer(opt_state, params, mesh: Mesh):

@@ -52,6 +52,7 @@ def load_models(config, cast: Cast, mesh):
     roles it plays.
     """
     models, loaded, held, base = {}, {}, {}, None
+    several = mesh if mesh.size > 1 else None
     for name, path in cast.paths.items():
         itself = name == "student"
         role = config.student if itself else cast.teachers[name]
@@ -60,15 +61,20 @@ def load_models(config, cast: Cast, mesh):
         if itself or role.weights not in ("path", "initial"):
             shape = lora.adapted(shape, **config.student.lora)
         eight = not itself and role.quantize == "int8"
-        models[name] = decoder.Decoder(dataclasses.replace(shape, int8=eight))
+        models[name] = decoder.Decoder(
+            dataclasses.replace(shape, int8=eight), several
+        )
         if not itself and role.weights not in ("path", "initial"):
             continue
         trained = itself and not shape.lora_rank
         dtype = "float32" if trained else role.dtype
         kind = path, dtype, eight, trained
         if kind not in held:
-            params = _read(shape, path, cast.pairs.get(path, {}), dtype, eight=eight)
-            held[kind] = jax.device_put(params, sharding.of_params(params, mesh))
+            same = held.get((path, "float32", False, True))
+            if same is not None and not eight:  # of the student, which moves on
+                held[kind] = jax.tree.map(lambda x, d=dtype: jnp.array(x, d), same)
+            else:
+                held[kind] = _read(path, cast.pairs.get(path, {}), dtype, mesh, eight)
         loaded[name] = held[kind]
     if models["student"].config.lora_rank:
         base = loaded["student"]
@@ -77,12 +83,19 @@ def load_models(config, cast: Cast, mesh):
     return models, loaded, base
 
 
-def _read(shape, path: str, pairs: dict[int, int], dtype: str, *, eight: bool):
-    """Parameters on the host, as a role has them."""
-    params = _in_student_ids(hf.load(path, dtype="float32")[1], pairs)
-    if eight:
-        _, params = quantize.int8(shape, params)
-    return _in_dtype(params, dtype)
+def _read(path: str, pairs: dict[int, int], dtype: str, mesh, eight: bool) -> dict:
+    """Parameters as a role has them, each on its devices before the next is read."""
+    params: dict = {}
+    for place, leaf in hf.leaves(path, None if eight else dtype):
+        tree = params.setdefault("layers", {}) if place[0] == "layers" else params
+        if eight and place[-1] in quantize.MATRICES:
+            found = quantize.matrix(place[-1], leaf)
+        else:
+            found = {place[-1]: _in_student_ids(place, leaf, pairs).astype(dtype)}
+        within = {"layers": found} if place[0] == "layers" else found
+        placed = jax.device_put(within, sharding.of_params(within, mesh))
+        tree |= placed.get("layers", placed)
+    return params
 
 
 def model_shape(name: str, path: str) -> decoder.DecoderConfig:
@@ -104,26 +117,14 @@ def used_teachers(config, terms) -> dict[str, roles.Teacher]:
     return {name: known[name] for name in known if name in names}
 
 
-def _in_student_ids(params, pairs: dict[int, int]):
+def _in_student_ids(place, leaf: np.ndarray, pairs: dict[int, int]) -> np.ndarray:
     """Rows of embedding and head where the student has their tokens.
 
     A permutation, so the model's distribution is what it was, under other ids.
     """
-    ours, theirs = list(pairs), list(pairs.values())
-    for name in ("embed", "head"):
-        if pairs and name in params:
-            params[name][ours] = params[name][theirs]
-    return params
-
-
-def _in_dtype(params, dtype: str):
-    """Integers stay what they are, and so do their scales."""
-    keeps = lambda path, x: (
-        x.dtype == np.int8 or jax.tree_util.keystr(path).endswith("_scale']")
-    )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if keeps(path, x) else x.astype(dtype), params
-    )
+    if pairs and place[0] in ("embed", "head"):
+        leaf[list(pairs)] = leaf[list(pairs.values())]
+    return leaf
 
 
 def copies(config, cast: Cast, own_prompts, params, base) -> list[str]:

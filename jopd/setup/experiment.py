@@ -75,7 +75,7 @@ def pick_generator(config, mesh) -> str:
 
 
 def chunk_tokens(config, columns: int) -> int:
-    """Tokens of a chunk over all devices, from the number itself or its memory.
+    """Tokens of a chunk on each device, from the number itself or its memory.
 
     On a CPU products with a wide head want 256 tokens or more, and a chunk that stays
     in the cache is a tenth faster (docs/performance.md).
@@ -271,12 +271,11 @@ def endless(rows: row_sets.Rows, stop_ids: tuple[int, ...]) -> list[str]:
 
 def cut_up(config, columns: int, mesh, shapes) -> Shape:
     """How the vocabulary-sized work of a run is cut up."""
-    shards = sharding.row_shards(mesh)
     return Shape(
         vocabulary=columns,
-        chunk_tokens=max(chunk_tokens(config, columns) // shards, 1),
+        chunk_tokens=chunk_tokens(config, columns),
         strip_tokens=strip_tokens(config, columns),
-        shards=shards,
+        rows=sharding.rows(mesh) if mesh.size > 1 else None,
         temperature=config.objective.temperature,
         caps=tuple((name, shape.logit_cap) for name, shape in shapes.items()),
     )

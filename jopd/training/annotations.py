@@ -16,7 +16,7 @@ from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, probes, remote, similarity
 from jopd.training import step
 from jopd.training.placing import place_rows
-from jopd.training.writers import make_generate
+from jopd.training.writers import make_generate, placed
 
 PROBE_STREAM = 2**31 - 2  # apart from the steps, which are folded into the same key
 
@@ -77,12 +77,12 @@ def make_ask(e: Experiment) -> probes.Ask:
     prompts = e.config.rollout.prompts_per_step
     size = prompts + -prompts % e.mesh.devices.size
     seed = jax.random.fold_in(jax.random.key(e.config.seed), PROBE_STREAM)
+    params = placed(e, c.teacher, e.frozen[c.teacher])
 
     def ask(ids: np.ndarray, step: int) -> np.ndarray:
         key, found = jax.random.fold_in(seed, step), []
         for number, part in enumerate(probes.in_parts(ids, size)):
             own = jax.random.fold_in(key, number)
-            params = e.frozen[c.teacher]
             batch, _ = collect.fresh_rows(rows, writer, params, part, own, c.samples)
             found.append(np.asarray(batch.reward_B).reshape(size, c.samples).mean(1))
         return np.concatenate(found)[: len(ids)]
@@ -102,7 +102,7 @@ def make_text_teacher(e: Experiment, prompts: Dataset) -> remote.Client:
     # Whole runs of samples on every device.
     step_rows = c.samples * e.mesh.devices.size
     return audit.local_teacher(
-        functools.partial(generate, e.frozen["teacher"]),
+        functools.partial(generate, placed(e, "teacher", e.frozen["teacher"])),
         e.rows.tokenizer,
         widths=lengths.auto_buckets(longest),
         batch_rows=c.batch_rows + -c.batch_rows % step_rows,

@@ -17,7 +17,7 @@ def deal_rows(e: Experiment):
     what the teachers read and whom they serve, packed, and put on their devices.
     """
     own = {name: train for name, (train, _) in e.rows.own_prompts.items()}
-    parts = e.shape.shards, e.config.optimizer.accumulate
+    parts = sharding.row_shards(e.mesh), e.config.optimizer.accumulate
 
     def deal(batch: Batch):
         batch, order_B = layout.dealt(batch, *parts)

@@ -15,6 +15,7 @@ from jopd.training.placing import deal_rows, place_rows
 from jopd.training.writers import (
     make_generate,
     make_prefix,
+    placed,
     rollout_writer,
     shared_reading,
     train_filters,
@@ -143,7 +144,7 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
         theirs = {name: frozen.get(name, params) for name in models}
         theirs.pop("student")
         facts = lambda batch: token_facts(params, theirs, place(batch))
-        return bound(params, facts=facts)
+        return bound(placed(e, "student", params), facts=facts)
 
     return evaluate
 

@@ -333,7 +333,7 @@ def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: 
             (hidden_BTD, batch.rollout.tokens_BT, batch.mask_BT),
             batch.mask_BT,
             chunk_tokens=shape.chunk_tokens,
-            shards=shape.shards,
+            rows=shape.rows,
         )
 
     return replay_logp

@@ -48,7 +48,8 @@ def make_generate(
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     settings = dict(
-        model=e.models[name],
+        # Its parameters are placed for it: there is nothing to steer.
+        model=e.models[name].clone(mesh=None),
         max_new_tokens=max_new_tokens or e.config.rollout.max_new_tokens,
         stop_ids=e.stop_ids,
         vocabulary=e.shape.vocabulary,
@@ -60,9 +61,20 @@ def make_generate(
         text_of = functools.partial(decoding.text_of, e.rows.tokenizer)
         ends = strings.Ends(e.rows.stop_strings, text_of)
     write = _on_devices(e, settings, watched, ends)
+    write_placed = lambda params, *rest: write(placed(e, name, params), *rest)
     if ends is None:
-        return write
-    return lambda params, asked, key: strings.cut(ends, write(params, asked, key))
+        return write_placed
+    return lambda *given: strings.cut(ends, write_placed(*given))
+
+
+def placed(e: Experiment, name: str, params):
+    """A model's parameters as its rollouts read them: in its dtype, and whole on each
+    device under pmap, or split as layers use them. Done already, it costs nothing: who
+    writes several times with the same parameters does it first."""
+    places = sharding.replicated(e.mesh)
+    if e.generator == "jit":
+        places = sharding.of_params(params, e.mesh, resting=False)
+    return sharding.for_rollouts(params, e.models[name].config.dtype, places)
 
 
 def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | None):
@@ -87,8 +99,7 @@ def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | Non
         )
     else:
         mapped = sharding.data_parallel(bound, devices)
-    whole = sharding.replicated(e.mesh)
-    return lambda params, asked, key: mapped(jax.device_put(params, whole), asked, key)
+    return mapped
 
 
 def make_watch(e: Experiment) -> watch.Watch | None:
@@ -112,8 +123,8 @@ def make_watch(e: Experiment) -> watch.Watch | None:
     return watch.Watch(
         rule,
         c.early_stop.window,
-        model=e.models[name],
-        params=jax.device_put(e.frozen[name], sharding.replicated(e.mesh)),
+        model=e.models[name].clone(mesh=None),
+        params=placed(e, name, e.frozen[name]),
         vocabulary=e.shape.vocabulary,
         temperature=c.temperature or 1.0,
         chunk_tokens=e.shape.chunk_tokens,
@@ -152,13 +163,14 @@ def _make_written(e: Experiment):
     write = make_generate(e, train_filters(e.config), name=name)
     dataset = e.rows.read_by(name)
     longest = max(len(prompt) for prompt in dataset.prompts)
+    params = placed(e, name, e.frozen[name])
     key = jax.random.fold_in(jax.random.key(e.config.seed), PREFIX_STREAM)
     limit = e.config.rollout.max_new_tokens
 
     def written(ids) -> list[np.ndarray]:
         asked = collect.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
         asked = asked._replace(row_B=np.asarray(ids, np.int32))
-        rolled = jax.device_get(write(e.frozen[name], asked, key))
+        rolled = jax.device_get(write(params, asked, key))
         spans = zip(rolled.tokens_BT, rolled.prompt_length_B, rolled.length_B)
         return [row[start:end] for row, start, end in spans]
 

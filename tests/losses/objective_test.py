@@ -81,7 +81,7 @@ def run(
 ):  # fmt: skip
     """Facts, weights, loss, parts and the gradient in hidden states and head."""
     cut = {"chunk_tokens": chunk_tokens, "strip_tokens": strip_tokens}
-    call = CALL | dict(call) | cut | {"shards": shards}
+    call = CALL | dict(call) | cut | {"rows": tiny.rows_over(shards)}
     scores = objective.scores(batch, objective.facts(hidden, heads, batch, **call))
     weighed = objective.weigh(terms, scores)
     return split_run(batch, hidden, heads, coefs, weighed, terms, call)

@@ -107,3 +107,40 @@ def test_rows_and_replicas():
     assert pieces == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
     whole = jax.device_put(jnp.arange(3), sharding.replicated(mesh))
     assert whole.sharding.is_fully_replicated
+
+
+def test_rollouts_read_what_products_would_cast():
+    shape = tiny.config(qkv_bias=True, qk_norm=True, lora_rank=2, lora_targets=("q",))
+    params = tiny.params(shape, 0)
+    params["layers"]["up"] = params["layers"]["up"].astype(jnp.int8)
+    params["layers"]["up_scale"] = jnp.ones((2, shape.ffn))
+    mesh = sharding.make_mesh(1, 2, 1)
+    resting = jax.device_put(params, sharding.of_params(params, mesh))
+    whole = sharding.for_rollouts(resting, "bfloat16", sharding.replicated(mesh))
+    flat = jax.tree_util.tree_leaves_with_path
+    for (path, leaf), (_, was) in zip(flat(whole), flat(params), strict=True):
+        name = path[-1].key
+        keeps = name.endswith(("norm", "_scale")) or name == "up"
+        assert leaf.dtype == (was.dtype if keeps else jnp.bfloat16), name
+        assert leaf.sharding.is_fully_replicated
+        np.testing.assert_array_equal(leaf, was.astype(leaf.dtype))
+
+
+def test_what_is_as_rollouts_read_it_is_not_copied():
+    params = tiny.params(tiny.config(), 0)
+    places = sharding.replicated(sharding.make_mesh())
+    once = sharding.for_rollouts(params, "float32", places)
+    again = sharding.for_rollouts(once, "float32", places)
+    where = lambda x: [part.data.unsafe_buffer_pointer() for part in x.addressable_shards]
+    assert jax.tree.map(where, once) == jax.tree.map(where, again)
+
+
+def test_layers_read_what_is_whole_over_fsdp():
+    params = tiny.params(tiny.config(), 0)
+    mesh = sharding.make_mesh(1, 2, 1)
+    used = sharding.of_params(params, mesh, resting=False)
+    assert all(place.is_fully_replicated for place in jax.tree.leaves(used))
+    mesh = sharding.make_mesh(1, 1, 2)
+    used = sharding.of_params(params, mesh, resting=False)
+    assert used["layers"]["q"].spec == P(None, None, "tensor")
+    assert used["layers"]["o"].spec == P(None, "tensor", None)

@@ -142,7 +142,7 @@ def on_mesh(held, mesh):
         put(frozen, {"teacher": sharding.of_params(frozen["teacher"], mesh)}),
         put(batch, sharding.rows(mesh)),
     )
-    return held, SHAPE._replace(chunk_tokens=5, shards=sharding.row_shards(mesh))
+    return held, SHAPE._replace(chunk_tokens=5, rows=sharding.rows(mesh))
 
 
 def test_golden(whole):
