@@ -81,6 +81,21 @@ def of_params(params, mesh: Mesh, *, resting: bool = True):
     return jax.tree_util.tree_map_with_path(place, params)
 
 
+def uneven(config, mesh: Mesh) -> list[str]:
+    """Sizes of a ``DecoderConfig`` that the mesh does not divide, and what that costs."""
+    whole = "those matrices are whole on each of these devices"
+    cut = "heads are cut, and attention puts them together again in every layer"
+    sizes = (
+        *(("vocab_size", "tensor", whole), ("ffn", "tensor", whole)),
+        *(("width", "fsdp", whole), ("kv_heads", "tensor", cut)),
+    )
+    return [
+        f"{name}={size} is not divisible by mesh.{axis}={mesh.shape[axis]}: {cost}"
+        for name, axis, cost in sizes
+        if (size := getattr(config, name)) % mesh.shape[axis]
+    ]
+
+
 def for_rollouts(params, dtype: str, places):
     """Parameters cast and moved, cast first, to where whoever writes reads them.
 

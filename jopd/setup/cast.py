@@ -61,9 +61,7 @@ def load_models(config, cast: Cast, mesh):
         if itself or role.weights not in ("path", "initial"):
             shape = lora.adapted(shape, **config.student.lora)
         eight = not itself and role.quantize == "int8"
-        models[name] = decoder.Decoder(
-            dataclasses.replace(shape, int8=eight), several
-        )
+        models[name] = decoder.Decoder(dataclasses.replace(shape, int8=eight), several)
         if not itself and role.weights not in ("path", "initial"):
             continue
         trained = itself and not shape.lora_rank

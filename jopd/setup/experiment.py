@@ -226,6 +226,11 @@ def build(config, *, train: bool = True) -> Experiment:
             *doubt,
             *endless(rows, stop_ids),
             *decoding.escapes(stop_strings, "rollout.stop_strings"),
+            *(
+                f"{n}: {x}"
+                for n, m in models.items()
+                for x in sharding.uneven(m.config, mesh)
+            ),
             *(doubts.doubts(config, mix) if train else []),
             *(copies(config, cast, rows.own_prompts, params, base) if train else []),
         ],

@@ -91,6 +91,11 @@ def test_a_run_with_a_teacher_in_eight_bits(models, tmp_path, dtype):
     layers = built.frozen["teacher"]["layers"]
     assert layers["q"].dtype == np.int8 and layers["q_scale"].dtype == np.float32
     assert layers["mlp_norm"].dtype == dtype
+    # Of what is on file, not of what the compute type leaves of it.
+    path = models / "teacher"
+    _, whole = quantize.int8(*hf.load(path))
+    for name in ("q", "down", "q_scale"):
+        np.testing.assert_array_equal(layers[name], whole["layers"][name])
     assert "matrices int8" in dict(summary_rows(built))["teacher"]
     train.run(runs.config(models, "opd", **keys), tmp_path / "run")
     rows = runs.updates(tmp_path / "run")

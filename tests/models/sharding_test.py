@@ -131,7 +131,9 @@ def test_what_is_as_rollouts_read_it_is_not_copied():
     places = sharding.replicated(sharding.make_mesh())
     once = sharding.for_rollouts(params, "float32", places)
     again = sharding.for_rollouts(once, "float32", places)
-    where = lambda x: [part.data.unsafe_buffer_pointer() for part in x.addressable_shards]
+    where = lambda x: [
+        part.data.unsafe_buffer_pointer() for part in x.addressable_shards
+    ]
     assert jax.tree.map(where, once) == jax.tree.map(where, again)
 
 

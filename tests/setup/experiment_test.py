@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import runs
+from jopd.models import hf, sharding
 from jopd.setup import experiment
 
 PAD, EOS = 0, 1
@@ -54,3 +56,57 @@ def test_an_evaluation_loads_what_it_compares_with(models):
     assert set(found.models) == {"student", "teacher"}
     alone = runs.config(models, "stableopd", teacher__path="")
     assert set(experiment.build(alone, train=False).models) == {"student"}
+
+
+def test_a_model_is_never_whole_on_the_host(models, monkeypatch):
+    """Each leaf is on its devices, and forgotten, before the next but one is read."""
+    held, leaves = [], hf.leaves
+
+    def spied(path, dtype):
+        for place, leaf in leaves(path, dtype):
+            if leaf.ndim > 1:  # a norm may become the CPU's own memory as it is
+                held.append(weakref.ref(leaf))
+            yield place, leaf
+            del leaf
+            alive = sum(ref() is not None for ref in held)
+            assert alive <= 1, f"{alive} leaves at {'/'.join(place)}"
+
+    monkeypatch.setattr(hf, "leaves", spied)
+    built(models, mesh__data=1, mesh__fsdp=2)
+    assert len(held) > 10
+
+
+def test_a_reference_is_a_copy_of_the_student_that_it_begins_as(models, monkeypatch):
+    read, leaves = [], hf.leaves
+    spied = lambda path, dtype: read.append(path) or leaves(path, dtype)
+    monkeypatch.setattr(hf, "leaves", spied)
+    e = experiment.build(
+        runs.config(models, "stableopd", mesh__data=1, mesh__fsdp=2, mix__gold=0.5)
+    )
+    assert sorted(map(str, read)) == [str(models / n) for n in ("student", "teacher")]
+    for one, other in zip(
+        jax.tree.leaves(e.params), jax.tree.leaves(e.frozen["reference"]), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+    e.params["norm"].delete()  # as an update does, which is given it
+    assert np.isfinite(np.asarray(e.frozen["reference"]["norm"])).all()
+
+
+def test_rows_and_models_of_several_devices_know_their_mesh(models):
+    e = built(models)
+    assert e.shape.rows == sharding.rows(e.mesh)
+    assert {model.mesh for model in e.models.values()} == {e.mesh}
+
+
+def test_what_a_mesh_does_not_divide_is_said(models):
+    e = built(models, mesh__data=1, mesh__tensor=2)
+    odd = {
+        (name, key)
+        for name, model in e.models.items()
+        for key in ("vocab_size", "ffn", "kv_heads")
+        if getattr(model.config, key) % 2
+    }
+    said = [note for note in e.notes if "is not divisible by mesh.tensor=2" in note]
+    assert len(said) == len(odd) > 0
+    assert all(any(n.startswith(f"{m}: {k}=") for n in said) for m, k in odd)

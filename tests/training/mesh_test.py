@@ -144,5 +144,3 @@ def test_layers_are_gathered_anew_for_the_backward_pass(found):
     kept = numbers(matrices(STUDENT)) * STUDENT.layers * 4
     more = found["fsdp"]["bytes"]["update"] - found["data"]["bytes"]["update"]
     assert more < kept, "parts that rest, less whole layers that are kept"
-
-

@@ -14,8 +14,11 @@ from jopd.types import Batch, Rollout
 def config(sizes, vocab: int, **more) -> decoder.DecoderConfig:
     names = ("width", "layers", "heads", "kv_heads", "head_dim", "ffn")
     return decoder.DecoderConfig(
-        vocab_size=vocab, max_positions=65536, qk_norm=True,
-        **dict(zip(names, sizes, strict=True)), **more,
+        vocab_size=vocab,
+        max_positions=65536,
+        qk_norm=True,
+        **dict(zip(names, sizes, strict=True)),
+        **more,
     )
 
 
@@ -36,10 +39,14 @@ def batch_of(rows: int, tokens: int, mesh) -> Batch:
     )
     B, T = rows, tokens
     rollout = Rollout(
-        tokens_BT=f("int32", B, T), source_BT=f("int32", B, T),
-        prompt_length_B=f("int32", B), length_B=f("int32", B),
-        behavior_logp_BT=f("float32", B, T), finished_B=f("bool", B),
-        group_B=f("int32", B), age_B=f("int32", B),
+        tokens_BT=f("int32", B, T),
+        source_BT=f("int32", B, T),
+        prompt_length_B=f("int32", B),
+        length_B=f("int32", B),
+        behavior_logp_BT=f("float32", B, T),
+        finished_B=f("bool", B),
+        group_B=f("int32", B),
+        age_B=f("int32", B),
     )
     return Batch(rollout, f("bool", B, T), f("float32", B), f("int32", B))
 
@@ -50,7 +57,10 @@ def stages(args, sizes):
     more = dict(vocab=args.vocab, dtype=args.dtype)
     student = config(sizes[args.student], remat=not args.no_remat, **more)
     teacher = config(sizes[args.teacher], **more)
-    models = {"student": decoder.Decoder(student, mesh), "teacher": decoder.Decoder(teacher, mesh)}
+    models = {
+        "student": decoder.Decoder(student, mesh),
+        "teacher": decoder.Decoder(teacher, mesh),
+    }
     terms = (Term("exact", signals.reverse_kl, models=("teacher",)),)
     shape = Shape(args.vocab, 128, rows=sharding.rows(mesh))
     params = params_of(student, "float32", mesh)
@@ -73,4 +83,9 @@ def stages(args, sizes):
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
         held = step.TrainState(count, params, state)
         coefs = {"exact": jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)}
-        yield "update", lambda: jax.jit(update, donate_argnums=0).lower(held, frozen, batch, ready, coefs)
+        yield (
+            "update",
+            lambda: jax.jit(update, donate_argnums=0).lower(
+                held, frozen, batch, ready, coefs
+            ),
+        )

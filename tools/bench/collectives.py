@@ -52,7 +52,10 @@ def sent(text: str) -> list[Sent]:
 def table(found: list[Sent]) -> str:
     """A line for every kind, depth and shape, how often it occurs, and its MiB."""
     rows = Counter(found)
-    lines = ["| loops around | kind | arrays | times | MiB each |", "|---|---|---|---|---|"]
+    lines = [
+        "| loops around | kind | arrays | times | MiB each |",
+        "|---|---|---|---|---|",
+    ]
     for one, times in sorted(rows.items(), key=lambda x: (x[0].depth, -x[0].size())):
         arrays = ", ".join(f"{d}{list(s)}" for d, s in one.arrays)
         lines.append(

@@ -33,7 +33,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096, help="of each row")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--no-remat", action="store_true")
-    parser.add_argument("--stage", choices=("prepare", "update", "both"), default="both")
+    parser.add_argument(
+        "--stage", choices=("prepare", "update", "both"), default="both"
+    )
     return parser.parse_args()
 
 
