@@ -70,9 +70,9 @@ class Shape(NamedTuple):
     """How the vocabulary-sized work is cut up; static.
 
     ``chunk_tokens`` is how many tokens have ``[*, V]`` logits at one time on each
-    device, ``strip_tokens`` the most of them in elementwise work (0: all), ``rows`` over
-    which devices rows are split, None: all are on one. ``temperature`` divides all
-    models' logits, behind a cap that some models have.
+    device, ``strip_tokens`` the most of them in elementwise work (0: all), ``rows`` on
+    which devices rows lie, None: on one. ``temperature`` divides all models' logits,
+    behind a cap that some models have.
     """
 
     vocabulary: int

@@ -82,7 +82,7 @@ def of_params(params, mesh: Mesh, *, resting: bool = True):
 
 
 def uneven(config, mesh: Mesh) -> list[str]:
-    """Sizes of a ``DecoderConfig`` that the mesh does not divide, and what that costs."""
+    """Sizes of a ``DecoderConfig`` that a mesh does not divide, and what that costs."""
     whole = "those matrices are whole on each of these devices"
     cut = "heads are cut, and attention puts them together again in every layer"
     sizes = (

@@ -230,7 +230,8 @@ def base_config(regime: str = "digits") -> ConfigDict:
         # unless set: at another one importance ratios are not 1 on fresh rollouts.
         "temperature": c.rollout.get_ref("temperature") * 1.0,
         "packing": True,  # rows side by side, padding unread
-        "chunk_tokens": 0,  # whose [*, V] logits exist at one time; 0: by chunk_mib
+        # Whose [*, V] logits exist at one time on each device; 0: by chunk_mib
+        "chunk_tokens": 0,
         # What one model's logits of a chunk take; 0: 4 on a CPU (but 256 tokens at
         # least), 256 elsewhere
         "chunk_mib": 0,

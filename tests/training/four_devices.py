@@ -16,9 +16,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-import tiny  # noqa: E402
 
-from jopd.batches import layout  # noqa: E402
+import tiny  # noqa: E402
 from jopd.losses import signals  # noqa: E402
 from jopd.losses.objective import Shape, Term  # noqa: E402
 from jopd.models import decoder, sharding  # noqa: E402

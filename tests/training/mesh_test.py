@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from four_devices import LAYOUTS, STUDENT, TEACHER, VOCABULARY, WIDTH

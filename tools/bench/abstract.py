@@ -1,12 +1,18 @@
 """The stages of an update lowered for a mesh from shapes alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import topologies
 
-from jopd.losses.objective import Shape, Term
 from jopd.losses import signals
+from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, sharding
+from jopd.rollouts import sampling
+from jopd.rollouts.generate import Request, generate
 from jopd.training import step
 from jopd.types import Batch, Rollout
 
@@ -26,6 +32,18 @@ def placed(tree, places):
     """Shapes on their devices."""
     put = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(put, tree, places)
+
+
+def mesh_of(args) -> jax.sharding.Mesh:
+    """Over forced devices of the CPU, or those of a TPU that is not there."""
+    if not args.topology:
+        return sharding.make_mesh(args.data, args.fsdp, args.tensor)
+    devices = topologies.get_topology_desc(args.topology, "tpu").devices
+    shape = args.data, args.fsdp, args.tensor
+    kinds = (jax.sharding.AxisType.Auto,) * 3
+    return jax.sharding.Mesh(
+        np.array(devices).reshape(shape), sharding.AXES, axis_types=kinds
+    )
 
 
 def params_of(shape, dtype: str, mesh):
@@ -53,7 +71,7 @@ def batch_of(rows: int, tokens: int, mesh) -> Batch:
 
 def stages(args, sizes):
     """(name, function that lowers it) of what is asked for."""
-    mesh = sharding.make_mesh(args.data, args.fsdp, args.tensor)
+    mesh = mesh_of(args)
     more = dict(vocab=args.vocab, dtype=args.dtype)
     student = config(sizes[args.student], remat=not args.no_remat, **more)
     teacher = config(sizes[args.teacher], **more)
@@ -89,3 +107,25 @@ def stages(args, sizes):
                 held, frozen, batch, ready, coefs
             ),
         )
+    if args.stage == "generate":
+        rows = lambda dtype, *size: jax.ShapeDtypeStruct(
+            size, dtype, sharding=sharding.rows(mesh)
+        )
+        B = args.rows
+        asked = Request(
+            rows("int32", B, 256),
+            *(rows("int32", B) for _ in range(4)),
+            rows("int32", B, 256),
+        )
+        places = sharding.of_params(params, mesh, resting=False)
+        cast = params_of(student, args.dtype, mesh)
+        bound = functools.partial(
+            generate,
+            model=decoder.Decoder(student),
+            max_new_tokens=args.tokens,
+            stop_ids=(0,),
+            vocabulary=args.vocab,
+            filters=sampling.Filter(1.0, 0, 1.0, 0.0),
+        )
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        yield "generate", lambda: jax.jit(bound).lower(placed(cast, places), asked, key)

@@ -49,6 +49,15 @@ def sent(text: str) -> list[Sent]:
     ]
 
 
+def totals(found: list[Sent]) -> str:
+    """MiB in one turn of all loops together, by kind, and of what is sent once."""
+    sums = Counter()
+    for one in found:
+        sums[("in loops" if one.depth else "once"), one.kind] += one.size()
+    said = [f"{k} {n / 2**20:,.1f} MiB {w}" for (w, k), n in sorted(sums.items()) if n]
+    return ", ".join(said)
+
+
 def table(found: list[Sent]) -> str:
     """A line for every kind, depth and shape, how often it occurs, and its MiB."""
     rows = Counter(found)

@@ -32,9 +32,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=4096, help="of each row")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--topology", help="of a TPU, v5e:4x4; wants libtpu")
     parser.add_argument("--no-remat", action="store_true")
     parser.add_argument(
-        "--stage", choices=("prepare", "update", "both"), default="both"
+        "--stage", choices=("prepare", "update", "both", "generate"), default="both"
     )
     return parser.parse_args()
 
@@ -60,6 +61,7 @@ def main() -> None:
             f"\n{name}: {held:.2f} GiB of arguments and {more:.2f} GiB besides on each "
             f"device; compiled in {time.monotonic() - start:.0f} s\n"
         )
+        print(collectives.totals(collectives.sent(compiled.as_text())) + "\n")
         print(collectives.table(collectives.sent(compiled.as_text())), flush=True)
 
 
