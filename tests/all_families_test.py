@@ -44,6 +44,10 @@ FAMILIES = {
         sliding_window=16,
         sliding_layers=(False, True),
     ),
+    "qwen3_moe": dict(
+        qk_norm=True, ffn=16, experts=4, experts_per_token=2, router_normalized=False
+    ),
+    "mixtral": dict(experts=4, experts_per_token=2, router_normalized=True),
     "granite": dict(
         attention_scale=0.1, embed_scale=3.0, residual_scale=0.5, logit_divisor=2.0
     ),

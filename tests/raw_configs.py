@@ -17,12 +17,14 @@ CLASSES = {
     "smollm3": transformers.SmolLM3Config,
     "phi3": transformers.Phi3Config,
     "granite": transformers.GraniteConfig,
+    "qwen3_moe": transformers.Qwen3MoeConfig,
+    "mixtral": transformers.MixtralConfig,
 }
 
 
 def own(family: str) -> frozenset[str]:
     """Keys that are read in few families, this one among them."""
-    return FAMILIES[family].keys | FAMILIES[family].numbers.keys()
+    return hf_config.keys_of(FAMILIES[family])
 
 
 def small(family: str, **changes) -> dict:

@@ -155,6 +155,30 @@ CASES = {
         residual_multiplier=0.22,
         logits_scaling=0.6,
     ),
+    "qwen3_moe": dict(
+        model_type="qwen3_moe",
+        head_dim=8,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        norm_topk_prob=True,
+        rope_parameters=THETA,
+    ),
+    "qwen3_moe_sums": dict(
+        model_type="qwen3_moe",
+        head_dim=6,
+        num_experts=4,
+        num_experts_per_tok=3,
+        moe_intermediate_size=12,
+        attention_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "mixtral": dict(
+        model_type="mixtral",
+        num_local_experts=4,
+        sliding_window=6,
+        dtype="bfloat16",
+    ),
 }
 
 

@@ -5,7 +5,7 @@ One layer, scanned over parameters that are stacked along a leading [N] axis:
     x = x + r post(W_o attention(rope(W_q h), rope(W_k h), W_v h)),   h = pre(x)
     x = x + r post(W_down (act(W_gate h) * W_up h)),                  h = pre(x)
 
-``pre`` and ``post`` are RMS norms, or nothing where a config has none there; r is 1
+The MLP may be a mixture (``models.experts``). ``pre`` and ``post`` are RMS norms, or nothing where a config has none there; r is 1
 in most.
 
 Further dimensions here: S cache slots, Kh key/value heads, G query heads per key/value
@@ -14,6 +14,7 @@ text; the two are independent, so rows of one batch may have gaps at different s
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.models import rope, sharding
+from jopd.models import experts, rope, sharding
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
 _FAR = np.iinfo(np.int32).max  # distance of the unseen, window of those who see all
@@ -167,11 +168,29 @@ class Layer(nn.Module):
         x_BTD = x_BTD + self.behind("attention", read)
 
         h = self.before("mlp", x_BTD)
-        gate = ACTIVATIONS[c.activation](self.linear("gate", h, c.ffn))
-        h = gate * self.linear("up", h, c.ffn)
-        x_BTD = x_BTD + self.behind("mlp", self.linear("down", h, c.width))
+        h = self.mixture(h) if c.experts else self.mlp(h)
+        x_BTD = x_BTD + self.behind("mlp", h)
         x_BTD = sharding.rows_local(x_BTD, self.mesh)
         return x_BTD, (new if self.return_kv else None)
+
+    def mlp(self, h: jax.Array):
+        c = self.config
+        gate = ACTIVATIONS[c.activation](self.linear("gate", h, c.ffn))
+        return self.linear("down", gate * self.linear("up", h, c.ffn), c.width)
+
+    def mixture(self, h: jax.Array):
+        shapes = experts.shapes(self.config).items()
+        weights = experts.Weights(*(self.expert(*one, h.dtype) for one in shapes))
+        read = functools.partial(experts.read, self.config)
+        return sharding.on_rows(read, self.mesh)(h, weights)
+
+    def expert(self, name: str, shape: tuple[int, ...], dtype):
+        kernel = self.param(f"expert_{name}", _NORMAL, shape).astype(dtype)
+        if not self.config.int8 or name == "router":
+            return kernel
+        ones, columns = nn.initializers.ones, (shape[0], shape[-1])
+        scale = self.param(f"expert_{name}_scale", ones, columns)
+        return kernel * scale.astype(dtype)[:, None]
 
     def before(self, block: str, x: jax.Array):
         return _rms_norm(self, f"{block}_norm", x) if self.config.pre_norm else x

@@ -30,6 +30,9 @@ class DecoderConfig:
       logit_divisor: of logits; the final hidden states are divided by it.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
         (``losses.objective.logits_of``) is told so; 0 is no cap.
+      experts, experts_per_token: of a mixture in the place of each MLP, ``models.experts``,
+        with ``ffn`` the width of one; 0: there is one MLP that all tokens read.
+      router_normalized: weights of a token's experts sum to one.
       lora_rank, lora_scale, lora_targets: of an adapter on some of the layers'
         matrices, see ``models.lora``; rank 0: there is none.
       dtype: of compute and activations; norms, rope and softmax are always float32.
@@ -68,6 +71,9 @@ class DecoderConfig:
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
     logit_cap: float = 0.0
+    experts: int = 0
+    experts_per_token: int = 0
+    router_normalized: bool = False
     lora_rank: int = 0
     lora_scale: float = 0.0
     lora_targets: tuple[str, ...] = ()
@@ -85,6 +91,11 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is odd; rope rotates pairs"
                 )
+        if self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts_per_token={self.experts_per_token} of experts={self.experts}: "
+                "there are not as many"
+            )
         if self.qk_norm and self.qk_norm_wide:
             raise ValueError("qk_norm and qk_norm_wide exclude each other; choose one")
         for name in ("sliding_layers", "nope_layers"):

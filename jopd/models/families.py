@@ -39,6 +39,18 @@ _GEMMA = {
     "query_pre_attn_scalar": 256,
 }
 _OLMO = {"pre_norm": False, "post_norm": True, "qk_norm_wide": True}
+_EXPERTS = {
+    "expert_router": "mlp.gate.weight",
+    "expert_gate": "mlp.experts.{}.gate_proj.weight",
+    "expert_up": "mlp.experts.{}.up_proj.weight",
+    "expert_down": "mlp.experts.{}.down_proj.weight",
+}
+_MIXTRAL_EXPERTS = {
+    "expert_router": "block_sparse_moe.gate.weight",
+    "expert_gate": "block_sparse_moe.experts.{}.w1.weight",
+    "expert_up": "block_sparse_moe.experts.{}.w3.weight",
+    "expert_down": "block_sparse_moe.experts.{}.w2.weight",
+}
 _MULTIPLIERS = {
     "attention_multiplier": "attention_scale",
     "embedding_multiplier": "embed_scale",
@@ -53,10 +65,13 @@ class Family(NamedTuple):
     Attributes:
       model: the class, as ``architectures`` names it.
       layer: parameter -> its tensor, behind ``model.layers.N.``. Parameters of one
-        tensor are its rows, one behind the other in this order.
+        tensor are its rows, one behind the other in this order; {} is the expert.
       fields: of DecoderConfig, the same in all of its models.
       numbers: key of ``config.json`` that few families read -> field it sets.
+      sizes: key of ``config.json`` that few families read, whole numbers -> field.
+      switches: the same of what is true or false.
       keys: such keys that do not set one field.
+      only: keys of which we have one value only, the one that they mean where absent.
       absent: what keys that are not there mean, where it is not the usual.
       bias: whether ``attention_bias`` is read.
       activation: key that names it.
@@ -73,7 +88,10 @@ class Family(NamedTuple):
     layer: Mapping[str, str] = _LAYER
     fields: Mapping[str, Any] = {}
     numbers: Mapping[str, str] = {}
+    sizes: Mapping[str, str] = {}
+    switches: Mapping[str, str] = {}
     keys: frozenset[str] = frozenset()
+    only: Mapping[str, Any] = {}
     absent: Mapping[str, Any] = {}
     bias: bool = True
     activation: str = "hidden_act"
@@ -176,5 +194,48 @@ FAMILIES: dict[str, Family] = {
         "GraniteForCausalLM",
         numbers=_MULTIPLIERS,
         absent=dict.fromkeys(_MULTIPLIERS, 1.0),
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        layer=_LAYER | _EXPERTS,
+        fields={"qk_norm": True},
+        # ``num_local_experts`` is how newer files say ``num_experts``.
+        sizes={
+            "num_experts": "experts",
+            "num_local_experts": "experts",
+            "num_experts_per_tok": "experts_per_token",
+            "moe_intermediate_size": "ffn",
+        },
+        switches={"norm_topk_prob": "router_normalized"},
+        only={
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "use_sliding_window": False,
+        },
+        absent={
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "num_key_value_heads": 4,
+        },
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        layer=_LAYER | _MIXTRAL_EXPERTS,
+        fields={"router_normalized": True},
+        sizes={
+            "num_local_experts": "experts",
+            "num_experts_per_tok": "experts_per_token",
+        },
+        only={"router_jitter_noise": 0.0},
+        absent={
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+        },
+        bias=False,
+        slides="all",
     ),
 }

@@ -102,7 +102,11 @@ def leaves(
             continue
         rows, stacked = _rows(config, family, place[1]), None
         for i in range(config.layers):
-            layer = read(_layer_name(family, i, place[1]))[rows].T
+            names = _layer_names(config, family, i, place[1])
+            if _of_experts(family, place[1]):
+                layer = np.stack([read(name).T for name in names])
+            else:
+                layer = read(names[0])[rows].T
             if stacked is None:
                 stacked = np.empty(like.shape, layer.dtype)
             stacked[i] = layer
@@ -250,8 +254,18 @@ def _flat(tree: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]
             yield (*place, key), sub
 
 
-def _layer_name(family: Family, layer: int, key: str) -> str:
-    return f"model.layers.{layer}.{family.layer[key]}"
+def _layer_names(
+    config: DecoderConfig, family: Family, layer: int, key: str
+) -> list[str]:
+    """The tensor of a layer's parameter, or those of all experts."""
+    name = f"model.layers.{layer}.{family.layer[key]}"
+    times = config.experts if _of_experts(family, key) else 1
+    return [name.format(expert) for expert in range(times)]
+
+
+def _of_experts(family: Family, key: str) -> bool:
+    """Whether a parameter ``[N, E, in, out]`` is a tensor of each expert on file."""
+    return "{}" in family.layer[key]
 
 
 def _rows(config: DecoderConfig, family: Family, key: str) -> slice:
@@ -270,9 +284,10 @@ def _shapes(config: DecoderConfig, family: Family) -> dict[str, tuple[int, ...]]
     shapes = {_TOP[key]: leaf.shape for key, leaf in tree.items()}
     for key, leaf in layers.items():
         for i in range(config.layers):
-            name = _layer_name(family, i, key)
-            before = shapes[name][0] if name in shapes else 0  # of the same tensor
-            shapes[name] = (before + leaf.shape[-1], *leaf.shape[-2:0:-1])
+            *within, out = leaf.shape[2 if _of_experts(family, key) else 1 :]
+            for name in _layer_names(config, family, i, key):
+                before = shapes[name][0] if name in shapes else 0  # of the same tensor
+                shapes[name] = (before + out, *within)
     return shapes
 
 
@@ -329,7 +344,10 @@ def _flatten(config: DecoderConfig, family: Family, params: Mapping, dtypes: Map
             tensors[_TOP[key]] = np.asarray(leaf)
     for key in (key for key in family.layer if key in params["layers"]):
         for i, layer in enumerate(np.asarray(params["layers"][key])):
-            parts[_layer_name(family, i, key)].append(layer.T)
+            names = _layer_names(config, family, i, key)
+            each = layer if _of_experts(family, key) else [layer]
+            for name, part in zip(names, each, strict=True):
+                parts[name].append(part.T)
     tensors |= {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in parts.items()}
     if config.tied and _TOP["head"] in dtypes:
         tensors[_TOP["head"]] = tensors[_TOP["embed"]]

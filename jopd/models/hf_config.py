@@ -43,8 +43,9 @@ _OTHERS = (
 )
 READ = frozenset((*_SIZES, *_OPTIONAL_SIZES, *_SWITCHES, *_NUMBERS, *_OTHERS))
 
-# Keys that a forward pass does not depend on, whatever they say: notes, labels, ids,
-# how weights were drawn, dropout (we train without), how others run or decode.
+# Keys that logits do not depend on, whatever they say: notes, labels, ids, how weights
+# were drawn, dropout (we train without), how others run or decode, and the loss that
+# balances experts (of pretraining; ours are those of the terms).
 _HARMLESS = """
     _attn_implementation _attn_implementation_autoset _commit_hash
     _flash_attn_2_enabled _model_name_or_path _name_or_path _sliding_window_pattern
@@ -54,8 +55,8 @@ _HARMLESS = """
     finetuning_task gradient_checkpointing hidden_dropout id2label initializer_range
     is_decoder is_llama_config keys_to_ignore_at_inference label2id loss_type
     max_sequence_length model_max_length name_or_path neftune_noise_alpha num_labels
-    output_attentions output_hidden_states pad_token pad_token_id prefix
-    pretraining_tp problem_type resid_pdrop return_dict sep_token_id seq_length
+    output_attentions output_hidden_states output_router_logits pad_token pad_token_id prefix
+    pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef sep_token_id seq_length
     task_specific_params tokenizer_class tokenizer_padding_side torch_dtype
     torchscript transformers.js_config transformers_version unk_token_id
     unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attention_2
@@ -131,6 +132,8 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
         for key, field in family.numbers.items()
         if raw.get(key) is not None
     }
+    own = {**family.sizes, **family.switches}
+    fields |= {own[key]: raw[key] for key in own if raw.get(key) is not None}
     if "query_pre_attn_scalar" in family.keys:
         fields["attention_scale"] = raw["query_pre_attn_scalar"] ** -0.5
     if "no_rope_layers" in family.keys:
@@ -149,9 +152,15 @@ def parse(raw: dict[str, Any]) -> DecoderConfig:
 def _given(raw: dict[str, Any], family: Family) -> dict[str, Any]:
     """Without those of the family's own keys that are null, which says nothing but of
     a cap."""
-    own = {*family.keys, *family.numbers}
+    own = keys_of(family)
     null = {key for key in own if raw.get(key) is None and not key.endswith("capping")}
     return {key: value for key, value in raw.items() if key not in null}
+
+
+def keys_of(family: Family) -> frozenset[str]:
+    """Keys of ``config.json`` that few families read, this one among them."""
+    named = family.numbers, family.sizes, family.switches, family.only.keys() - READ
+    return family.keys.union(*named)
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:
@@ -167,12 +176,15 @@ def family_of(raw: Mapping[str, Any]) -> Family:
 
 def _check_keys(raw: dict[str, Any], family: Family) -> None:
     """Refuses what would be passed over: see the lists above."""
-    own = family.keys | family.numbers.keys()
+    own, one_value = keys_of(family), {**ONLY, **family.only}
+    for key in own & ONLY.keys() - family.only.keys():
+        del one_value[key]  # of others
     for key, value in raw.items():
-        known = key in READ or key in own or key in HARMLESS or value is None
-        if known or (key in ONLY and value == ONLY[key]):
+        single = key in one_value
+        known = key in READ or key in own or key in HARMLESS
+        if value is None or (value == one_value[key] if single else known):
             continue
-        only = f"only {ONLY[key]!r} is supported" if key in ONLY else "not read here"
+        only = f"only {one_value[key]!r} is supported" if single else "not read here"
         raise ValueError(
             f"config.json: {key}={value!r:.80}: {only}, and the model's numbers may "
             "depend on it; take another model, or remove the key if they do not"
@@ -205,13 +217,13 @@ def _check_values(raw: dict[str, Any], family: Family) -> None:
                 f"config.json of a {raw['model_type']} model lacks {key!r}"
             )
     most = {"num_hidden_layers": _MOST_LAYERS}
-    for key in (*_SIZES, *_OPTIONAL_SIZES, *_SIZES_OF_FEW):
+    for key in (*_SIZES, *_OPTIONAL_SIZES, *_SIZES_OF_FEW, *family.sizes):
         value = raw.get(key)
         largest = most.get(key, _LARGEST)
         within = type(value) is int and 1 <= value <= largest
         if value is not None and not within:
             raise wrong(key, value, f"a whole number from 1 to {largest:,}")
-    for key in _SWITCHES:
+    for key in (*_SWITCHES, *family.switches):
         if raw.get(key) is not None and type(raw[key]) is not bool:
             raise wrong(key, raw[key], "true or false")
     for key in (*_NUMBERS, *_NUMBERS_OF_FEW, *family.numbers):
@@ -347,6 +359,8 @@ def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
         raw["use_sliding_window"] = config.sliding_window > 0
     for key, field in family.numbers.items():
         raw[key] = getattr(config, field) or None
+    for key, field in {**family.sizes, **family.switches}.items():
+        raw[key] = getattr(config, field)
     if "no_rope_layers" in family.keys:
         nope = config.nope_layers or (False,) * config.layers
         raw["no_rope_layers"] = [int(not none) for none in nope]

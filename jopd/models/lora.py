@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jopd.models import decoder
 from jopd.models.decoder_config import DecoderConfig
-from jopd.models.quantize import MATRICES
+from jopd.models.quantize import ATTENTION, MATRICES
 
 OF_ADAPTER = re.compile(r"_(a|b)$")
 
@@ -33,24 +33,27 @@ def adapted(
     rank_stabilized: bool = False,
     targets: str = ".",
 ) -> DecoderConfig:
-    """``config`` with an adapter on ``targeted(targets)``; rank 0 is no adapter."""
+    """``config`` with an adapter on ``targeted(targets)``; rank 0 is no adapter.
+
+    Experts are frozen with the rest of the base: an adapter of each would be as many.
+    """
     if not rank:
         return config
     scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
-    found = targeted(targets)
+    found = targeted(targets, ATTENTION if config.experts else MATRICES)
     return dataclasses.replace(
         config, lora_rank=rank, lora_scale=scale, lora_targets=found
     )
 
 
-def targeted(targets: str) -> tuple[str, ...]:
-    """Those of q, k, v, o, gate, up and down that a pattern finds.
+def targeted(targets: str, matrices: tuple[str, ...] = MATRICES) -> tuple[str, ...]:
+    """Those of q, k, v, o, gate, up and down that a pattern finds; experts have none.
 
     Raises:
       ValueError: a malformed pattern, or one that finds none of them.
     """
     try:
-        found = tuple(name for name in MATRICES if re.search(targets, name))
+        found = tuple(name for name in matrices if re.search(targets, name))
     except re.error as error:
         raise ValueError(
             f"student.lora.targets={targets!r} is no regular expression: {error}"
@@ -58,7 +61,7 @@ def targeted(targets: str) -> tuple[str, ...]:
     if not found:
         raise ValueError(
             f"student.lora.targets={targets!r} finds none of the matrices "
-            f"{', '.join(MATRICES)}; '.' finds all of them"
+            f"{', '.join(matrices)}; '.' finds all of them"
         )
     return found
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from jopd.models.decoder import DecoderConfig
 
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+ATTENTION = ("q", "k", "v", "o")
+MATRICES = (*ATTENTION, "gate", "up", "down")
+OF_EXPERTS = ("expert_gate", "expert_up", "expert_down")
 
 
 def int8(
@@ -27,18 +29,19 @@ def int8(
     Takes and gives host arrays; a column of zeros stays one.
     """
     layers = dict(params["layers"])
-    for name in MATRICES:
+    for name in layers.keys() & {*MATRICES, *OF_EXPERTS}:
         layers |= matrix(name, np.asarray(layers[name]))
     return dataclasses.replace(config, int8=True), {**params, "layers": layers}
 
 
-def matrix(name: str, whole_NIO: np.ndarray) -> dict[str, np.ndarray]:
-    """A matrix of all layers as int8, and its scales f32[N, out]; layer by layer."""
-    steps_NIO = np.empty(whole_NIO.shape, np.int8)
-    scale_NO = np.empty((len(whole_NIO), whole_NIO.shape[2]), np.float32)
-    for layer, whole in enumerate(whole_NIO):
-        whole = whole.astype(np.float32)
-        scale_NO[layer] = np.abs(whole).max(axis=0) / 127.0
-        steps = np.where(scale_NO[layer] > 0, scale_NO[layer], 1.0)
-        steps_NIO[layer] = np.rint(whole / steps)
-    return {name: steps_NIO, f"{name}_scale": scale_NO}
+def matrix(name: str, whole: np.ndarray) -> dict[str, np.ndarray]:
+    """A matrix ``[N, in, out]``, or of experts ``[N, E, in, out]``, as int8, and its
+    scales f32[N, out] or f32[N, E, out]; made layer by layer."""
+    steps = np.empty(whole.shape, np.int8)
+    scales = np.empty((*whole.shape[:-2], whole.shape[-1]), np.float32)
+    for layer, values in enumerate(whole):
+        values = values.astype(np.float32)
+        scales[layer] = np.abs(values).max(axis=-2) / 127.0
+        step = np.where(scales[layer] > 0, scales[layer], 1.0)[..., None, :]
+        steps[layer] = np.rint(values / step)
+    return {name: steps, f"{name}_scale": scales}

@@ -24,6 +24,9 @@ RULES: tuple[tuple[str, tuple], ...] = (
     (r"^(embed|head)$", ("tensor", "fsdp")),
     (r"^layers/(q|k|v|gate|up)$", (None, "fsdp", "tensor")),
     (r"^layers/(o|down)$", (None, "tensor", "fsdp")),
+    (r"^layers/expert_(gate|up)$", (None, None, "fsdp", "tensor")),
+    (r"^layers/expert_(gate|up)_scale$", (None, None, "tensor")),
+    (r"^layers/expert_down$", (None, None, "tensor", "fsdp")),
     (r"^layers/(q|k|v|gate|up)_a$", (None, "fsdp")),
     (r"^layers/(q|k|v|gate|up)_b$", (None, None, "tensor")),
     (r"^layers/(o|down)_a$", (None, "tensor")),
@@ -167,6 +170,22 @@ def looked_up(embed: jax.Array, tokens_BT: jax.Array, mesh: Mesh | None):
     )
     x_BTD = jnp.take(embed, put(tokens_BT, "data"), axis=0)
     return put(x_BTD, "data", None, "fsdp")
+
+
+def on_rows(function: Callable, mesh: Mesh | None) -> Callable:
+    """``function(x, weights)`` of the rows x [B, ...] that a device has, for what would
+    look at all rows otherwise, such as an order of tokens. Weights are whole over the
+    axes that rows are split over, their gradients the sums of those of all devices."""
+    if mesh is None:
+        return function
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(ROWS), P()),
+        out_specs=P(ROWS),
+        axis_names=set(ROWS),
+        check_vma=False,
+    )
 
 
 def rows_local(x: jax.Array, mesh: Mesh | None) -> jax.Array:

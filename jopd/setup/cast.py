@@ -86,7 +86,7 @@ def _read(path: str, pairs: dict[int, int], dtype: str, mesh, eight: bool) -> di
     params: dict = {}
     for place, leaf in hf.leaves(path, None if eight else dtype):
         tree = params.setdefault("layers", {}) if place[0] == "layers" else params
-        if eight and place[-1] in quantize.MATRICES:
+        if eight and place[-1] in (*quantize.MATRICES, *quantize.OF_EXPERTS):
             found = quantize.matrix(place[-1], leaf)
         else:
             found = {place[-1]: _in_student_ids(place, leaf, pairs).astype(dtype)}

@@ -21,18 +21,19 @@ NESTED = {
 @pytest.mark.parametrize("family", list(CLASSES)[4:])
 def test_defaults_are_those_of_transformers(family):
     """Every key that may be absent is; layers enough for each period."""
-    sizes = {"vocab_size": 48, "hidden_size": 24, "intermediate_size": 40}
-    sizes |= {"num_attention_heads": 4, "num_hidden_layers": 13}
+    sizes = {"vocab_size": 48, "hidden_size": 48, "intermediate_size": 40}
+    sizes |= {"num_attention_heads": 8, "num_hidden_layers": 13}
     theirs = CLASSES[family](**sizes)
     ours = hf_config.parse(small(family, **sizes, num_key_value_heads=None))
-    assert ours.kv_heads == (getattr(theirs, "num_key_value_heads", None) or 4)
+    assert ours.kv_heads == (getattr(theirs, "num_key_value_heads", None) or 8)
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or 6)
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.activation == getattr(theirs, FAMILIES[family].activation)
     if hasattr(theirs, "query_pre_attn_scalar"):
         assert ours.attention_scale == theirs.query_pre_attn_scalar**-0.5
-    for key, field in FAMILIES[family].numbers.items():
+    row = FAMILIES[family]
+    for key, field in {**row.numbers, **row.sizes, **row.switches}.items():
         assert getattr(ours, field) == (getattr(theirs, key) or 0)
     kinds = getattr(theirs, "layer_types", None)
     if kinds:
@@ -147,6 +148,13 @@ def test_local_rope_goes_with_the_window():
         ("granite", {"logits_scaling": 0}, "logits_scaling=0 is not a number above 0"),
         ("granite", {"residual_multiplier": "1"}, "='1' is not a number above 0"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, r"=\[0\]: only \[\] is supported"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "=2: only 1 is supported"),
+        ("qwen3_moe", {"use_sliding_window": True}, "True: only False is supported"),
+        ("qwen3_moe", {"num_experts": 0}, "num_experts=0 is not a whole number"),
+        ("qwen3_moe", {"norm_topk_prob": 1}, "norm_topk_prob=1 is not true or false"),
+        ("mixtral", {"num_experts_per_tok": 9}, "experts_per_token=9 of experts=8"),
+        ("mixtral", {"router_jitter_noise": 0.1}, "=0.1: only 0.0 is supported"),
         ("gemma3_text", {"rope_local_base_freq": "x"}, "='x' is not a number above 0"),
     ],
 )
@@ -158,6 +166,16 @@ def test_what_a_family_refuses(family, changes, text):
 def test_a_window_of_null_is_refused_where_layers_slide():
     raw = small("gemma3_text") | {"sliding_window": None}
     assert "sliding_window=None, but layer_types=[] of a gemma3_text" in outcome(raw)
+
+
+def test_a_missing_expert_is_named(tmp_path):
+    folder = Path(shutil.copytree(ROOT / "parity_mixtral", tmp_path / "m"))
+    name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    weights = load_file(folder / "model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"{name} \(40, 24\) is missing"):
+        hf.load(folder)
 
 
 def test_a_shared_tensor_of_another_width_is_named(tmp_path):

@@ -68,9 +68,11 @@ def test_what_the_forward_pass_of_transformers_reads_is_not_harmless(family):
     used |= set(re.findall(r'getattr\(\s*(?:self\.)?config, "(\w+)"', source))
     used |= set(re.findall(r'getattr\(config, "(\w+)"', masks.read_text()))
     assert {"rms_norm_eps", "rope_parameters", "is_causal"} <= used
-    # Dropout is not applied in evaluation; the others choose among equal programs.
+    # Dropout is not applied in evaluation; the others choose among equal programs, ask
+    # for a loss beside the logits, or draw weights.
     apart = {"attention_dropout", "pad_token_id", "use_cache", "get_text_config"}
-    apart |= {"resid_pdrop", "embd_pdrop"}
+    apart |= {"resid_pdrop", "embd_pdrop", "initializer_range"}
+    apart |= {"output_router_logits", "router_aux_loss_coef"}
     for key in used & HARMLESS - apart:
         pytest.fail(f"{key} is read there and harmless here")
 
@@ -134,16 +136,24 @@ def test_a_key_that_is_read_changes_something(key):
 OWN = {
     "attention_multiplier": 0.5,
     "attn_logit_softcapping": 40.0,
+    "decoder_sparse_step": 2,
     "embedding_multiplier": 12,
     "final_logit_softcapping": 20.0,
     "hidden_activation": "silu",
     "logits_scaling": 8.0,
+    "mlp_only_layers": [1],
+    "moe_intermediate_size": 12,
     "no_rope_layer_interval": 2,
     "no_rope_layers": [0, 1],
+    "norm_topk_prob": True,
+    "num_experts": 16,
+    "num_experts_per_tok": 3,
+    "num_local_experts": 24,
     "partial_rotary_factor": 0.67,
     "query_pre_attn_scalar": 128,
     "residual_multiplier": 0.22,
     "rope_local_base_freq": 1e3,
+    "router_jitter_noise": 0.01,
     "sliding_window_pattern": 2,
 }
 

@@ -45,12 +45,15 @@ LAYOUTS = {
     "fsdp, remat, accumulate": ((1, 4, 1), {"remat": True, "accumulate": 2}),
     "data and tensor": ((2, 1, 2), {}),
     "fsdp and tensor": ((1, 2, 2), {}),
+    "one, experts": (None, {"experts": 4, "experts_per_token": 2}),
+    "data and fsdp, experts": ((2, 2, 1), {"experts": 4, "experts_per_token": 2}),
+    "tensor, experts": ((2, 1, 2), {"experts": 4, "experts_per_token": 2}),
 }
 
 
-def held(mesh):
-    """State, frozen parameters and a batch where they belong."""
-    params = tiny.params(STUDENT, 0, 0.1)
+def held(student, mesh):
+    """Parameters, frozen parameters and a batch where they belong."""
+    params = tiny.params(student, 0, 0.1)
     frozen = {"teacher": tiny.params(TEACHER, 7, 0.1)}
     batch = tiny.batch(0, rows=ROWS, width=WIDTH, vocabulary=VOCABULARY)
     if mesh is None:
@@ -60,11 +63,11 @@ def held(mesh):
     return put(params), {"teacher": put(frozen["teacher"])}, batch
 
 
-def run(axes, *, remat: bool = False, accumulate: int = 1) -> dict:
+def run(axes, *, accumulate: int = 1, **changes) -> dict:
     """Losses, parameters and programs of two updates."""
     mesh = axes and sharding.make_mesh(*axes)
-    params, frozen, batch = held(mesh)
-    student = dataclasses.replace(STUDENT, remat=remat)
+    student = dataclasses.replace(STUDENT, **changes)
+    params, frozen, batch = held(student, mesh)
     models = {
         "student": decoder.Decoder(student, mesh),
         "teacher": decoder.Decoder(TEACHER, mesh),
