@@ -5,8 +5,8 @@ One layer, scanned over parameters that are stacked along a leading [N] axis:
     x = x + r post(W_o attention(rope(W_q h), rope(W_k h), W_v h)),   h = pre(x)
     x = x + r post(W_down (act(W_gate h) * W_up h)),                  h = pre(x)
 
-The MLP may be a mixture (``models.experts``). ``pre`` and ``post`` are RMS norms, or nothing where a config has none there; r is 1
-in most.
+The MLP may be a mixture (``models.experts``). ``pre`` and ``post`` are RMS norms, or
+nothing where a config has none there; r is 1 in most.
 
 Further dimensions here: S cache slots, Kh key/value heads, G query heads per key/value
 head, H width of a head. A cache slot is a place in memory, a position is a place in the

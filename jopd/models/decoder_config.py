@@ -30,8 +30,8 @@ class DecoderConfig:
       logit_divisor: of logits; the final hidden states are divided by it.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
         (``losses.objective.logits_of``) is told so; 0 is no cap.
-      experts, experts_per_token: of a mixture in the place of each MLP, ``models.experts``,
-        with ``ffn`` the width of one; 0: there is one MLP that all tokens read.
+      experts, experts_per_token: of a mixture in the place of each MLP, ``ffn`` wide
+        each, see ``models.experts``; 0: there is one MLP that all tokens read.
       router_normalized: weights of a token's experts sum to one.
       lora_rank, lora_scale, lora_targets: of an adapter on some of the layers'
         matrices, see ``models.lora``; rank 0: there is none.
@@ -93,8 +93,8 @@ class DecoderConfig:
                 )
         if self.experts_per_token > self.experts:
             raise ValueError(
-                f"experts_per_token={self.experts_per_token} of experts={self.experts}: "
-                "there are not as many"
+                f"experts_per_token={self.experts_per_token} of experts="
+                f"{self.experts}: there are not as many"
             )
         if self.qk_norm and self.qk_norm_wide:
             raise ValueError("qk_norm and qk_norm_wide exclude each other; choose one")

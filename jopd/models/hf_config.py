@@ -47,18 +47,18 @@ READ = frozenset((*_SIZES, *_OPTIONAL_SIZES, *_SWITCHES, *_NUMBERS, *_OTHERS))
 # were drawn, dropout (we train without), how others run or decode, and the loss that
 # balances experts (of pretraining; ours are those of the terms).
 _HARMLESS = """
-    _attn_implementation _attn_implementation_autoset _commit_hash
-    _flash_attn_2_enabled _model_name_or_path _name_or_path _sliding_window_pattern
-    attention_dropout attn_implementation attn_pdrop auto_map begin_suppress_tokens
-    bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
+    _model_name_or_path _name_or_path _sliding_window_pattern attention_dropout
+    attn_implementation attn_pdrop auto_map begin_suppress_tokens bos_token_id
+    cache_implementation chunk_size_feed_forward classifier_dropout
     decoder_start_token_id dtype embd_pdrop eos_token_id experts_implementation
     finetuning_task gradient_checkpointing hidden_dropout id2label initializer_range
     is_decoder is_llama_config keys_to_ignore_at_inference label2id loss_type
     max_sequence_length model_max_length name_or_path neftune_noise_alpha num_labels
-    output_attentions output_hidden_states output_router_logits pad_token pad_token_id prefix
-    pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef sep_token_id seq_length
-    task_specific_params tokenizer_class tokenizer_padding_side torch_dtype
-    torchscript transformers.js_config transformers_version unk_token_id
+    output_attentions output_hidden_states output_router_logits pad_token pad_token_id
+    prefix pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef
+    sep_token_id seq_length task_specific_params tokenizer_class tokenizer_padding_side
+    torch_dtype torchscript transformers.js_config transformers_version unk_token_id
     unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attention_2
     use_return_dict
 
