@@ -176,9 +176,8 @@ def family_of(raw: Mapping[str, Any]) -> Family:
 
 def _check_keys(raw: dict[str, Any], family: Family) -> None:
     """Refuses what would be passed over: see the lists above."""
-    own, one_value = keys_of(family), {**ONLY, **family.only}
-    for key in own & ONLY.keys() - family.only.keys():
-        del one_value[key]  # of others
+    own = keys_of(family)
+    one_value = {key: ONLY[key] for key in ONLY if key not in own} | {**family.only}
     for key, value in raw.items():
         single = key in one_value
         known = key in READ or key in own or key in HARMLESS
