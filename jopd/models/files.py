@@ -10,11 +10,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from jopd.models import hub
 
 TOKENIZERS = (
     "tokenizer.json",
@@ -30,33 +32,19 @@ TOKENIZERS = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
+CARD = "README.md"
+ABOUT = (CARD, "LICENSE*")  # what people read of a model
 
 
-def directory(path: str | Path, patterns: list[str]) -> Path:
-    """A local directory, or that of a hub id, fetched as far as the patterns say."""
+def directory(path: str | Path, patterns: Sequence[str]) -> Path:
+    """A local directory, or that of a hub id, see ``hub.fetch``."""
     folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        raise FileNotFoundError(
-            f"{path} is not a directory; give one, or a hub id like Qwen/Qwen3-0.6B"
-        )
-    # Imported here: a local directory needs neither the hub nor its import time.
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=patterns))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{path} is not a directory here, and as a hub id it could not be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "check the path, or download the model and give its directory"
-        ) from error
+    return folder if folder.is_dir() else hub.fetch(str(path), tuple(patterns))
 
 
 def whole(path: str | Path) -> Path:
     """The directory of a model with its weights and tokenizer."""
-    return directory(path, ["*.json", "*.safetensors", *TOKENIZERS])
+    return directory(path, ["*.json", "*.safetensors", *TOKENIZERS, *ABOUT])
 
 
 def read_json(file: Path) -> dict[str, Any]:

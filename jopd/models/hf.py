@@ -43,6 +43,19 @@ def check(path: str | Path) -> DecoderConfig:
     return _opened(path)[0]
 
 
+def dtype_named(path: str | Path, asked: str = "auto") -> str:
+    """``asked``, or for "auto" what ``config.json`` says of its weights: "bfloat16" for
+    bfloat16 and float16, else "float32". Of an adapter its base's."""
+    if asked != "auto":
+        return asked
+    raw = files.read_config(
+        peft.base_of(files.directory(path, [files.CONFIG, files.ADAPTER]))
+    )
+    said = raw.get("dtype", raw.get("torch_dtype"))
+    half = str(said).removeprefix("torch.") in ("bfloat16", "float16")
+    return "bfloat16" if half else "float32"
+
+
 def end_ids(path: str | Path) -> tuple[int, ...]:
     """Ids that end a response, ascending: ``eos_token_id``, one or a list, of
     ``generation_config.json`` and ``config.json``; ValueError if it is neither."""

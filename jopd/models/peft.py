@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from jopd.models import files, hf_config
+from jopd.models import files, hf_config, hub
 from jopd.models.decoder_config import DecoderConfig
 
 CONFIG, WEIGHTS = files.ADAPTER, "adapter_model.safetensors"
@@ -51,7 +51,10 @@ def base_of(folder: Path) -> Path:
     """
     if not is_adapter(folder):
         return folder
-    name = _about(folder)["base_model_name_or_path"]
+    about = _about(folder)
+    name = about["base_model_name_or_path"]
+    if not Path(name).is_dir():
+        name = hub.joined(name, about.get("revision"))
     try:
         return files.whole(name)
     except FileNotFoundError as error:
@@ -193,10 +196,14 @@ def save(
       ValueError: see ``modules``.
     """
     where = modules(config, source)
+    base, revision = str(source), None
+    if not Path(source).is_dir():
+        base, revision = hub.split(source)
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(source),
+        "base_model_name_or_path": base,
+        "revision": revision,
         "r": config.lora_rank,
         "lora_alpha": alpha,
         "use_rslora": rank_stabilized,

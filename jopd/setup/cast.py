@@ -57,7 +57,8 @@ def load_models(config, cast: Cast, mesh):
         itself = name == "student"
         role = config.student if itself else cast.teachers[name]
         remat = itself and config.student.remat
-        shape = dataclasses.replace(cast.shapes[name], dtype=role.dtype, remat=remat)
+        dtype = hf.dtype_named(path, role.dtype)
+        shape = dataclasses.replace(cast.shapes[name], dtype=dtype, remat=remat)
         if itself or role.weights not in ("path", "initial"):
             shape = lora.adapted(shape, **config.student.lora)
         eight = not itself and role.quantize == "int8"
@@ -65,7 +66,7 @@ def load_models(config, cast: Cast, mesh):
         if not itself and role.weights not in ("path", "initial"):
             continue
         trained = itself and not shape.lora_rank
-        dtype = "float32" if trained else role.dtype
+        dtype = "float32" if trained else dtype
         kind = path, dtype, eight, trained
         if kind not in held:
             same = held.get((path, "float32", False, True))

@@ -32,7 +32,9 @@ def base_config(regime: str = "digits") -> ConfigDict:
 
     c.student = {
         "path": "demo:student",  # HF directory, hub id, or a bundled one, demo:NAME
-        "dtype": "float32",  # compute dtype; master weights stay float32
+        # of the computation, float32 | bfloat16 | auto: what the model's config.json
+        # names; trained weights are float32
+        "dtype": "float32",
         "remat": True,  # recompute layers in the backward pass; saves memory
         # An adapter (LoRA) is trained in the place of the weights, which then have
         # ``dtype``, too. It wants about ten times the rate of full training; that, the
@@ -47,7 +49,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
     c.teacher = {
         "weights": "path",  # path, or the student: initial live ema snapshot gated
         "path": "demo:teacher",
-        "dtype": "float32",
+        "dtype": "float32",  # of weights and computation; auto as for the student
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update
         "every_steps": 30,  # updates between two copies: snapshot; at least: gated

@@ -14,8 +14,8 @@ DEMO = "demo:"
 
 def load_tokenizer(path: str):
     """That of a model directory or hub id, or of an adapter's base if it has none."""
-    here = os.path.isdir(path)
-    return files.tokenizer(str(peft.with_tokenizer(path)) if here else path)
+    folder = files.directory(path, ["*.json", *files.TOKENIZERS])
+    return files.tokenizer(str(peft.with_tokenizer(folder)))
 
 
 def model_path(path: str) -> str:

@@ -20,6 +20,7 @@ from jopd.rollouts.generate import Policy, Request, advance, begin, join
 from jopd.rollouts.sampling import Filter
 from jopd.setup import inputs
 
+DTYPES = "auto", "float32", "bfloat16"
 LOOK = 16  # draws after which texts are searched for a stop string
 
 
@@ -138,10 +139,17 @@ def load(path: str, *, dtype: str = "float32") -> Model:
     Config, tokenizer and the headers of the weights are checked at once; weights are
     read when they are needed.
 
+    Args:
+      dtype: of the computation, "float32" or "bfloat16"; "auto" is what the model's
+        ``config.json`` names, float16 as bfloat16.
+
     Raises:
       FileNotFoundError, ValueError: something is missing, unknown or damaged; names it.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     path = inputs.model_path(path)
+    dtype = hf.dtype_named(path, dtype)
     config = dataclasses.replace(hf.check(path), dtype=dtype)
     return Model(path, config, inputs.load_tokenizer(path))
 

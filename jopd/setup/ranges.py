@@ -95,7 +95,7 @@ WARMUP = Range(
     "a share in [0, 1) or a whole number of updates",
     lambda v: SHARE.holds(v) or (AMOUNT.holds(v) and v == int(v)),
 )
-DTYPE = choice("float32", "bfloat16")
+DTYPE = choice("auto", "float32", "bfloat16")
 SCHEDULE = choice(*optimizer.SCHEDULES)
 SWITCH = choice("auto", "always", "never")
 

@@ -74,7 +74,7 @@ def judge_gap(e: Experiment, average: float, largest: float, at: int) -> list[st
     """
     tolerance = sampler_tolerance(e)
     excess = max(average, largest / 100) / tolerance
-    if excess <= 1 or e.config.student.dtype != "float32":
+    if excess <= 1 or e.models["student"].config.dtype != "float32":
         return []
     line = (
         f"step {at}: log-probs recorded while sampling differ from the trainer's by "
@@ -104,7 +104,7 @@ def check_ratio(e: Experiment, got: collect.Collected, parts: dict) -> list[str]
         return []
     gap_BT = np.asarray(parts["logp/student"]) - got.batch.rollout.behavior_logp_BT
     ratio = float(np.exp(gap_BT[drawn_BT], dtype=np.float64).mean())
-    exact = e.config.student.dtype == "float32"
+    exact = e.models["student"].config.dtype == "float32"
     if abs(ratio - 1) <= (100 * sampler_tolerance(e) if exact else 0.05):
         return []
     c = e.config.rollout

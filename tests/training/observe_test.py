@@ -34,8 +34,7 @@ def test_a_number_of_ones_own_stays():
 
 def gap(average: float, largest: float, dtype: str = "float32") -> list[str]:
     config = base_config()
-    config.student.dtype = dtype
-    student = Fake(config=Fake(layers=16))
+    student = Fake(config=Fake(layers=16, dtype=dtype))
     e = Fake(config=config, models={"student": student}, shape=Fake(vocabulary=1024))
     return observe.judge_gap(e, average, largest, 50)
 
@@ -63,7 +62,7 @@ def said_of_ratio(ratio: float, source=STUDENT, **changes) -> list[str]:
     config.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    student = Fake(config=Fake(layers=2))
+    student = Fake(config=Fake(layers=2, dtype=config.student.dtype))
     e = Fake(config=config, models={"student": student}, shape=Fake(vocabulary=18))
     drawn_BT = np.log(np.full((2, 3), 0.25))
     rollout = Fake(source_BT=np.full((2, 3), source), behavior_logp_BT=drawn_BT)
