@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -15,6 +15,7 @@ from jopd.setup import config, keys, overrides, shipped
 flags.disclaim_key_flags()  # those defined here belong to the command that asks
 
 HELP = {"--help", "-help", "-h", "-?"}
+MODEL = "HF directory, hub id (org/name, org/name@revision), or demo:student|teacher."
 CHECKPOINT = (
     "checkpoint",
     "",
@@ -39,6 +40,31 @@ def one_error():
         except (ValueError, ImportError, OSError, FloatingPointError) as error:
             console.error(error)
             sys.exit(1)
+
+
+def define_writing(max_new_tokens: int) -> None:
+    """The flags of a command whose model writes."""
+    flags.DEFINE_string("model", None, MODEL)
+    flags.DEFINE_string(*CHECKPOINT)
+    most = ("max_new_tokens", max_new_tokens, "Most tokens to write.")
+    flags.DEFINE_integer(*most, lower_bound=1)
+    flags.DEFINE_float("temperature", 1.0, "0 is greedy.", lower_bound=0.0)
+    flags.DEFINE_integer("top_k", 0, "Keep the k most likely tokens; 0: all.")
+    flags.DEFINE_float("top_p", 1.0, "Keep the smallest set with this mass; 1: all.")
+    share = "Drop tokens below this share of the best; 0: none."
+    flags.DEFINE_float("min_p", 0.0, share)
+    flags.DEFINE_integer("seed", 0, "Of the random stream.")
+    known = ["auto", "float32", "bfloat16"]
+    what = "Of the computation; auto: what the model's config.json names."
+    flags.DEFINE_enum("dtype", "float32", known, what)
+
+
+WRITING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def writing() -> dict[str, Any]:
+    """What the flags of ``define_writing`` say of how to write."""
+    return {name: flags.FLAGS[name].value for name in WRITING}
 
 
 def define_config() -> None:

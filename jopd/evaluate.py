@@ -62,7 +62,7 @@ def keep(out: Path, found: dict, written: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
+    flags.DEFINE_string("model", None, commandline.MODEL)
     flags.DEFINE_string(*commandline.CHECKPOINT)
     flags.DEFINE_string("out", "", "JSON file of the numbers; texts: .jsonl beside.")
     commandline.define_config()

@@ -1,6 +1,7 @@
 """A run's checkpoint as a model: ``jopd export --model=runs/x --checkpoint=best``.
 
-The run may be under way. What is written loads in ``transformers``.
+The run may be under way. What is written loads in ``transformers``. With
+``--push_to_hub=org/name`` it is uploaded, too: private, unless with ``--public``.
 """
 
 from pathlib import Path
@@ -13,21 +14,31 @@ from jopd import commandline
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
+    from jopd.models import hub
     from jopd.reporting import console
     from jopd.training import kept
 
     f = flags.FLAGS
     run = Path(f.model)
     with commandline.one_error():
+        if f.push_to_hub:
+            hub.check_target(f.push_to_hub)  # before an export that may take long
+        elif f.public:
+            raise ValueError("--public is of an upload; add --push_to_hub=org/name")
         at = kept.pick(run, f.checkpoint)
         out = Path(f.out or run / f"export-{at}")
         kept.export(run, at, out)
         console.say(f"checkpoint {at}: {out}")
+        if f.push_to_hub:
+            address = hub.push(out, f.push_to_hub, private=not f.public)
+            console.say(f"pushed to {address}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "Folder of a run.")
     flags.DEFINE_string("checkpoint", "last", "best, last or a step.")
     flags.DEFINE_string("out", "", "Directory to write; default RUN/export-STEP.")
+    flags.DEFINE_string("push_to_hub", "", "Upload it, too: org/name on the hub.")
+    flags.DEFINE_bool("public", False, "What is uploaded is for everybody to read.")
     flags.mark_flag_as_required("model")
     app.run(main, flags_parser=commandline.parse_flags)

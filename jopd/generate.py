@@ -12,19 +12,11 @@ from absl import app, flags
 
 from jopd import commandline
 
-flags.DEFINE_string("model", None, "HF directory, hub id, or demo:student|teacher.")
-flags.DEFINE_string(*commandline.CHECKPOINT)
+commandline.define_writing(128)
 flags.DEFINE_multi_string("prompt", None, "Text to continue; may be repeated.")
 flags.DEFINE_integer("samples", 1, "Continuations of each prompt.", lower_bound=1)
-flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to write.", lower_bound=1)
-flags.DEFINE_float("temperature", 1.0, "0 is greedy.", lower_bound=0.0)
-flags.DEFINE_integer("top_k", 0, "Keep the k most likely tokens; 0: all.")
-flags.DEFINE_float("top_p", 1.0, "Keep the smallest set with this mass; 1: all.")
-flags.DEFINE_float("min_p", 0.0, "Drop tokens below this share of the best; 0: none.")
 flags.DEFINE_multi_string("stop", [], "Text that ends a continuation; repeatable.")
-flags.DEFINE_integer("seed", 0, "Of the random stream.")
 flags.DEFINE_enum("chat", "auto", ["auto", "always", "never"], "Use the chat template.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 
 
 def main(argv: list[str]) -> None:
@@ -35,15 +27,12 @@ def main(argv: list[str]) -> None:
     from jopd.training import kept
 
     f = flags.FLAGS
-    names = "samples", "max_new_tokens", "temperature", "top_k", "top_p", "min_p"
-    options = {name: f[name].value for name in names}
+    options = dict(samples=f.samples, **commandline.writing())
     for line in decoding.escapes(f.stop, "--stop"):
         print(f"warning: {line}", file=sys.stderr)  # stdout is for texts
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
         student = model.load(path, dtype=f.dtype)
-        found = student.generate(
-            f.prompt, seed=f.seed, chat=f.chat, stop_strings=f.stop, **options
-        )
+        found = student.generate(f.prompt, chat=f.chat, stop_strings=f.stop, **options)
         bold = "\x1b[1m{}\x1b[0m" if sys.stdout.isatty() else "{}"
         for prompt, texts in zip(f.prompt, found):
             for text in texts:

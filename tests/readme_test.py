@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers import models as kinds
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 import runs
 from jopd import commandline
@@ -57,27 +55,10 @@ def test_an_example_runs(number, cache, tmp_path, monkeypatch, capsys):
 # The command for one's own models and data, over random models of that family.
 
 COMMAND = re.search(r"Your own models and data\n\n```sh\n(.*?)```", TEXT, re.DOTALL)[1]
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 STORY = "A farmer has {} hens, each of which lays an egg a day, and sells them all. "
 ASKED = (
     STORY * 3 + "How many eggs does she sell in {} days at 2 dollars each? Explain it."
 )
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A token a byte, and a chat template: any text, without a file."""
-    letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(kinds.BPE(vocab=letters, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    marks = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
-    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-    found.chat_template = TEMPLATE
-    return found
 
 
 def questions(count: int) -> str:
@@ -118,7 +99,9 @@ def max_id(tokenizer) -> int:
 
 
 def test_the_command_for_own_models_starts(tmp_path, monkeypatch):
-    asked = command_of_readme(tmp_path, monkeypatch, byte_tokenizer(), questions(40))
+    asked = command_of_readme(
+        tmp_path, monkeypatch, runs.byte_tokenizer(), questions(40)
+    )
     e = experiment.build(asked)
     lengths = [len(p) for part in (e.rows.train, e.rows.held) for p in part.prompts]
     assert len(lengths) == 40 and min(lengths) > 64

@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as kinds
+from transformers import PreTrainedTokenizerFast
 
 from jopd.models import decoder, hf
 from jopd.setup import inputs
@@ -47,6 +50,25 @@ EVERYTHING = {
 def bundled_tokenizer():
     """That of the arithmetic task: a token a character."""
     return inputs.load_tokenizer(inputs.model_path("demo:student"))
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, and a chat template: any text, without a file."""
+    letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(kinds.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    found.chat_template = TEMPLATE
+    return found
 
 
 # A config of another regime over the task in digits.

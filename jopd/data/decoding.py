@@ -46,6 +46,21 @@ def before_end(text: str, strings: Sequence[str]) -> str:
     return text[: min(places)] if places else text
 
 
+def settled(text: str, strings: Sequence[str] = ()) -> str:
+    """What of a text that goes on stays as it is.
+
+    Not its end, as long as that may be half a character, or half of one of ``strings``.
+    """
+    bare = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    open_ends = [
+        length
+        for one in strings
+        for length in range(1, min(len(one), len(bare) + 1))
+        if one.startswith(bare[-length:])
+    ]
+    return bare[: len(bare) - max(open_ends, default=0)]
+
+
 def check_strings(tokenizer, strings: Sequence[str], key: str) -> None:
     """Strings that are to end a response must be ones that it can hold.
 

@@ -55,7 +55,7 @@ def read(
       source: ``task:arithmetic``, ``task:words``; a path (``gs://`` too) ending in
         ``.jsonl``, ``.json``, ``.parquet``, ``.csv``, ``.tsv`` or ``.txt``, in capitals
         too, each also with ``.gz``; else a Hugging Face data set, ``owner/name`` or
-        ``owner/name:configuration``.
+        ``owner/name@revision:configuration``.
       split: of the task or the Hugging Face data set; files have none.
       prompt_column: dots for nested ones (``reward_model.ground_truth``). Empty: the
         first of `shapes.PROMPT_COLUMNS`, with what belongs to it. A chat whose last

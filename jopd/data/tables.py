@@ -234,7 +234,7 @@ def _as_texts(value, where: str):
 
 
 def hub_rows(source: str, split: str) -> list[dict]:
-    """All rows of a Hugging Face data set, ``owner/name:configuration``."""
+    """All rows of a data set of the hub, ``owner/name@revision:configuration``."""
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise ValueError(
             f"{source!r} is neither task:arithmetic nor task:words, nor a file "
@@ -248,7 +248,17 @@ def hub_rows(source: str, split: str) -> list[dict]:
             f"pip install 'jopd[data]', or name a local file"
         ) from error
     name, _, configuration = source.partition(":")
-    found = datasets.load_dataset(name, configuration or None, split=split)
+    name, _, revision = name.partition("@")
+    given = dict(split=split, **{"revision": revision} if revision else {})
+    try:
+        found = datasets.load_dataset(name, configuration or None, **given)
+    except Exception as error:  # of the hub, or of any library that reads from it
+        raise ValueError(
+            f"{source} (split {split!r}) could not be read from the hub: "
+            f"{type(error).__name__}: {' '.join(str(error).split()):.300}; check name, "
+            "split and connection, log in where it is private (hf auth login, or "
+            "HF_TOKEN), or name a local file"
+        ) from error
     return _plain(found, source)
 
 

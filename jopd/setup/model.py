@@ -1,8 +1,10 @@
 """A model on its own: ``jopd.load(path)`` for logits, texts and parameters."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,17 +13,18 @@ import numpy as np
 
 from jopd.batches import collect
 from jopd.data import decoding, sources
-from jopd.data.dataset import encode
+from jopd.data.dataset import Dataset, encode
 from jopd.losses.objective import logits_of
 from jopd.models import decoder, hf
 from jopd.models.decoder import DecoderConfig
 from jopd.rollouts import strings
-from jopd.rollouts.generate import Policy, Request, advance, begin, join
+from jopd.rollouts.generate import Loop, Policy, Request, advance, begin, join
 from jopd.rollouts.sampling import Filter
 from jopd.setup import inputs
 
 DTYPES = "auto", "float32", "bfloat16"
 LOOK = 16  # draws after which texts are searched for a stop string
+PIECE = 4  # draws after which a stream gives what was written
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Model:
 
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | list[dict]],
         *,
         samples: int = 1,
         max_new_tokens: int = 128,
@@ -79,6 +82,7 @@ class Model:
         """``samples`` continuations of every text, one list for each.
 
         Args:
+          texts: each a text, or a conversation, ``[{"role", "content"}, ...]``.
           temperature: 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 cut nothing.
           seed: of the random stream; rows have their own, whatever stands beside them.
           chat: "auto" uses the tokenizer's chat template where it has one; "always" or
@@ -88,48 +92,118 @@ class Model:
 
         Raises:
           ValueError: one string in place of a list, one that cannot end a text, a text
-            that cannot be tokenised, or text and continuation exceed the positions.
+            that cannot be tokenised, a conversation whose last turn is the assistant's
+            or that its template refuses, or text and continuation exceed the positions.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts={texts!r} is one string; give a list of them")
-        if isinstance(stop_strings, str):
-            raise ValueError(f"stop_strings={stop_strings!r} is one; give a list")
-        decoding.check_strings(self.tokenizer, stop_strings, "stop_strings")
+        self._check_ends(stop_strings)
         if not len(texts):
             return []
-        dataset = encode(
-            sources.examples([{"prompt": text} for text in texts]),
+        filters = Filter(temperature, top_k, top_p, min_p)
+        given = dict(chat=chat, limit=max_new_tokens, copies=samples)
+        asked, policy = self._asked(texts, filters, **given)
+        every = LOOK if stop_strings else max_new_tokens
+        room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=samples)
+        request = (self.params, asked, jax.random.key(seed), policy)
+        looks = _looks(*request, self._ends(stop_strings), every, **room)
+        [loop] = collections.deque(looks, maxlen=1)
+        written = collect.responses(self.tokenizer, _join(asked, loop), stop_strings)
+        return [written[i : i + samples] for i in range(0, len(written), samples)]
+
+    def stream(
+        self,
+        text: str | list[dict],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        chat: str = "auto",
+        stop_strings: Sequence[str] = (),
+    ) -> Generator[str, None, bool]:
+        """The text that ``generate([text])`` gives, in pieces as they are written.
+
+        Arguments and errors are those of ``generate``; the latter come with the first
+        piece. A piece is never half a character.
+
+        Returns:
+          Whether the text came to its end, not only to its limit (the value of
+          ``yield from``).
+        """
+        self._check_ends(stop_strings)
+        filters = Filter(temperature, top_k, top_p, min_p)
+        asked, policy = self._asked([text], filters, chat=chat, limit=max_new_tokens)
+        room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=1)
+        request = (self.params, asked, jax.random.key(seed), policy)
+        prompt, shown = asked.tokens_BP[0, : asked.length_B[0]], 0
+        for loop in _looks(*request, self._ends(stop_strings), PIECE, **room):
+            drawn = np.asarray(loop.tokens_BL)[0, : int(loop.count_B[0])]
+            whole = decoding.text_of(self.tokenizer, prompt, drawn)
+            found = decoding.before_end(whole, stop_strings)
+            ended = bool(loop.finished_B[0]) or found != whole
+            if not ended and not loop.done_B[0]:
+                found = decoding.settled(found, stop_strings)
+            if len(found) > shown:
+                yield found[shown:]
+                shown = len(found)
+        return ended
+
+    def tokens(self, text: str | list[dict], *, chat: str = "auto") -> list[int]:
+        """Ids of a text or a conversation as ``generate`` reads it; errors as there."""
+        return self._encoded([text], chat).prompts[0].tolist()
+
+    def _encoded(self, texts, chat: str) -> Dataset:
+        rows = sources.examples([{"prompt": text} for text in texts])
+        for one in rows:
+            if one.solution is not None or one.reply is not None:
+                raise ValueError(
+                    "the last turn of a conversation is the assistant's, and nothing "
+                    "is left to answer; end it with a turn of the user"
+                )
+        return encode(
+            rows,
             tokenizer=self.tokenizer,
-            max_prompt_tokens=self.config.max_positions,
-            max_response_tokens=max_new_tokens,
+            max_prompt_tokens=sys.maxsize,  # positions are said apart
+            max_response_tokens=1,
             chat_template=chat,
         )
+
+    def _asked(self, texts, filters: Filter, *, chat: str, limit: int, copies: int = 1):
+        """(request, policy) of ``copies`` continuations of every text."""
+        dataset = self._encoded(texts, chat)
         longest = max(len(prompt) for prompt in dataset.prompts)
-        self._check_positions(longest, max_new_tokens)
-        rows, shape = range(len(texts)), dict(buckets=(longest,), limit=max_new_tokens)
-        asked = collect.ask(dataset, rows, copies=samples, **shape)
+        self._check_positions(longest, limit)
+        widths, rows = (padded(longest, self.config.max_positions),), range(len(texts))
+        asked = collect.ask(dataset, rows, copies=copies, buckets=widths, limit=limit)
         known = self.tokenizer.get_vocab()
         own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}
         policy = Policy(
             decoder.Decoder(self.config),
             stop_ids=tuple(sorted({*own, *turn_end} - {None})),
             vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
-            filters=Filter(temperature, top_k, top_p, min_p),
+            filters=filters,
         )
+        return asked, policy
+
+    def _check_ends(self, stop_strings) -> None:
+        if isinstance(stop_strings, str):
+            raise ValueError(f"stop_strings={stop_strings!r} is one; give a list")
+        decoding.check_strings(self.tokenizer, stop_strings, "stop_strings")
+
+    def _ends(self, stop_strings) -> strings.Ends:
         text_of = functools.partial(decoding.text_of, self.tokenizer)
-        ends = strings.Ends(tuple(stop_strings), text_of)
-        room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=samples)
-        rolled = _write(self.params, asked, jax.random.key(seed), policy, ends, **room)
-        written = collect.responses(self.tokenizer, rolled, stop_strings)
-        return [written[i : i + samples] for i in range(0, len(written), samples)]
+        return strings.Ends(tuple(stop_strings), text_of)
 
     def _check_positions(self, given: int, new: int) -> None:
         room = self.config.max_positions
         if given + new > room:
+            less = f"at most max_new_tokens={room - given} or " * (given < room)
             raise ValueError(
                 f"a prompt of {given} tokens and max_new_tokens={new} exceed the "
-                f"{room} positions of {self.path}; use at most "
-                f"max_new_tokens={max(room - given, 0)} or a shorter prompt"
+                f"{room} positions of {self.path}; use {less}a shorter prompt"
             )
 
 
@@ -159,25 +233,40 @@ _advance = jax.jit(advance, static_argnames="policy", donate_argnames="loop")
 _join = jax.jit(join)
 
 
-def _write(params, asked: Request, key, policy: Policy, ends: strings.Ends, **room):
-    """A ``Rollout`` on the host, as ``generate`` draws it, up to a limit of ``room``.
+def padded(longest: int, room: int) -> int:
+    """The width of prompts: a power of two, 32 at least, or all positions there are.
 
-    Every ``LOOK`` draws the rows in whose text a string occurs are ended, so that
-    nothing is drawn once all have; behind it they may hold what was drawn until then.
+    A conversation that grows asks for a new program only when it has doubled.
     """
-    loop = _begin(params, asked, key, policy=policy, **room)
-    draws = LOOK if ends.strings else room["max_new_tokens"]
-    while not (done_B := np.array(loop.done_B)).all():
-        loop = _advance(params, asked, key, loop, loop.step + draws, policy=policy)
-        done_B = np.array(loop.done_B)
-        tokens_BL, count_B = np.asarray(loop.tokens_BL), np.asarray(loop.count_B)
-        for row in np.flatnonzero(~done_B):
-            prompt = asked.tokens_BP[row, : asked.length_B[row]]
-            drawn = tokens_BL[row, : count_B[row]]
-            # What the last look saw, and the token that a row is begun with.
-            done_B[row] = strings.ended(ends, prompt, drawn, draws + 1)
-        loop = loop._replace(done_B=jnp.asarray(done_B))
-    return _join(asked, loop)
+    return min(max(1 << (longest - 1).bit_length(), 32), max(room, longest))
+
+
+def _looks(
+    params, asked: Request, key, policy: Policy, ends: strings.Ends, every: int, **room
+) -> Iterator[Loop]:
+    """The ``Loop`` of ``generate`` after each ``every`` draws, to a limit of ``room``.
+
+    At each look the rows in whose text a string occurs are ended, so that nothing is
+    drawn once all have; behind it they may hold what was drawn until then. The arrays
+    of a loop are gone when the next is asked for.
+    """
+    yield (loop := _begin(params, asked, key, policy=policy, **room))
+    while not np.array(loop.done_B).all():
+        loop = _advance(params, asked, key, loop, loop.step + every, policy=policy)
+        if ends.strings:
+            loop = _ended(asked, loop, ends, every)
+        yield loop
+
+
+def _ended(asked: Request, loop: Loop, ends: strings.Ends, every: int) -> Loop:
+    done_B = np.array(loop.done_B)
+    tokens_BL, count_B = np.asarray(loop.tokens_BL), np.asarray(loop.count_B)
+    for row in np.flatnonzero(~done_B):
+        prompt = asked.tokens_BP[row, : asked.length_B[row]]
+        drawn = tokens_BL[row, : count_B[row]]
+        # What the last look saw, and the token that a row is begun with.
+        done_B[row] = strings.ended(ends, prompt, drawn, every + 1)
+    return loop._replace(done_B=jnp.asarray(done_B))
 
 
 @functools.partial(jax.jit, static_argnums=0)
