@@ -1,7 +1,8 @@
 """A run's checkpoint as a model: ``jopd export --model=runs/x --checkpoint=best``.
 
 The run may be under way. What is written loads in ``transformers``. With
-``--push_to_hub=org/name`` it is uploaded, too: private, unless with ``--public``.
+``--push_to_hub=org/name`` it is uploaded, too: private, unless with
+``--visibility=public``.
 """
 
 from pathlib import Path
@@ -23,14 +24,18 @@ def main(argv: list[str]) -> None:
     with commandline.one_error():
         if f.push_to_hub:
             hub.check_target(f.push_to_hub)  # before an export that may take long
-        elif f.public:
-            raise ValueError("--public is of an upload; add --push_to_hub=org/name")
+        elif f.visibility == "public":
+            raise ValueError(
+                "--visibility=public is of an upload; add --push_to_hub=org/name"
+            )
         at = kept.pick(run, f.checkpoint)
         out = Path(f.out or run / f"export-{at}")
         kept.export(run, at, out)
         console.say(f"checkpoint {at}: {out}")
+        for line in kept.other_card(out):
+            console.warn(line)
         if f.push_to_hub:
-            address = hub.push(out, f.push_to_hub, private=not f.public)
+            address = hub.push(out, f.push_to_hub, private=f.visibility == "private")
             console.say(f"pushed to {address}")
 
 
@@ -39,6 +44,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "last", "best, last or a step.")
     flags.DEFINE_string("out", "", "Directory to write; default RUN/export-STEP.")
     flags.DEFINE_string("push_to_hub", "", "Upload it, too: org/name on the hub.")
-    flags.DEFINE_bool("public", False, "What is uploaded is for everybody to read.")
+    flags.DEFINE_enum(
+        "visibility", "private", ["private", "public"], "Who may read the upload."
+    )
     flags.mark_flag_as_required("model")
     app.run(main, flags_parser=commandline.parse_flags)

@@ -34,6 +34,9 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
 CARD = "README.md"
 ABOUT = (CARD, "LICENSE*")  # what people read of a model
+# A card without this line is somebody's own: it stays, and ours goes beside it.
+MARK = "<!-- Written by jopd, anew with every export; remove this line to keep it. -->"
+OTHER_CARD = "README.jopd.md"
 
 
 def directory(path: str | Path, patterns: Sequence[str]) -> Path:
@@ -193,6 +196,8 @@ def tokenizer(path: str | Path) -> Any:
 def replacing(path: Path, mark: str, what: str) -> Iterator[Path]:
     """A new folder that takes the place of ``path`` once the block has ended well.
 
+    A card that somebody wrote there stays, and a new one is then ``OTHER_CARD``.
+
     Raises:
       FileExistsError: ``path`` holds something, and no ``mark`` that it is ``what``.
     """
@@ -206,9 +211,20 @@ def replacing(path: Path, mark: str, what: str) -> Iterator[Path]:
         new = Path(tmp, "new")
         new.mkdir()
         yield new
+        own = path / CARD
+        if own.is_file() and MARK not in own.read_text("utf-8", errors="replace"):
+            if (new / CARD).is_file():
+                (new / CARD).rename(new / OTHER_CARD)
+            shutil.copyfile(own, new / CARD)
         if path.exists():
             path.rename(Path(tmp, "old"))
         new.rename(path)
+
+
+def write_card(folder: Path, text: str) -> None:
+    """``README.md`` with the text; without one there is none."""
+    if text:
+        (folder / CARD).write_text(text, encoding="utf-8", errors="replace")
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:

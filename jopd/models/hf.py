@@ -134,6 +134,7 @@ def save(
     source: str | Path | None = None,
     tokenizer: Any = None,
     ends: Sequence[int] = (),
+    card: str = "",
 ) -> None:
     """Writes a directory that transformers loads.
 
@@ -153,6 +154,8 @@ def save(
       ends: ids that end a response, for ``generation_config.json``, where whoever
         generates looks for them, with bos and pad where it lacks them; default those
         of ``source`` or of the tokenizer.
+      card: what ``README.md`` says; empty: there is none, but one that somebody wrote
+        into ``path`` stays.
 
     Raises:
       FileExistsError: ``path`` holds something that is not a model.
@@ -180,6 +183,7 @@ def save(
         # safetensors makes files that only their owner may read.
         (new / files.WEIGHTS).chmod((new / files.CONFIG).stat().st_mode)
         _save_tokenizer(source if tokenizer is None else tokenizer, new)
+        files.write_card(new, card)
         if ends:
             file = new / files.GENERATION
             known = files.read_json(file) if file.exists() else {}

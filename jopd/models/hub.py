@@ -116,7 +116,7 @@ def push(folder: str | Path, path: str, *, private: bool = True) -> str:
     if open_to_all:
         raise ValueError(
             f"{path} is there and public, and the upload was to be private: nothing "
-            "was uploaded; give --public, another id, or make it private on the hub"
+            "was uploaded; give --visibility=public or another id"
         )
     return address
 

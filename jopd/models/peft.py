@@ -181,6 +181,7 @@ def save(
     source: str | Path,
     alpha: float,
     rank_stabilized: bool,
+    card: str = "",
 ) -> None:
     """Writes an adapter, and the tokenizer of ``source`` beside it.
 
@@ -190,6 +191,7 @@ def save(
       adapter: its parameters, ``{"layers": {"q_a": ..., "q_b": ...}}``.
       source: directory or hub id of the base, by which the adapter names it.
       alpha, rank_stabilized: as ``lora.adapted`` had them.
+      card: as ``hf.save`` takes it.
 
     Raises:
       FileExistsError: ``path`` holds something that is no adapter.
@@ -220,6 +222,7 @@ def save(
         (new / WEIGHTS).chmod((new / CONFIG).stat().st_mode)
         known = files.directory(source, list(files.TOKENIZERS))
         files.copy(known, new, files.TOKENIZERS)
+        files.write_card(new, card)
 
 
 def _tensors(where: Mapping[str, str], adapter: Mapping) -> dict[str, np.ndarray]:

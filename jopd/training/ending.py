@@ -38,7 +38,10 @@ def finish(e: Experiment, run: Run) -> dict:
     run.writer.close()
     run.saver.close()
     if c.export.enabled:
-        write_export(e, directory / "export", params)
+        told = export_card(e, run, exported, after)
+        write_export(e, directory / "export", params, told)
+        for line in kept.other_card(directory / "export"):
+            console.warn(line)
         left.append(directory / "export")
         if exported != c.steps:
             console.say(f"the export is of step {exported}, the best")
@@ -47,17 +50,24 @@ def finish(e: Experiment, run: Run) -> dict:
     return summary
 
 
-def write_export(e: Experiment, path: Path, params) -> None:
+def export_card(e: Experiment, run: Run, exported: int, after: dict) -> str:
+    """The card of the student of step ``exported``, evaluated ``after`` the last."""
+    measured = dict(after=after or {}, after_step=e.config.steps)
+    facts = kept.facts_of(run.directory, exported, run.record)._replace(**measured)
+    return kept.card_of(workdir.written(e.config.to_dict()), facts)
+
+
+def write_export(e: Experiment, path: Path, params, told: str = "") -> None:
     """The student as a model directory, or its adapter alone where that is asked."""
     c, shape = e.config, e.models["student"].config
     source = inputs.model_path(c.student.path)
     if c.export.adapter:
         own = c.student.lora
         made = dict(alpha=own.alpha, rank_stabilized=own.rank_stabilized)
-        peft.save(path, shape, params, source=source, **made)
+        peft.save(path, shape, params, source=source, card=told, **made)
         return
     shape, params = lora.merged(shape, lora.joined(params, e.base))
-    hf.save(path, shape, params, source=source, ends=e.stop_ids)
+    hf.save(path, shape, params, source=source, ends=e.stop_ids, card=told)
 
 
 def to_export(e: Experiment, run: Run) -> tuple[int, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints of a run, read by others: a model for a command, a start for a run."""
 
 import contextlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import jax
 import optax
 from orbax.checkpoint import v1 as ocp
 
-from jopd.models import decoder, hf, lora
+from jopd.models import decoder, files, hf, hub, lora
+from jopd.reporting import card
 from jopd.setup import inputs
 from jopd.training import checkpoint, step, sums, workdir
 
@@ -129,7 +131,42 @@ def export(run: Path, at: int, out: Path) -> None:
     found, record = read(run, at, {"train": {"params": params}})
     ends = record.get("stop_ids", ())
     shape, params = lora.merged(shape, lora.joined(found["train"]["params"], base))
-    hf.save(out, shape, params, source=source, ends=ends)
+    config = workdir.read_config(run)
+    config["export"] = {}  # whatever the run itself exports: this is merged
+    written = card_of(config, facts_of(run, at, record))
+    hf.save(out, shape, params, source=source, ends=ends, card=written)
+
+
+def facts_of(run: Path, at: int, record: dict) -> card.Facts:
+    """What a card says of step ``at``: of the run, and its evaluations so far."""
+    about = record.get("about", {})
+    known = {name: about[name] for name in card.Facts._fields if name in about}
+    known["before"] = record.get("before") or {}
+    try:
+        summary = json.loads((run / "summary.json").read_text())
+        known |= {"after": summary["after"], "after_step": summary["steps"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it is under way
+    return card.Facts(at, **known)
+
+
+def card_of(config: dict, facts: card.Facts) -> str:
+    """The card of an export of a run with this config."""
+    path = config["student"]["path"]
+    folder = files.whole(inputs.model_path(path))
+    local = Path(inputs.model_path(path)).is_dir()
+    base = card.Base(path, "" if local else hub.split(path)[0], card.licence_of(folder))
+    return card.text(config, base, facts, files.MARK)
+
+
+def other_card(out: Path) -> list[str]:
+    """A line where the card of an export is not its ``README.md``."""
+    if not (out / files.OTHER_CARD).is_file():
+        return []
+    return [
+        f"{out / files.CARD} was not written by jopd and stays; the card of this "
+        f"export is {files.OTHER_CARD} beside it"
+    ]
 
 
 @contextlib.contextmanager

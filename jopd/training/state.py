@@ -70,6 +70,7 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
     elif c.init_from.run:
         state |= start_from(e, train)
     record["stop_ids"] = list(e.stop_ids)
+    record["about"] = about(e)
     at = int(state["train"].step)
     if at > c.steps:
         raise ValueError(
@@ -92,6 +93,17 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
     )
     stages = build_stages(e, transform)
     return Run(directory, stages, learning_rate, state, record, saver, writer, compiled)
+
+
+def about(e: Experiment) -> dict:
+    """What a model card says of a run beside its config and its evaluations."""
+    whose = lambda t: t.path if t.weights == "path" else f"the {t.weights} student"
+    return {
+        "rows": [len(e.rows.train.prompts), len(e.rows.held.prompts)],
+        "teachers": {name: whose(teacher) for name, teacher in e.teachers.items()},
+        "versions": workdir.versions(),
+        "commit": workdir.git_commit(),
+    }
 
 
 def first_state(e: Experiment, transform) -> step.TrainState:

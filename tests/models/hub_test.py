@@ -169,7 +169,7 @@ def test_a_folder_is_pushed_and_private_unless_asked(model, tmp_path):
     assert server.pushed["model.safetensors"] == weights
     with hub_server.serving(model, private=False) as server:
         said = one_line(child(source, tmp_path, server.env | token))
-        assert "org/made is there and public" in said and "--public" in said
+        assert "org/made is there and public" in said and "--visibility=public" in said
         assert not server.pushed
         source = PUSH.format(str(model), "org/made", False)
         assert child(source, tmp_path, server.env | token).returncode == 0

@@ -1,6 +1,7 @@
 """Checkpoints that others read: picked, exported, started from."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace as Fake
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from transformers import AutoConfig
 
 import runs
 from jopd.models import hf
@@ -109,6 +111,47 @@ def test_the_last_is_what_the_run_exported_and_nothing_is_touched(run, tmp_path)
         first = hf.load(path)[1]
     last = hf.load(tmp_path / "export")[1]
     assert (first["embed"] != last["embed"]).any()
+
+
+def test_an_export_has_a_card_and_ones_own_stays(models, run, tmp_path):
+    out, there = tmp_path / "export", run / "export" / "README.md"
+    kept.export(run, 2, out)
+    assert (out / "README.md").read_text() == there.read_text()
+    assert "Step 2, seed 0, config `opd`." in there.read_text()
+    assert kept.other_card(out) == []
+    kept.export(run, 1, out)
+    told = (out / "README.md").read_text()
+    assert "Step 1, seed" in told and "The weights are those of step 1." in told
+    assert "40 prompts for training" in told and "before | at step 2 |" in told
+    assert AutoConfig.from_pretrained(out).model_type == "llama"
+    hf.load(out)
+    (out / "README.md").write_text("# Mine\n")
+    kept.export(run, 2, out)
+    assert (out / "README.md").read_text() == "# Mine\n"
+    assert (out / "README.jopd.md").read_text() == there.read_text()
+    (said,) = kept.other_card(out)
+    assert "README.md was not written by jopd and stays; the card of this" in said
+    shape, params = hf.load(out)
+    hf.save(out, shape, params, source=models / "student")
+    assert (out / "README.md").read_text() == "# Mine\n"
+    assert not (out / "README.jopd.md").exists()
+
+
+def test_a_card_of_a_run_under_way_says_what_there_is(run, tmp_path):
+    source = shutil.copytree(run, tmp_path / "source")
+    (source / "summary.json").unlink()
+    (source / "export" / "README.md").unlink()
+    licence = "---\nlicense: mit\n---\n"
+    config = workdir.read_config(source)
+    base = Path(shutil.copytree(config["student"]["path"], tmp_path / "base"))
+    (base / "README.md").write_text(licence)
+    config["student"]["path"] = str(base)
+    workdir.write_config(source, config)
+    kept.export(source, 1, tmp_path / "export")
+    told = (tmp_path / "export" / "README.md").read_text()
+    assert "were not evaluated" in told and "\nlicense: mit\n" in told
+    assert "| student | `base` |" in told and str(tmp_path) not in told
+    assert workdir.versions()["jax"] in told
 
 
 def test_a_model_is_its_own_path_and_a_run_asks_which(run):
