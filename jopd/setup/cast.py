@@ -28,6 +28,15 @@ class Cast(NamedTuple):
     eos: set[int] = set()  # never changed in place
 
 
+class Weights(NamedTuple):
+    """Which weights a model has: from where, and how they are held."""
+
+    path: str
+    dtype: str
+    int8: bool
+    trained: bool
+
+
 def choose_cast(config, terms) -> Cast:
     """The models of a run: where each lies and of which shape it is."""
     known, named = used_teachers(config, terms), needs.models_named(terms)
@@ -53,28 +62,18 @@ def load_models(config, cast: Cast, mesh):
     """
     models, loaded, held, base = {}, {}, {}, None
     several = mesh if mesh.size > 1 else None
-    for name, path in cast.paths.items():
-        itself = name == "student"
-        role = config.student if itself else cast.teachers[name]
-        remat = itself and config.student.remat
-        dtype = hf.dtype_named(path, role.dtype)
-        shape = dataclasses.replace(cast.shapes[name], dtype=dtype, remat=remat)
-        if itself or role.weights not in ("path", "initial"):
-            shape = lora.adapted(shape, **config.student.lora)
-        eight = not itself and role.quantize == "int8"
-        models[name] = decoder.Decoder(dataclasses.replace(shape, int8=eight), several)
-        if not itself and role.weights not in ("path", "initial"):
+    for name, (shape, weights) in wanted(config, cast).items():
+        models[name] = decoder.Decoder(shape, several)
+        if weights is None:
             continue
-        trained = itself and not shape.lora_rank
-        dtype = "float32" if trained else dtype
-        kind = path, dtype, eight, trained
-        if kind not in held:
-            same = held.get((path, "float32", False, True))
-            if same is not None and not eight:  # of the student, which moves on
-                held[kind] = jax.tree.map(lambda x, d=dtype: jnp.array(x, d), same)
+        if weights not in held:
+            same = held.get(Weights(weights.path, "float32", False, True))
+            if same is not None and not weights.int8:  # of the student, which moves on
+                dtype = weights.dtype
+                held[weights] = jax.tree.map(lambda x, d=dtype: jnp.array(x, d), same)
             else:
-                held[kind] = _read(path, cast.pairs.get(path, {}), dtype, mesh, eight)
-        loaded[name] = held[kind]
+                held[weights] = _read(weights, cast.pairs.get(weights.path, {}), mesh)
+        loaded[name] = held[weights]
     if models["student"].config.lora_rank:
         base = loaded["student"]
         params = lora.start(models["student"].config, jax.random.key(config.seed))
@@ -82,9 +81,34 @@ def load_models(config, cast: Cast, mesh):
     return models, loaded, base
 
 
-def _read(path: str, pairs: dict[int, int], dtype: str, mesh, eight: bool) -> dict:
+def wanted(
+    config, cast: Cast
+) -> dict[str, tuple[decoder.DecoderConfig, Weights | None]]:
+    """(shape, weights) of every model; those made of the student later have none yet.
+
+    Equal weights are held once.
+    """
+    found = {}
+    for name, path in cast.paths.items():
+        itself = name == "student"
+        role = config.student if itself else cast.teachers[name]
+        remat = itself and config.student.remat
+        dtype = hf.dtype_named(path, role.dtype)
+        shape = dataclasses.replace(cast.shapes[name], dtype=dtype, remat=remat)
+        own = itself or role.weights in ("path", "initial")
+        if itself or not own:
+            shape = lora.adapted(shape, **config.student.lora)
+        eight = not itself and role.quantize == "int8"
+        trained = itself and not shape.lora_rank
+        kept = Weights(path, "float32" if trained else dtype, eight, trained)
+        shape = dataclasses.replace(shape, int8=eight)
+        found[name] = shape, kept if own else None
+    return found
+
+
+def _read(weights: Weights, pairs: dict[int, int], mesh) -> dict:
     """Parameters as a role has them, each on its devices before the next is read."""
-    params: dict = {}
+    params, (path, dtype, eight, _) = {}, weights
     for place, leaf in hf.leaves(path, None if eight else dtype):
         tree = params.setdefault("layers", {}) if place[0] == "layers" else params
         if eight and place[-1] in (*quantize.MATRICES, *quantize.OF_EXPERTS):

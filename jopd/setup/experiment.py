@@ -12,7 +12,7 @@ from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, lora, peft, sharding
-from jopd.setup import builders, doubts, inputs, lengths, needs, validation
+from jopd.setup import builders, doubts, inputs, lengths, memory, needs, validation
 from jopd.setup import rows as row_sets
 from jopd.setup.cast import Cast, choose_cast, copies, load_models
 from jopd.teachers import remote, roles
@@ -46,6 +46,7 @@ class Experiment(NamedTuple):
     stop_ids: tuple[int, ...]
     generator: str
     server: remote.Client | None
+    memory: memory.Plan
     notes: list[str]
 
 
@@ -200,11 +201,15 @@ def build(config, *, train: bool = True) -> Experiment:
     stop_ids, doubt = find_ends(config, cast, rows)
     widths = lengths.pick_widths(config, rows)
     lengths.check_positions(config, cast.shapes, rows, widths)
+    shape = cut_up(config, columns, mesh, cast.shapes)
+    held = dict(generator=generator, held=len(rows.held.prompts), train=train)
+    plan = memory.plan(config, cast, terms, mesh, mix, widths, shape, **held)
+    tight = memory.check(plan, *where(mesh))
     models, params, base = load_models(config, cast, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
-        shape=cut_up(config, columns, mesh, cast.shapes),
+        shape=shape,
         terms=terms,
         teachers=cast.teachers,
         panels=cast.panels,
@@ -219,11 +224,13 @@ def build(config, *, train: bool = True) -> Experiment:
         stop_ids=stop_ids,
         generator=generator,
         server=server,
+        memory=plan,
         notes=[
             *notes,
             *heads,
             *rows.notes,
             *doubt,
+            *tight,
             *endless(rows, stop_ids),
             *decoding.escapes(stop_strings, "rollout.stop_strings"),
             *(
@@ -235,6 +242,14 @@ def build(config, *, train: bool = True) -> Experiment:
             *(copies(config, cast, rows.own_prompts, params, base) if train else []),
         ],
     )
+
+
+def where(mesh) -> tuple[str, int, int | None]:
+    """What ``memory.check`` asks of the devices and, where they share it, the host."""
+    device = mesh.devices.flat[0]
+    shares = device.platform == "cpu"
+    free = memory.free_on_host() if shares else None
+    return device.device_kind, mesh.devices.size * shares, free
 
 
 def find_ends(config, cast: Cast, rows: row_sets.Rows):

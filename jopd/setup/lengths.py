@@ -89,6 +89,15 @@ def pick_widths(config, rows) -> Widths:
     return Widths(prompts, given, tuple(sorted({*rows, longest})))
 
 
+def evaluation_rows(config, mix, held: int, devices: int) -> int:
+    """Rows generated at one time by an evaluation of ``held`` prompts: as many as are
+    needed and divisible by devices."""
+    c = config.eval
+    asked = c.batch_rows or mix.fresh or mix.rows
+    rows = min(asked, c.k * min(c.prompts, held))
+    return rows + -rows % devices
+
+
 def check_positions(config, shapes, rows, widths: Widths) -> None:
     """Every model must have a position for every token that it may read."""
     limit = longest_response(config)

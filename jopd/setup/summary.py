@@ -5,6 +5,7 @@ import math
 from jopd.batches import packing
 from jopd.data import templates
 from jopd.models import decoder
+from jopd.setup import memory
 from jopd.setup.experiment import Experiment
 
 
@@ -51,6 +52,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             + " ".join(f"{k}={v}" for k, v in e.mesh.shape.items())
             + f", rollouts under {e.generator}",
         ),
+        ("memory", memory.line(e.memory)),
         (
             "update",
             f"{e.mix.fresh} rollouts + {e.mix.replayed} replayed + {e.mix.gold} gold "

@@ -8,6 +8,7 @@ from jopd.batches.collect import Writer
 from jopd.models import lora, sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
+from jopd.setup import lengths
 from jopd.setup.experiment import Experiment
 from jopd.training import step
 from jopd.training.annotations import make_annotate
@@ -99,10 +100,8 @@ def make_collect(e: Experiment):
 
 def evaluation_rows(e: Experiment) -> int:
     """Rows generated at one time, as many as are needed and divisible by devices."""
-    c, devices = e.config.eval, e.mesh.devices.size
-    asked = c.batch_rows or e.mix.fresh or e.mix.rows
-    rows = min(asked, c.k * min(c.prompts, len(e.rows.held.prompts)))
-    return rows + -rows % devices
+    held, devices = len(e.rows.held.prompts), e.mesh.devices.size
+    return lengths.evaluation_rows(e.config, e.mix, held, devices)
 
 
 def make_evaluate(e: Experiment, *, save_all: bool = False):

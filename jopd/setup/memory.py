@@ -1,0 +1,280 @@
+"""What a run holds on a device, from shapes alone: said, and judged, before any load.
+
+Parameters, optimizer and gradient are exact, by the shardings that they will have. The
+cache of rollouts and the logits of a chunk are what their arrays take. Activations, and
+what a compiled program needs beside, come on top.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopd.losses.objective import Shape
+from jopd.models import decoder, lora, quantize, sharding
+from jopd.setup import builders, lengths
+from jopd.setup.cast import Cast, Weights, wanted
+from jopd.teachers import roles
+
+
+class Part(NamedTuple):
+    """What one thing takes.
+
+    Attributes:
+      name: of it.
+      most: bytes on each device.
+      least: those that are surely taken; the rest where rollouts are that long.
+      phase: "" for all of a run, else "rollout" or "update": these follow each other.
+      keys: by which it gets smaller.
+    """
+
+    name: str
+    most: int
+    least: int
+    phase: str
+    keys: str
+
+
+class Plan(NamedTuple):
+    """The parts; ``limit`` of a device in bytes, None where it does not say.
+
+    ``host``: bytes of a checkpoint's copy in the memory of the host.
+    """
+
+    parts: tuple[Part, ...]
+    host: int
+    limit: int | None
+
+    def least(self) -> int:
+        """Bytes on a device that are surely held at one time."""
+        return self._total([part._replace(most=part.least) for part in self.parts])
+
+    def most(self) -> int:
+        return self._total(self.parts)
+
+    def _total(self, parts) -> int:
+        phases = {"": 0, "rollout": 0, "update": 0}
+        for part in parts:
+            phases[part.phase] += part.most
+        return phases[""] + max(phases["rollout"], phases["update"])
+
+
+def plan(
+    config, cast: Cast, terms, mesh, mix, widths: lengths.Widths, shape: Shape, **more
+) -> Plan:
+    """The parts of a run, or of an evaluation alone.
+
+    ``more`` are ``generator``, ``held`` (prompts of an evaluation) and ``train``.
+    """
+    parts, trained = _models(config, cast, mesh)
+    train, generator = more["train"], more["generator"]
+    host = 0
+    if train:
+        state = _optimizer(config, trained, mesh)
+        moving = [n for n, t in cast.teachers.items() if t.weights in roles.MOVING]
+        own, keys = per_device(trained, mesh), "student.lora.rank, mesh.fsdp"
+        parts += [_exact(name, own, keys) for name in moving]
+        parts.append(_exact("optimizer", state[0], f"optimizer.name, {keys}"))
+        parts.append(_exact("gradient", own, keys, "update"))
+        host = whole(trained) * (1 + len(moving)) + state[1]
+    parts += _copy(config, cast, mesh, generator)
+    parts.append(_cache(config, cast, mesh, mix, widths, **more))
+    if train:
+        tokens = mix.rows // config.optimizer.accumulate * widths.rows[-1]
+        parts.append(_logits(terms, mesh, shape, tokens // sharding.row_shards(mesh)))
+    return Plan(tuple(parts), host, limit_of(mesh.devices.flat[0]))
+
+
+def _exact(name: str, size: int, keys: str, phase: str = "") -> Part:
+    return Part(name, size, size, phase, keys)
+
+
+def _models(config, cast: Cast, mesh) -> tuple[list[Part], Any]:
+    """Parameters of every model that has some, and what is trained, as shapes."""
+    parts, seen, trained = [], set(), None
+    for name, (shape, weights) in wanted(config, cast).items():
+        if weights is None or weights in seen:
+            continue
+        seen.add(weights)
+        params = abstract(shape, weights)
+        parts.append(_exact(name, per_device(params, mesh), _keys_of(name)))
+        if name != "student":
+            continue
+        trained = params
+        if shape.lora_rank:
+            made = jax.eval_shape(lambda s=shape: lora.start(s, jax.random.key(0)))
+            parts.append(_exact("adapter", per_device(made, mesh), "student.lora.rank"))
+            trained = made
+    return parts, trained
+
+
+def _keys_of(name: str) -> str:
+    if name in ("student", "reference"):
+        return "student.lora.rank, mesh.fsdp"
+    where = name if name == "teacher" else f"teachers.{name}"
+    return f"{where}.quantize='int8', {where}.dtype='bfloat16', mesh.fsdp"
+
+
+def abstract(shape: decoder.DecoderConfig, weights: Weights):
+    """Parameters as ``cast.load_models`` will hold them, as shapes."""
+    bare = lora.without(shape)
+    like = jax.eval_shape(lambda: decoder.init(bare, jax.random.key(0)))
+
+    def typed(path, leaf):
+        name = path[-1].key
+        kind = weights.dtype
+        if weights.int8 and name in quantize.MATRICES:
+            kind = "int8"
+        if name.endswith("_scale"):
+            kind = "float32"
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(kind))
+
+    return jax.tree_util.tree_map_with_path(typed, like)
+
+
+def _optimizer(config, trained, mesh) -> tuple[int, int]:
+    """Bytes of its state on a device, and of all of it."""
+    transform = builders.build_optimizer(config)[1]
+    state = jax.eval_shape(transform.init, trained)
+    placed = sharding.of_optimizer(state, trained, mesh)
+    return _sum(state, placed), whole(state)
+
+
+def per_device(tree, mesh) -> int:
+    """Bytes of parameters on each device."""
+    return _sum(tree, sharding.of_params(tree, mesh))
+
+
+def whole(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _sum(tree, placed) -> int:
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(placed))
+    return sum(
+        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, place in pairs
+    )
+
+
+def _copy(config, cast: Cast, mesh, generator: str) -> list[Part]:
+    """The student as ``sharding.for_rollouts`` has it, where that is another copy."""
+    shape, weights = wanted(config, cast)["student"]
+    held = abstract(shape, weights)
+    cast_to = lambda params: sharding.for_rollouts(params, shape.dtype, None)
+    read = jax.eval_shape(cast_to, held)
+    places = jax.tree.map(lambda _: sharding.replicated(mesh), read)
+    if generator == "jit":
+        places = sharding.of_params(read, mesh, resting=False)
+    new = [
+        (leaf, place)
+        for old, rests, leaf, place in zip(
+            *map(jax.tree.leaves, (held, sharding.of_params(held, mesh), read, places))
+        )
+        if old.dtype != leaf.dtype
+        or rests.shard_shape(leaf.shape) != place.shard_shape(leaf.shape)
+    ]
+    keys = "student.dtype, mesh.tensor"
+    size = _sum(*zip(*new)) if new else 0
+    return [_exact("student as it writes", size, keys, "rollout")] * bool(size)
+
+
+def _cache(config, cast: Cast, mesh, mix, widths, *, generator, held, train) -> Part:
+    """Keys and values of as many rows as are drawn at one time."""
+    c, shape = config.rollout, wanted(config, cast)["student"][0]
+    split = mesh.devices.size if generator == "pmap" else sharding.row_shards(mesh)
+    measured = lengths.evaluation_rows(config, mix, held, mesh.devices.size)
+    fresh = mix.fresh if train else 0
+    rows = math.ceil(max(min(fresh, c.at_once * split or fresh), measured) / split)
+    slot = lambda slots: whole(
+        jax.eval_shape(lambda: decoder.empty_cache(shape, rows, slots))
+    )
+    given = widths.given[-1] if train else widths.prompts[-1]
+    block = min(c.block_tokens or c.max_new_tokens, c.max_new_tokens)
+    first = block if generator == "pmap" else c.max_new_tokens
+    keys = "rollout.at_once, rollout.prompts_per_step, rollout.max_new_tokens"
+    if measured > fresh:
+        keys = "eval.batch_rows, rollout.at_once, rollout.max_new_tokens"
+    most, least = slot(given + c.max_new_tokens), slot(widths.prompts[0] + first)
+    # Under jit the heads of a cache may be split as the student is.
+    return Part("KV cache", most, least // mesh.shape["tensor"], "rollout", keys)
+
+
+def _logits(terms, mesh, shape: Shape, tokens: int) -> Part:
+    """Of one chunk of at most so many tokens, of all models that terms read."""
+    models = {"student", *(name for term in terms for name in term.models)}
+    rows = min(shape.chunk_tokens, tokens) * shape.vocabulary * 4 * len(models)
+    keys = "objective.chunk_tokens, objective.chunk_mib"
+    return Part("logits of a chunk", rows, rows // mesh.shape["tensor"], "update", keys)
+
+
+def limit_of(device) -> int | None:
+    """Bytes that a device has for arrays, None where it does not say."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def free_on_host() -> int | None:
+    """Bytes of memory that the system could give, None where it does not say."""
+    file = Path("/proc/meminfo")
+    found = file.is_file() and re.search(r"MemAvailable:\s+(\d+) kB", file.read_text())
+    return int(found[1]) << 10 if found else None
+
+
+def check(plan: Plan, device: str, devices: int, free: int | None) -> list[str]:
+    """A warning where a run may not fit, from shapes alone.
+
+    Args:
+      device: what the device is called.
+      devices: how many share the memory of the host; 0 where they have their own.
+      free: bytes of that.
+
+    Raises:
+      ValueError: a device says what it has, and the plan surely exceeds it.
+    """
+    least, most = plan.least(), plan.most()
+    if plan.limit and least > plan.limit:
+        raise ValueError(
+            f"the run needs at least {said(least)} on each device, and {device} has "
+            f"{said(plan.limit)}: {_largest(plan)}; activations come on top "
+            "(student.remat, objective.packing)"
+        )
+    if plan.limit and most > plan.limit:
+        return [
+            f"the run may need {said(most)} on each device, where {device} has "
+            f"{said(plan.limit)}, if rollouts are that long: {_largest(plan)}"
+        ]
+    shared = devices * least + plan.host
+    if devices and free is not None and shared > free:
+        return [
+            f"the run needs at least {said(shared)} and {said(free)} of memory are "
+            f"free: {_largest(plan)}"
+        ]
+    return []
+
+
+def _largest(plan: Plan) -> str:
+    parts = sorted(plan.parts, key=lambda part: -part.most)[:3]
+    return ", ".join(f"{part.name} {said(part.most)} ({part.keys})" for part in parts)
+
+
+def line(plan: Plan) -> str:
+    """The plan for the start table."""
+    total = f"{said(plan.most())} a device, activations apart"
+    total += f", of {said(plan.limit)}" if plan.limit else ""
+    unit = _unit(plan.most())[1]  # of all of it
+    parts = [f"{part.name} {part.most / unit:,.1f}" for part in plan.parts]
+    parts += [f"checkpoint copy on the host {plan.host / unit:,.1f}"] * bool(plan.host)
+    return f"{total}: {', '.join(parts)}"
+
+
+def said(size: int) -> str:
+    """Bytes as people read them."""
+    name, unit = _unit(size)
+    return f"{size / unit:,.1f} {name}"
+
+
+def _unit(size: int) -> tuple[str, int]:
+    return ("GiB", 2**30) if size >= 2**30 else ("MiB", 2**20)
