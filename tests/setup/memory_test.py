@@ -26,6 +26,7 @@ CASES = {
     "sgd": dict(optimizer__name="sgd", teacher__quantize="int8"),
     "muon": dict(optimizer__name="muon", teacher__dtype="bfloat16"),
     "adapter": dict(student__lora__rank=2, student__dtype="bfloat16"),
+    "shared": dict(student__lora__rank=2, loss__opd__other="reference"),
     "moving": dict(teachers__slow=dict(weights="ema", context="{question}")),
     "adafactor": dict(optimizer__name="adafactor", mesh__fsdp=2, mesh__data=1),
 }
