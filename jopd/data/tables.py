@@ -235,7 +235,7 @@ def _as_texts(value, where: str):
 
 def hub_rows(source: str, split: str) -> list[dict]:
     """All rows of a data set of the hub, ``owner/name@revision:configuration``."""
-    if source.count("/") != 1 or source.startswith((".", "/")):
+    if source.partition("@")[0].count("/") != 1 or source.startswith((".", "/")):
         raise ValueError(
             f"{source!r} is neither task:arithmetic nor task:words, nor a file "
             f"ending in {', '.join(SUFFIXES)} (or with .gz), nor a data set owner/name"

@@ -201,7 +201,9 @@ def _sources(config) -> list[str]:
 
 def _on_hub(source: str) -> bool:
     plain = not source.startswith("task:") and not tables.is_file(source)
-    return plain and source.count("/") == 1 and not Path(source).exists()
+    return (
+        plain and source.partition("@")[0].count("/") == 1 and not Path(source).exists()
+    )
 
 
 def _said(value: Any) -> str:

@@ -47,7 +47,7 @@ def front_of(text: str) -> list[str]:
 
 
 def test_the_front_matter_is_what_the_hub_reads():
-    assert front_of(written(data__path="openai/gsm8k@v2:main")) == [
+    assert front_of(written(data__path="openai/gsm8k@refs/pr/2:main")) == [
         "library_name: transformers",
         "base_model: Qwen/Qwen3-0.6B",
         "license: apache-2.0",

@@ -174,6 +174,24 @@ def test_splits_of_a_hub_data_set(models, monkeypatch):
     assert found.notes == ()
 
 
+def test_a_revision_of_a_hub_data_set_and_one_that_cannot_be_read(models, monkeypatch):
+    asked = []
+
+    def load_dataset(name, configuration, split, **more):
+        asked.append((name, configuration, split, more))
+        if name == "org/none":
+            raise ConnectionError("no way\nto it")
+        return [{"question": f"{n}+{n}="} for n in range(9)]
+
+    package = types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    assert len(picked(models, data__path="org/name@refs/pr/1:main").train) == 8
+    assert asked[0] == ("org/name", "main", "train", {"revision": "refs/pr/1"})
+    said = r"org/none@v1 \(split 'train'\) could not .* ConnectionError: no way to it; "
+    with pytest.raises(ValueError, match=said + "check name, split and connection"):
+        picked(models, data__path="org/none@v1")
+
+
 def test_rows_of_the_task_are_those_that_they_were(models, monkeypatch):
     """20,000 of its training split, and the first of validation, by the seed."""
     assert reading.TASK_ROWS == 20_000

@@ -1,6 +1,7 @@
 """Checkpoints that others read: picked, exported, started from."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace as Fake
 
@@ -11,6 +12,7 @@ import optax
 import pytest
 from transformers import AutoConfig
 
+import hub_server
 import runs
 from jopd.models import hf
 from jopd.training import ending, kept, step, sums, workdir
@@ -152,6 +154,38 @@ def test_a_card_of_a_run_under_way_says_what_there_is(run, tmp_path):
     assert "were not evaluated" in told and "\nlicense: mit\n" in told
     assert "| student | `base` |" in told and str(tmp_path) not in told
     assert workdir.versions()["jax"] in told
+
+
+def test_an_export_is_pushed_by_the_command(run, cache, tmp_path):
+    out = tmp_path / "export"
+    words = ("export", f"--model={run}", f"--out={out}")
+    env = runs.environment(cache) | {"HF_TOKEN": "hf_sesame", "HF_HOME": str(tmp_path)}
+
+    def call(*more: str, **settings):
+        command = runs.command(*words, *more)
+        options = dict(capture_output=True, text=True, timeout=200)
+        return subprocess.run(command, env=env | settings, **options)
+
+    with hub_server.serving(tmp_path) as server:
+        done = call("--push_to_hub=org/made", **server.env)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            f"checkpoint 2: {out}",
+            f"pushed to {server.env['HF_ENDPOINT']}/org/made",
+        ]
+    assert server.pushed == {p.name: p.read_bytes() for p in out.iterdir()}
+    assert b"# opd\n" in server.pushed["README.md"]
+    for more, said in (
+        (("--push_to_hub=made",), "push_to_hub='made' is no id of a model to write"),
+        (("--visibility=public",), "--visibility=public is of an upload; add --push"),
+        (
+            ("--push_to_hub=org/made",),
+            f"{out} could not be pushed to org/made (Offline",
+        ),
+    ):
+        done = call(*more)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and line.startswith(f"error: {said}")
 
 
 def test_a_model_is_its_own_path_and_a_run_asks_which(run):
