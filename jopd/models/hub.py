@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+# What a model may be asked for, its tokenizer and what people read of it included.
+MODEL = (
+    *("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt"),
+    *("README.md", "LICENSE*"),
+)
 LOGIN = "hf auth login, or HF_TOKEN"
 
 
@@ -53,7 +58,7 @@ def fetch(path: str, patterns: tuple[str, ...]) -> Path:
     try:
         with _warnings_off():
             try:
-                _announce(path, snapshot_download(name, dry_run=True, **mute, **asked))
+                _announce(path)
                 shown = {} if sys.stderr.isatty() else mute
                 return Path(snapshot_download(name, **shown, **asked))
             except DryRunError as error:
@@ -121,8 +126,14 @@ def push(folder: str | Path, path: str, *, private: bool = True) -> str:
     return address
 
 
-def _announce(path: str, files: list[Any]) -> None:
-    """One line of what is about to be fetched; none where it is all here."""
+@functools.lru_cache(maxsize=64)
+def _announce(path: str) -> None:
+    """One line of what a model lacks here, for all that is asked for one by one."""
+    from huggingface_hub import snapshot_download
+
+    name, revision = split(path)
+    asked = dict(revision=revision, allow_patterns=list(MODEL))
+    files = snapshot_download(name, dry_run=True, **_mute(), **asked)
     new = [file.file_size or 0 for file in files if file.will_download]
     if new:
         size = f"{sum(new) / 1e6:,.1f} MB"

@@ -18,7 +18,11 @@ import hub_server
 import runs
 from jopd.models import files, hub, peft
 
-FETCH = "from jopd.models import files; print(files.whole({!r}))"
+# As commands do: config, tokenizer and weights are asked for one after the other.
+FETCH = (
+    "from jopd.models import files; path = {!r}; files.directory(path, ['*.json']); "
+    "files.directory(path, files.TOKENIZERS); print(files.whole(path))"
+)
 PUSH = "from jopd.models import hub; print(hub.push({!r}, {!r}, private={}))"
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "parity_llama"
 
@@ -68,7 +72,8 @@ def test_a_revision_is_fetched_once_said_and_used_without_a_connection(model, tm
         assert line.startswith(f"fetching org/name@v1: {len(names)} files, ")
         folder = Path(first.stdout.strip())
         assert sorted(p.name for p in folder.iterdir()) == sorted(names)
-        assert any("/revision/v1" in asked for asked in server.asked)
+        asked = {a.partition("/revision/")[2] for a in server.asked}
+        assert asked == {"", "v1"}
         assert set(server.tokens) == {None}
         again = child(FETCH.format("org/name@v1"), tmp_path / "home", server.env)
         assert (again.stdout, again.stderr) == (first.stdout, "")
