@@ -126,7 +126,7 @@ def abstract(shape: decoder.DecoderConfig, weights: Weights):
     def typed(path, leaf):
         name = path[-1].key
         kind = weights.dtype
-        if weights.int8 and name in quantize.MATRICES:
+        if weights.int8 and name in (*quantize.MATRICES, *quantize.OF_EXPERTS):
             kind = "int8"
         if name.endswith("_scale"):
             kind = "float32"

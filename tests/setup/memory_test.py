@@ -1,11 +1,13 @@
 """What a run holds, said from shapes, beside what it then really holds."""
 
+import dataclasses
+
 import jax
 import pytest
 
 import runs
-from jopd.models import decoder
-from jopd.setup import experiment, memory, summary
+from jopd.models import decoder, hf, sharding
+from jopd.setup import cast, experiment, memory, summary
 from jopd.setup.memory import Part, Plan
 from jopd.teachers import roles
 from jopd.training import state, writers
@@ -58,6 +60,20 @@ def test_parameters_and_optimizer_are_what_a_run_then_holds(models, name):
     assert e.memory.host == pytest.approx(sum(x.nbytes for x in kept), abs=16)
     gradient = [part for part in e.memory.parts if part.name == "gradient"]
     assert gradient[0].most == on_first(jax.tree.leaves(first.params))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("name", ["parity_mixtral", "parity_qwen3_moe", "parity_olmo2"])
+def test_every_family_is_held_as_it_is_said(name, int8):
+    path = runs.ROOT / "tests" / "fixtures" / name
+    shape = dataclasses.replace(hf.load_config(path), int8=int8)
+    weights = cast.Weights(str(path), "bfloat16", int8, False)
+    mesh = sharding.make_mesh(data=1, fsdp=2)
+    held = cast._read(weights, {}, mesh)
+    said = memory.abstract(shape, weights)
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+    assert kinds(held) == kinds(said)
+    assert memory.per_device(said, mesh) == on_first(jax.tree.leaves(held))
 
 
 def test_the_cache_is_that_of_the_longest_rollouts(models):
