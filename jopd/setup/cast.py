@@ -98,7 +98,9 @@ def wanted(
         own = itself or role.weights in ("path", "initial")
         if itself or not own:
             shape = lora.adapted(shape, **config.student.lora)
-        eight = not itself and role.quantize == "int8"
+        # Whose weights are the student's, now or at the start, has them as it has.
+        of_student = itself or role.weights != "path"
+        eight = (config.student if of_student else role).quantize == "int8"
         trained = itself and not shape.lora_rank
         kept = Weights(path, "float32" if trained else dtype, eight, trained)
         shape = dataclasses.replace(shape, int8=eight)

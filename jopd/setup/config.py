@@ -35,6 +35,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         # of the computation, float32 | bfloat16 | auto: what the model's config.json
         # names; trained weights are float32
         "dtype": "float32",
+        "quantize": "",  # int8, under an adapter: the base's matrices, as a teacher's
         "remat": True,  # recompute layers in the backward pass; saves memory
         # An adapter (LoRA) is trained in the place of the weights, which then have
         # ``dtype``, too. It wants about ten times the rate of full training; that, the

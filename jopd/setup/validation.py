@@ -70,6 +70,12 @@ def _check_terms(config: ConfigDict) -> None:
 
 def _check_adapter(config) -> None:
     lora.targeted(config.student.lora.targets)
+    if config.student.quantize and not config.student.lora.rank:
+        raise ValueError(
+            f"student.quantize={config.student.quantize!r}, but student.lora.rank=0 "
+            "trains all weights, which eight bits cannot follow; set a rank, such as "
+            "16, or student.quantize=''"
+        )
     if config.export.adapter and not config.student.lora.rank:
         raise ValueError(
             "export.adapter=True, but student.lora.rank=0 trains all weights, not an "

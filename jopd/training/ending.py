@@ -1,5 +1,6 @@
 """What a run leaves when it has made all its updates."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ def write_export(e: Experiment, path: Path, params, told: str = "") -> None:
         made = dict(alpha=own.alpha, rank_stabilized=own.rank_stabilized)
         peft.save(path, shape, params, source=source, card=told, **made)
         return
-    shape, params = lora.merged(shape, lora.joined(params, e.base))
+    base = e.base
+    if shape.int8:  # what is on file is nearer to the adapter's base than its eight bits
+        shape, base = dataclasses.replace(shape, int8=False), hf.load(source)[1]
+    shape, params = lora.merged(shape, lora.joined(params, base))
     hf.save(path, shape, params, source=source, ends=e.stop_ids, card=told)
 
 

@@ -151,3 +151,30 @@ def test_every_method_trains_an_adapter(file, models, tmp_path):
     rows = runs.updates(tmp_path / "run")
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert sum(row["optim/grad_norm"] for row in rows) > 0
+
+
+def test_a_base_in_eight_bits(models, tmp_path):
+    """It is read so by all that the student is, and what is written is not rounded."""
+    built = config(models, steps=2, student__quantize="int8")
+    e = experiment.build(built)
+    assert e.base["layers"]["q"].dtype == np.int8
+    assert e.frozen["old"] is e.base
+    for name in ("student", "now", "mean", "last", "old"):
+        assert e.models[name].config.int8
+    assert not e.models["teacher"].config.int8
+    train.run(built, tmp_path / "run")
+    source, base = hf.load(models / "student")
+    shape = lora.adapted(source, rank=2, targets="^(q|down)$")
+    adapter = trained(tmp_path / "run", 2, shape)
+    assert np.abs(adapter["layers"]["q_b"]).max() > 0
+    _, want = lora.merged(shape, lora.joined(adapter, base))
+    exported = hf.load(tmp_path / "run" / "export")[1]
+    jax.tree.map(
+        np.testing.assert_array_equal, exported, jax.tree.map(np.asarray, want)
+    )
+
+
+def test_eight_bits_are_not_trained(models):
+    alone = runs.config(models, "gkd", student__quantize="int8")
+    with pytest.raises(ValueError, match=r"student.quantize='int8'.*lora.rank=0"):
+        validation.validate(alone, train=True)
