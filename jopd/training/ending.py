@@ -68,7 +68,7 @@ def write_export(e: Experiment, path: Path, params, told: str = "") -> None:
         peft.save(path, shape, params, source=source, card=told, **made)
         return
     base = e.base
-    if shape.int8:  # what is on file is nearer to the adapter's base than its eight bits
+    if shape.int8:  # what is on file is the base before it was rounded
         shape, base = dataclasses.replace(shape, int8=False), hf.load(source)[1]
     shape, params = lora.merged(shape, lora.joined(params, base))
     hf.save(path, shape, params, source=source, ends=e.stop_ids, card=told)
