@@ -173,6 +173,20 @@ CASES = {
         attention_bias=True,
         tie_word_embeddings=True,
     ),
+    "phi3_long": dict(
+        model_type="phi3",
+        pad_token_id=None,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        original_max_position_embeddings=48,
+        rope_parameters=dict(
+            rope_type="longrope",
+            rope_theta=1e4,
+            partial_rotary_factor=0.75,
+            short_factor=[1.0, 1.2, 1.7],
+            long_factor=[2.0, 3.0, 4.0],
+        ),
+    ),
     "mixtral": dict(
         model_type="mixtral",
         num_local_experts=4,

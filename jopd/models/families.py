@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jopd.models.rope import TYPES
+from jopd.models.rope import OF_PHI, TYPES
 
 _LAYER = {
     "attention_norm": "input_layernorm.weight",
@@ -188,7 +188,7 @@ FAMILIES: dict[str, Family] = {
         absent={"rms_norm_eps": 1e-5},
         bias=False,
         slides="all",
-        ropes=("default",),
+        ropes=OF_PHI,
     ),
     "granite": Family(
         "GraniteForCausalLM",

@@ -42,7 +42,19 @@ OTHER_CARD = "README.jopd.md"
 def directory(path: str | Path, patterns: Sequence[str]) -> Path:
     """A local directory, or that of a hub id, see ``hub.fetch``."""
     folder = Path(path)
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise ValueError(f"{path} is no directory of a model: {_convert(folder)}")
     return folder if folder.is_dir() else hub.fetch(str(path), tuple(patterns))
+
+
+def _convert(file: Path) -> str:
+    """How a GGUF file becomes what is read here; transformers wants torch for it."""
+    given = f"{str(file.parent)!r}, gguf_file={file.name!r}"
+    return (
+        f'{file.name} is GGUF, which is not read; convert it: python -c "from '
+        "transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"[x.from_pretrained({given}).save_pretrained('converted') for x in (M, T)]\""
+    )
 
 
 def whole(path: str | Path) -> Path:
@@ -75,7 +87,9 @@ def write_json(file: Path, content: dict) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}; is it a model directory?")
+        packed = sorted(folder.glob("*.gguf"))
+        said = _convert(packed[0]) if packed else "is it a model directory?"
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; {said}")
     return read_json(folder / CONFIG)
 
 

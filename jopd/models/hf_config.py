@@ -8,6 +8,7 @@ from jopd.models import hf_rope, lora
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 from jopd.models.families import FAMILIES, Family
 from jopd.models.hf_rope import positive, wrong
+from jopd.models.rope import OF_PHI
 
 _KINDS = {False: hf_rope.FULL, True: hf_rope.SLIDING}
 
@@ -183,6 +184,12 @@ def _check_keys(raw: dict[str, Any], family: Family) -> None:
         known = key in READ or key in own or key in HARMLESS
         if value is None or (value == one_value[key] if single else known):
             continue
+        if key == "quantization_config":
+            raise ValueError(
+                f"config.json: {key}={value!r:.80}: quantised weights are not read; "
+                "take the model without it, and teacher.quantize='int8' where memory "
+                "is short"
+            )
         only = f"only {one_value[key]!r} is supported" if single else "not read here"
         raise ValueError(
             f"config.json: {key}={value!r:.80}: {only}, and the model's numbers may "
@@ -360,6 +367,9 @@ def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
         raw[key] = getattr(config, field) or None
     for key, field in {**family.sizes, **family.switches}.items():
         raw[key] = getattr(config, field)
+    if family.ropes == OF_PHI:  # there the key on the top level is read, or its default
+        place = "original_max_position_embeddings"
+        raw[place] = dict(config.rope_scaling).get(place, config.max_positions)
     if "no_rope_layers" in family.keys:
         nope = config.nope_layers or (False,) * config.layers
         raw["no_rope_layers"] = [int(not none) for none in nope]

@@ -12,12 +12,14 @@ from jopd.models.families import Family
 
 # Keys of the rope dict: those that some type reads; others may stand there as null.
 _ROPE = """
-    attention_factor beta_fast beta_slow factor high_freq_factor low_freq_factor mscale
-    mscale_all_dim original_max_position_embeddings partial_rotary_factor rope_theta
-    rope_type truncate type
+    attention_factor beta_fast beta_slow factor high_freq_factor long_factor
+    low_freq_factor mscale mscale_all_dim original_max_position_embeddings
+    partial_rotary_factor rope_theta rope_type short_factor truncate type
 """
 ROPE = frozenset(_ROPE.split())
 _NOTES = ("finetuned",)  # whether weights were trained under it
+_LISTS = ("long_factor", "short_factor")
+_ORIGINAL = 4096  # positions, where a model of Phi does not say
 _PART = "partial_rotary_factor"
 FULL, SLIDING = "full_attention", "sliding_attention"
 _HUGE = 1e18  # no rope has such an angle; as a whole number it fits no array
@@ -37,7 +39,9 @@ def read(raw: Mapping[str, Any], family: Family, head_dim: int) -> dict[str, Any
         theta, scaled = _one(scaling or given, "rope_theta", raw, family)
         fields = {"rope_theta": theta, "rope_scaling": scaled}
         if _PART in family.keys:
-            fields["rotary_dim"] = _turned(scaling or given, raw, head_dim)
+            turned = _turned(scaling or given, raw, head_dim)
+            fields["rotary_dim"] = turned
+            fields |= _positions(dict(scaled), turned or head_dim)
         return fields
     for key in given:
         if key not in (FULL, SLIDING) or not isinstance(given[key] or {}, dict):
@@ -65,6 +69,7 @@ def describe(config: DecoderConfig, family: Family) -> dict[str, Any]:
     """``rope_parameters`` that ``read`` reads as the config has it."""
     plain = {"rope_type": "default"}
     whole = (dict(config.rope_scaling) or plain) | {"rope_theta": config.rope_theta}
+    whole |= {key: list(whole[key]) for key in _LISTS if key in whole}
     if _PART in family.keys:
         whole[_PART] = (config.rotary_dim or config.head_dim) / config.head_dim
     if not family.local_theta:
@@ -95,6 +100,8 @@ def _one(rope: dict, theta_key: str, raw: Mapping, family: Family):
         raise wrong("rope_theta", None, "a number above 0")
     rope = {k: v for k, v in rope.items() if v is not None and k not in _NOTES}
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if "longrope" in family.ropes and kind in ("su", "yarn"):
+        kind = "longrope"  # its older names, in that family
     if isinstance(kind, str) and kind not in family.ropes:
         raise ValueError(
             f"config.json: rope_type={kind!r:.80} is not supported; take a model with "
@@ -107,6 +114,8 @@ def _one(rope: dict, theta_key: str, raw: Mapping, family: Family):
         rope.pop(key, None)
     if kind == "default":
         return float(theta), ()
+    if kind == "longrope":
+        return float(theta), tuple(sorted(_longrope(rope, raw).items()))
     if kind in ("llama3", "yarn"):
         # On the top level, as Phi writes it, it comes first: so in transformers.
         original = raw.get("original_max_position_embeddings")
@@ -114,6 +123,35 @@ def _one(rope: dict, theta_key: str, raw: Mapping, family: Family):
         rope.setdefault(place, raw["max_position_embeddings"])
         rope[place] = original or rope[place]
     return float(theta), tuple(sorted({"rope_type": kind, **rope}.items()))
+
+
+def _positions(scaled: dict[str, Any], turned: int) -> dict[str, int]:
+    """The positions of a ``longrope`` model: those up to which its angles are the same
+    whatever the length of a text is."""
+    if scaled.get("rope_type") != "longrope":
+        return {}
+    if len(scaled["short_factor"]) != turned // 2:
+        wanted = f"a list of {turned // 2} numbers above 0"
+        raise wrong("rope short_factor", list(scaled["short_factor"]), wanted)
+    return {"max_positions": scaled["original_max_position_embeddings"]}
+
+
+def _longrope(rope: dict[str, Any], raw: Mapping) -> dict[str, Any]:
+    """With ``factor`` as transformers has it; the long form is only handed on."""
+    for key in _LISTS:
+        given = rope.get(key)
+        if not (isinstance(given, list) and given and all(map(positive, given))):
+            raise wrong(f"rope {key}", given, "a list of numbers above 0")
+    original = raw.get("original_max_position_embeddings") or rope.get(
+        "original_max_position_embeddings", _ORIGINAL
+    )
+    longer = rope.get("factor") or raw["max_position_embeddings"] / original
+    found = {key: tuple(map(float, rope[key])) for key in _LISTS}
+    found |= {"rope_type": "longrope", "factor": float(longer)}
+    found["original_max_position_embeddings"] = original
+    if "attention_factor" in rope:
+        found["attention_factor"] = float(rope["attention_factor"])
+    return found
 
 
 def _turned(rope: dict, raw: Mapping, head_dim: int) -> int:
@@ -140,7 +178,10 @@ def _check_keys(rope: dict[str, Any], family: Family) -> None:
             raise wrong(f"rope {key}", value, "true or false")
         if key in ("type", "rope_type") and not isinstance(value, str):
             raise wrong(f"rope {key}", value, "a name")
-        if key not in ("type", "rope_type", "truncate") and not positive(value):
+        listed = key in _LISTS and "longrope" in family.ropes
+        if key in ("type", "rope_type", "truncate") or listed:
+            continue
+        if not positive(value):
             raise wrong(f"rope {key}", value, "a number above 0")
 
 

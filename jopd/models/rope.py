@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 TYPES = ("default", "linear", "llama3", "yarn")
+OF_PHI = ("default", "longrope")
 
 
 def frequencies(
@@ -19,7 +20,10 @@ def frequencies(
     ``f_i = theta^(-2i/H)``, then by ``rope_type``: ``linear`` divides by ``factor``;
     ``llama3`` divides where the wavelength is long against the original context and
     blends in between; ``yarn`` (arXiv:2309.00071, eq. 22-23) blends by the number of
-    rotations in the original context and sharpens attention (``0.1 ln(factor) + 1``).
+    rotations in the original context and sharpens attention (``0.1 ln(factor) + 1``);
+    ``longrope`` (arXiv:2402.13753) has a divisor for each i and sharpens attention by
+    ``sqrt(1 + ln(factor) / ln(original))``. Its short divisors are meant, those up to
+    the original context: beyond it all of a text turns by the long ones.
 
     Args:
       head_dim: H, even.
@@ -41,6 +45,9 @@ def frequencies(
             scaled, factor = _llama3(plain, scaling), 1.0
         case "yarn":
             scaled, factor = _yarn(plain, head_dim, theta, max_positions, scaling)
+        case "longrope":
+            scaled = plain / np.asarray(scaling["short_factor"])
+            factor = _longrope_attention(scaling)
         case other:
             raise ValueError(
                 f"rope_type={other!r} is not supported; use one of {TYPES}"
@@ -65,6 +72,13 @@ def rotate(x_BTKH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Arr
     rotated = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
     rotated = rotated.astype(x_BTKH.dtype)
     return jnp.concatenate([rotated, kept], -1) if kept.shape[-1] else rotated
+
+
+def _longrope_attention(scaling: Mapping) -> float:
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    longer, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    return math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 else 1.0
 
 
 def _llama3(plain: np.ndarray, scaling: Mapping) -> np.ndarray:

@@ -3,15 +3,18 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jopd.models import hf, hf_config
+from jopd.models import decoder, hf, hf_config
 from jopd.models.families import FAMILIES
 from jopd.models.hf_rope import FULL, SLIDING
 from raw_configs import CLASSES, outcome, own, small
 
 ROOT = Path(__file__).parents[1] / "fixtures"
+# Phi-4-mini's, in small: heads of 6.
+LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.5], "long_factor": [2.0] * 3}
 NESTED = {
     FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     SLIDING: {"rope_type": "default", "rope_theta": 1e4},
@@ -87,6 +90,24 @@ def test_layers_without_rope():
     assert outcome(small("smollm3", **kinds)).sliding_layers == (True, False)
 
 
+def test_longrope_is_read_up_to_the_context_that_it_was_trained_in():
+    """There transformers turns by the short divisors, beyond it by the long ones."""
+    old = small("phi3", rope_scaling=LONG, original_max_position_embeddings=16)
+    found = outcome(old)
+    assert found.max_positions == 16
+    scaling = dict(found.rope_scaling)
+    assert scaling["factor"] == 4.0 and scaling["short_factor"] == (1.0, 1.1, 1.5)
+    turns, factor = decoder.rope_frequencies(found)
+    want = 1e4 ** -(np.arange(3) / 3) / [1.0, 1.1, 1.5]
+    np.testing.assert_allclose(turns, want, rtol=1e-6)
+    assert factor == pytest.approx((1 + np.log(4) / np.log(16)) ** 0.5)
+    for name in ("su", "yarn"):
+        raw = small("phi3", rope_scaling=LONG | {"type": name})
+        assert outcome(raw | {"original_max_position_embeddings": 16}) == found
+    inside = {**LONG, "original_max_position_embeddings": 16, "rope_theta": 1e4}
+    assert outcome(small("phi3", rope_parameters=inside)) == found
+
+
 def test_a_part_of_each_head_is_rotated():
     sizes = {"hidden_size": 32, "num_attention_heads": 4}
     half = {"partial_rotary_factor": 0.5}
@@ -142,9 +163,20 @@ def test_local_rope_goes_with_the_window():
         (
             "phi3",
             {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 3}},
-            "config.json: rope_type='longrope' is not .* with one of default",
+            "rope short_factor=None is not a list of numbers above 0",
         ),
-        ("phi3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "'linear' is not",
+        ),
+        ("phi3", {"rope_scaling": LONG | {"short_factor": [1.0] * 2}}, "list of 3 num"),
+        (
+            "phi3",
+            {"rope_scaling": LONG | {"long_factor": [1.0, 0]}},
+            "long_factor=.1.0",
+        ),
+        ("llama", {"rope_scaling": LONG}, "rope_type='longrope' is not supported"),
         ("granite", {"logits_scaling": 0}, "logits_scaling=0 is not a number above 0"),
         ("granite", {"residual_multiplier": "1"}, "='1' is not a number above 0"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "=0 is not a whole number"),

@@ -208,3 +208,13 @@ def test_code_beside_a_tokenizer_is_not_asked_for(pair):
     file.write_text(json.dumps(known))
     with pytest.raises(ValueError, match="contains custom code"):
         files.tokenizer(pair)
+
+
+def test_a_gguf_file_is_refused_with_what_converts_it(tmp_path):
+    (tmp_path / "small-q4.gguf").touch()
+    for path in (tmp_path, tmp_path / "small-q4.gguf"):
+        with pytest.raises((ValueError, FileNotFoundError), match="is GGUF") as error:
+            hf.check(path)
+        command = str(error.value).partition('python -c "')[2].removesuffix('"')
+        compile(command, "command", "exec")
+        assert f"{str(tmp_path)!r}, gguf_file='small-q4.gguf'" in command

@@ -357,6 +357,6 @@ def test_config_refuses(change, text):
 
 
 def test_unknown_rope_type_lists_the_known():
-    config = dataclasses.replace(SMALL, rope_scaling=(("rope_type", "longrope"),))
-    with pytest.raises(ValueError, match=r"'longrope' is not.*yarn"):
+    config = dataclasses.replace(SMALL, rope_scaling=(("rope_type", "ntk"),))
+    with pytest.raises(ValueError, match=r"'ntk' is not.*yarn"):
         decoder.rope_frequencies(config)
