@@ -104,10 +104,11 @@ def _attention(c: DecoderConfig, q: jax.Array, segments: list[KV], visible_BTS):
     probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     ends = np.cumsum([v.shape[-2] for _, v in segments])
     read = [
-        jnp.einsum("bkgts,bksh->bkgth", p, v)
+        jnp.einsum("bkgts,bksh->bkgth", p, v, preferred_element_type=jnp.float32)
         for p, (_, v) in zip(jnp.split(probs, ends[:-1], -1), segments, strict=True)
     ]
-    return sum(read[1:], start=read[0])
+    # Rounded once, as where all keys are one segment: sampler and trainer are closer.
+    return sum(read[1:], start=read[0]).astype(q.dtype)
 
 
 def _self_attention(c: DecoderConfig, q: jax.Array, kv: KV, visible_BTS) -> jax.Array:
@@ -193,11 +194,12 @@ class Layer(nn.Module):
         return kernel * scale.astype(dtype)[:, None]
 
     def before(self, block: str, x: jax.Array):
-        return _rms_norm(self, f"{block}_norm", x) if self.config.pre_norm else x
+        x = _rms_norm(self, f"{block}_norm", x) if self.config.pre_norm else x
+        return x.astype(self.config.dtype)
 
     def behind(self, block: str, x: jax.Array):
         x = _rms_norm(self, f"{block}_post_norm", x) if self.config.post_norm else x
-        return _times(x, self.config.residual_scale)
+        return _times(x, self.config.residual_scale).astype(jnp.float32)
 
     def linear(self, name: str, x: jax.Array, out: int, bias: bool = False):
         kernel = self.param(name, _NORMAL, (x.shape[-1], out))
@@ -278,6 +280,8 @@ class Decoder(nn.Module):
         x_BTD = sharding.looked_up(embed, tokens_BT, self.mesh).astype(c.dtype)
         x_BTD = sharding.rows_local(x_BTD, self.mesh)
         x_BTD = _times(x_BTD, float(np.asarray(c.embed_scale, jnp.dtype(c.dtype))))
+        # Between layers float32: half of what bfloat16 loses is lost in these sums.
+        x_BTD = x_BTD.astype(jnp.float32)
 
         keys = (positions_BT, valid_BT)
         if cache is not None:
@@ -300,7 +304,8 @@ class Decoder(nn.Module):
             _distance(positions_BT, *keys, segment_BT),
         )
         # Here, so that it is in all logits, wherever they are made.
-        return _times(_rms_norm(self, "norm", x_BTD), 1 / c.logit_divisor), new
+        hidden_BTD = _times(_rms_norm(self, "norm", x_BTD), 1 / c.logit_divisor)
+        return hidden_BTD.astype(c.dtype), new
 
 
 def _slides(config: DecoderConfig) -> np.ndarray:

@@ -35,7 +35,8 @@ class DecoderConfig:
       router_normalized: weights of a token's experts sum to one.
       lora_rank, lora_scale, lora_targets: of an adapter on some of the layers'
         matrices, see ``models.lora``; rank 0: there is none.
-      dtype: of compute and activations; norms, rope and softmax are always float32.
+      dtype: of products and what they read; norms, rope, softmax and the sums between
+        layers are always float32.
       int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
       remat: recompute each layer in the backward pass, keeping only its input.
     """
