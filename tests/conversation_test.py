@@ -196,9 +196,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def test_in_a_terminal_ctrl_c_ends_an_answer_and_then_the_program(folder, cache):
-    words = runs.command("chat", f"--model={folder}", "--max_new_tokens=4000")
-    # Greedy, a random model goes around in a circle and finds no end.
+def test_in_a_terminal_ctrl_c_ends_an_answer_and_then_the_program(cache, tmp_path):
+    # Greedy, a random model goes around in a circle and finds no end; and so many
+    # positions that it is not at the limit before the key is pressed.
+    tokenizer = runs.byte_tokenizer()
+    shape = dict(vocab_size=len(tokenizer), max_positions=100_000, layers=1)
+    folder = runs.make_model(tmp_path / "model", tokenizer=tokenizer, **shape)
+    words = runs.command("chat", f"--model={folder}", "--max_new_tokens=90000")
     env = runs.environment(cache) | {"TERM": "dumb"}
     run = Terminal([*words, "--temperature=0"], env)
     try:
