@@ -188,9 +188,11 @@ class Terminal:
             time.sleep(0.05)
 
 
-# Ctrl-C goes to who has the terminal for its own.
+# Ctrl-C goes to who has the terminal for its own, and is ignored by what a shell has
+# begun in the background.
 TAKES_THE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
