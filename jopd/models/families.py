@@ -113,7 +113,10 @@ FAMILIES: dict[str, Family] = {
         slides="asked",
     ),
     "qwen3": Family(
-        "Qwen3ForCausalLM", fields={"qk_norm": True}, absent=_WINDOW, slides="asked"
+        "Qwen3ForCausalLM",
+        fields={"qk_norm": True},
+        absent=_WINDOW | {"head_dim": 128},
+        slides="asked",
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",

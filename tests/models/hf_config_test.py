@@ -179,6 +179,10 @@ def test_null_is_the_default_of_transformers(family):
     assert found.rope_theta == rope.get(FULL, rope)["rope_theta"]
 
 
+def test_a_head_of_qwen_3_is_as_wide_as_there_where_nothing_says_so():
+    assert outcome(small("qwen3")).head_dim == CLASSES["qwen3"]().head_dim
+
+
 def test_notes_within_the_rope_dict_are_harmless():
     rope = {"type": "linear", "factor": 2.0}
     plain = outcome(small("llama", rope_scaling=rope))

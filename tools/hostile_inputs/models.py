@@ -37,10 +37,12 @@ FAMILIES = {
     "qwen2": dict(qkv_bias=True, sliding_window=5, sliding_layers=(False, True)),
     "qwen3": dict(qk_norm=True, rope_scaling=tuple(sorted(YARN.items()))),
     "mistral": dict(sliding_window=7),
+    "mixtral": dict(experts=3, experts_per_token=2, router_normalized=True),
 }
 CLASSES = {
     "llama": transformers.LlamaConfig,
     "mistral": transformers.MistralConfig,
+    "mixtral": transformers.MixtralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
 }
@@ -289,7 +291,7 @@ def _same_window(theirs, config: DecoderConfig) -> str | None:
     slides = [window is not None] * layers
     if theirs.model_type == "llama":
         slides = [False] * layers
-    elif theirs.model_type != "mistral":
+    elif theirs.model_type not in ("mistral", "mixtral"):
         slides = [kind == "sliding_attention" for kind in theirs.layer_types]
     ours = list(config.sliding_layers) or [config.sliding_window > 0] * layers
     if ours != slides or (any(slides) and window != config.sliding_window):
@@ -305,7 +307,10 @@ def _same_tensors(folder: Path, config: DecoderConfig, params) -> str | None:
             return f"{key} is not what the file holds"
     for key, stacked in params["layers"].items():
         for i in range(config.layers):
-            if not np.array_equal(stacked[i], found[hf._layer_name(family, i, key)].T):
+            names = hf._layer_names(config, family, i, key)
+            parts = stacked[i] if len(names) > 1 else [stacked[i]]
+            same = (np.array_equal(p, found[n].T) for p, n in zip(parts, names))
+            if not all(same):
                 return f"layer {i} {key} is not what the file holds"
     if not all(np.isfinite(leaf).all() for leaf in params["layers"].values()):
         return "values that are not finite"
