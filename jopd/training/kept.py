@@ -10,7 +10,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 from jopd.models import decoder, files, hf, hub, lora
-from jopd.reporting import card
+from jopd.reporting import card, console
 from jopd.setup import inputs
 from jopd.training import checkpoint, step, sums, workdir
 
@@ -142,11 +142,16 @@ def facts_of(run: Path, at: int, record: dict) -> card.Facts:
     about = record.get("about", {})
     known = {name: about[name] for name in card.Facts._fields if name in about}
     known["before"] = record.get("before") or {}
-    try:
-        summary = json.loads((run / "summary.json").read_text())
-        known |= {"after": summary["after"], "after_step": summary["steps"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # it is under way
+    file = run / "summary.json"
+    if file.exists():  # else it is under way
+        try:
+            summary = json.loads(file.read_text())
+            known |= {"after": summary["after"], "after_step": summary["steps"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            console.warn(
+                f"{file} is damaged ({type(error).__name__}: {error}); the model card "
+                "has no numbers from after the run"
+            )
     return card.Facts(at, **known)
 
 

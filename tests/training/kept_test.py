@@ -156,6 +156,22 @@ def test_a_card_of_a_run_under_way_says_what_there_is(run, tmp_path):
     assert workdir.versions()["jax"] in told
 
 
+def test_a_damaged_summary_is_said_and_no_reason_to_export_nothing(
+    run, tmp_path, capsys
+):
+    cut = shutil.copytree(run, tmp_path / "run")
+    kept.facts_of(cut, 1, {})
+    assert "damaged" not in capsys.readouterr().out
+    for content in ('{"after": ', "[]", "{}"):
+        (cut / "summary.json").write_text(content)
+        assert kept.facts_of(cut, 1, {}).after == {}
+        said = " ".join(capsys.readouterr().out.split())
+        assert "summary.json is damaged" in said and "model card" in said
+    (cut / "summary.json").unlink()  # it is under way
+    kept.facts_of(cut, 1, {})
+    assert "damaged" not in capsys.readouterr().out
+
+
 def test_an_export_is_pushed_by_the_command(run, cache, tmp_path):
     out = tmp_path / "export"
     words = ("export", f"--model={run}", f"--out={out}")
