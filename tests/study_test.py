@@ -121,6 +121,11 @@ def plain(tmp_path, text: str = "") -> reading.Study:
             "CLAIMS = {'c': dict(arm='GKD', against='OPD', metric='', direction='up')}",
             "direction='up'; it is 'higher' or 'lower'",
         ),
+        (
+            "ARMS['GKD']['rate_of'] = 'X'",
+            "rate_of='X' is no arm with a rate of its own",
+        ),
+        ("ARMS['GKD']['rate_of'] = 'GKD'", "'GKD' is no arm with a rate of its own"),
         ("GRID, TUNE_SEED = (1, 2), 1", "TUNE_SEED=1 is a reported seed of 'OPD'"),
     ],
 )
@@ -390,6 +395,31 @@ def test_what_is_kept_draws_the_same_page_on_another_machine(command, tmp_path):
     one = more + "\nARMS['B']['seeds'] = (1,)"
     assert "which another seed may turn: B." in command(jobs=1, text=one)
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["B"]
+
+
+def test_an_arm_less_a_part_has_the_rate_of_the_whole(command, tmp_path):
+    more = "ARMS['part'] = dict(config='opd', rate_of='GKD')"
+    text = command(jobs=1, text=PRETENDED + more)
+    made = {place.name for place in (tmp_path / "runs" / "part").iterdir()}
+    assert made == {"seed0-lr0.004", "seed1-lr0.004"}
+    assert "part has the rate of GKD." in text and "| part | –" not in text
+
+
+def test_a_run_of_another_page_is_not_run_again_nor_kept_twice(command, tmp_path):
+    command(jobs=1)
+    (tmp_path / "page").rename(tmp_path / "other")
+    shutil.rmtree(tmp_path / "runs")
+    shared = "ARMS['GKD']['kept'] = 'other/GKD'\nARMS['OPD']['kept'] = 'other/OPD'"
+    text = command(jobs=0, text=PRETENDED + shared)
+    assert "| OPD | 2 | 56.2 ± 79.4 |" in text and "Not run yet" not in text
+    # One that the other page lacks is made, and left where it looks for it.
+    file = tmp_path / "other" / "GKD" / "seed1-lr0.004.json.gz"
+    file.unlink()
+    assert command(jobs=1, text=PRETENDED + shared) == text
+    assert file.exists() and not (tmp_path / "page").exists()
+    changed = PRETENDED + shared + "\nCOMMON['steps'] = 7"
+    with pytest.raises(SystemExit, match=r"other/.*gz was made with another steps"):
+        command(jobs=0, text=changed)
 
 
 def test_a_run_with_another_config_than_todays_is_refused(command, tmp_path):

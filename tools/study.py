@@ -7,9 +7,11 @@ A study is a Python file with
 
     TITLE, ABOUT   heading and a paragraph for the page
     ARMS           name -> dict(config="stableopd", overrides={"key": value},
-                   seeds=(0, 1, 2), baseline="OPD"); all but the config may be left out.
-                   A config is a shipped one by name or any by its path; overrides are
-                   what --config.KEY=VALUE may be
+                   seeds=(0, 1, 2), baseline="OPD", rate_of="", kept=""); all but the
+                   config may be left out. A config is a shipped one by name or any by
+                   its path; overrides are what --config.KEY=VALUE may be. rate_of: the
+                   arm whose tuned rate this one has, where it is that arm less a part.
+                   kept="methods/opd": its runs are those of an arm of another page
     SEEDS          default seeds
     COMMON         overrides of every run: the budget
     EQUAL          what is equal between arms, of "updates", "rollouts",
@@ -144,7 +146,8 @@ class Runner:
           SystemExit: it was made with another config than the study has today.
         """
         place = folder(self.out, arm, seed, rate)
-        file = folder(self.keep, arm, seed, rate)
+        kept = self.study.arms[arm].get("kept", f"{self.keep.name}/{arm}")
+        file = folder(self.keep.parent, kept, seed, rate)
         file = file.with_name(file.name + ".json.gz")
         on_disk = (place / "summary.json").exists()
         if not on_disk and not file.exists():
@@ -157,7 +160,7 @@ class Runner:
                 f"{', '.join(other)} than {arm!r} has now; move it away, and the run "
                 "is made anew"
             )
-        if on_disk:
+        if on_disk and (not file.exists() or file.is_relative_to(self.keep)):
             finished.keep(run, file, self.study)
         return run
 
@@ -195,12 +198,12 @@ def score(study: Study, summary: dict) -> float:
 
 def tune(study: Study, runner: Runner) -> dict[str, dict[float, float]]:
     """arm -> learning rate -> score on the tuning seed; see WIDEN."""
-    scores = {arm: {} for arm in study.arms}
-    asked = [(arm, study.tune_seed, rate) for arm in study.arms for rate in study.grid]
+    scores = {arm: {} for arm, spec in study.arms.items() if not spec.get("rate_of")}
+    asked = [(arm, study.tune_seed, rate) for arm in scores for rate in study.grid]
     for left in range(study.widen, -1, -1):
         for (arm, _, rate), summary in zip(asked, runner.all(asked), strict=True):
             scores[arm][rate] = score(study, summary)
-        at = [arm for arm in study.arms if on_border(scores[arm])]
+        at = [arm for arm in scores if on_border(scores[arm])]
         if not at or not left:
             break
         asked = [(arm, study.tune_seed, outside(scores[arm])) for arm in at]
@@ -225,8 +228,8 @@ def main() -> None:
     runner = Runner(study, args.out, args.page.with_suffix(""), args.jobs)
     scores = tune(study, runner)
     asked = [
-        (arm, seed, chosen(scores[arm]))
-        for arm in study.arms
+        (arm, seed, chosen(scores[spec.get("rate_of", arm)]))
+        for arm, spec in study.arms.items()
         for seed in seeds_of(study, arm)
     ]
     # The first seed of every arm before the second of any: early looks are at all arms.

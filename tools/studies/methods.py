@@ -62,3 +62,10 @@ METRICS = {
     "mean_length": "length",
     "wall_seconds": "seconds",
 }
+
+
+def shared(arm: str, baseline: str | None = None) -> dict:
+    """An arm of this study as one of another, which has this one's ``COMMON``."""
+    spec = {key: ARMS[arm][key] for key in ARMS[arm].keys() - {"baseline"}}
+    named = {} if baseline is None else {"baseline": baseline}
+    return spec | named | {"kept": f"methods/{arm}"}

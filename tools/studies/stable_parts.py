@@ -9,9 +9,10 @@ TITLE = "StableOPD part by part, and what its gold does alone"
 ABOUT = """
 The pair that goes on with a loop once it is in one (regime `loops`,
 [regimes](../regimes.md)). 64 rollouts per update of at most 128 tokens, 16 gold rows
-where an arm has gold, 200 updates. Every arm's rate is tuned on a seed of its own. The
-arms ask what each part does, what the gold rows do by themselves, and whether leaving
-truncated rows out is enough.
+where an arm has gold, 200 updates. The rates of OPD, StableOPD and SFT are tuned on a
+seed of their own; a part of one has the rate of the whole. The arms ask what each part
+does, what the gold rows do by themselves, and whether leaving truncated rows out is
+enough.
 """
 SEEDS = (0, 1, 2)
 GRID = (5e-4, 2e-3)
@@ -32,18 +33,19 @@ NO_GOLD = {"loss.gold.coef": 0.0, "mix.student": 1.0, "mix.gold": 0.0}
 
 def _stable(**overrides) -> dict:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
-    return {"config": "stableopd", "overrides": keys}
+    return {"config": "stableopd", "overrides": keys, "rate_of": "StableOPD"}
 
 
+NO_OPD = {"loss.opd.coef": 0.0, "loss.reference.coef": 0.0}
 ARMS = {
     "OPD": {"config": "opd"},
-    "StableOPD": _stable(),
+    "StableOPD": {"config": "stableopd"},
     "gold only": _stable(**NO_KL),
     **{
         f"KL {beta} only": _stable(**NO_GOLD, loss__reference__coef=beta)
         for beta in (0.01, 0.1, 0.5)
     },
-    "SFT on the same gold": _stable(loss__opd__coef=0.0, loss__reference__coef=0.0),
+    "SFT on the same gold": {"config": "stableopd", "overrides": NO_OPD},
     "two ports' reading": _stable(
         loss__gold__coef=0.1,
         objective__normalizer="sequences",
@@ -53,6 +55,7 @@ ARMS = {
     "OPD, truncated rows left out": {
         "config": "opd",
         "overrides": {"loss.opd.weights.kept.function": "finished"},
+        "rate_of": "OPD",
     },
 }
 BASELINE = "OPD"

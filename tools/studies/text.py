@@ -1,41 +1,30 @@
 """OmniOPD against OPD where the teacher writes in another surface style."""
 
-from jopd.setup.regimes import REGIMES
+from studies import methods
 
 TITLE = "A teacher of another surface style"
 ABOUT = """
 The student writes sentences, the teacher equations (regime `text`,
-[regimes](../regimes.md)); both end in one form of answer. 200 updates of 64 rollouts;
-every arm's rate is tuned on a seed of its own. Token by token such a teacher finds
-every word wrong; chunks of text may agree in what they say.
+[regimes](../regimes.md)); both end in one form of answer. Token by token such a teacher
+finds every word wrong; chunks of text may agree in what they say. 200 updates of 64
+rollouts. OPD and OmniOPD are those of [methods](methods.md), with rates found there;
+variants have OmniOPD's.
 """
 SEEDS = (0, 1, 2)
-GRID = (1e-4, 4e-4)
-WIDEN = 1
-COMMON = REGIMES["text"].keys | {
-    "steps": 200,
-    "rollout.prompts_per_step": 16,
-    "eval.prompts": 128,
-    "data.size": 5000,
-    "checkpoint.every_steps": 0,
-    "export.enabled": False,
-}
-RATE = "loss.chunks.weights.rate"
+COMMON = methods.COMMON
+
+
+def _variant(**overrides) -> dict:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return {"config": "omniopd", "overrides": keys}
+
+
 ARMS = {
-    "OPD": {"config": "opd"},
-    "OmniOPD": {"config": "omniopd"},
-    "OmniOPD, the paper's form": {
-        "config": "omniopd",
-        "overrides": {f"{RATE}.baseline": "none"},
-    },
-    "OmniOPD, edit distance": {
-        "config": "omniopd",
-        "overrides": {"audit.similarity": "ned"},
-    },
-    "OmniOPD, chunks of 4": {
-        "config": "omniopd",
-        "overrides": {"audit.chunk_tokens": 4},
-    },
+    "OPD": methods.shared("opd, text"),
+    "OmniOPD": methods.shared("omniopd"),
+    "OmniOPD, the paper's form": _variant(loss__chunks__weights__rate__baseline="none"),
+    "OmniOPD, edit distance": _variant(audit__similarity="ned"),
+    "OmniOPD, chunks of 4": _variant(audit__chunk_tokens=4),
 }
 BASELINE = START = "OPD"
 METRICS = {

@@ -134,6 +134,9 @@ def grid_words(study: Study, scores: dict[str, dict[float, float]]) -> str:
             "where the best lay on the border the next rate outside was tried, at most "
             f"{study.widen} times. A run that diverged has -inf."
         )
+    for arm, spec in study.arms.items():
+        if of := spec.get("rate_of"):
+            text += f" {arm} has the rate of {of}."
     at = [arm for arm, of_arm in scores.items() if on_border(of_arm)]
     return text + (f" **Still on the border**: {', '.join(at)}." if at else "")
 

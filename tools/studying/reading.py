@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-ARM_KEYS = {"config", "overrides", "seeds", "baseline"}
+ARM_KEYS = {"config", "overrides", "seeds", "baseline", "rate_of", "kept"}
 CLAIM_KEYS = {"arm", "against", "metric", "direction"}
 DIRECTIONS = {"higher": 1.0, "lower": -1.0}
 BEFORE = "before"  # what a claim may compare with besides an arm: the arm's own student
@@ -81,6 +81,8 @@ def faults(study: Study):
             yield f"arm {name!r}: there is no config {config_of(spec)}"
         if baseline_of(study, name) not in {"", *arms}:
             yield f"the baseline {baseline_of(study, name)!r} of {name!r} is no arm"
+        if (of := spec.get("rate_of")) and "rate_of" in study.arms.get(of, spec):
+            yield f"arm {name!r}: rate_of={of!r} is no arm with a rate of its own"
     if study.start not in {"", *arms}:
         yield f"START={study.start!r} is no arm; arms are {', '.join(arms)}"
     for key in study.equal:
