@@ -163,9 +163,12 @@ class Outputs(NamedTuple):
       tokens: i32[...], the tokens that were written.
       behavior_logp: f32[...], see ``Rollout``.
       advantage: f32[...] of the term at scoring time, or None if the term names none.
+      logp: f32[...] of the tokens under the student, where it has to have the sampler's
+        bits; None: whoever wants it makes it of the logits, see ``scoring.log_prob``.
     """
 
     logits: dict[str, jax.Array]
     tokens: jax.Array
     behavior_logp: jax.Array
     advantage: jax.Array | None = None
+    logp: jax.Array | None = None

@@ -1,5 +1,7 @@
 """Which device, micro-batch and bin the rows of a batch go to. Host side."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -27,9 +29,15 @@ def _needed(batch: Batch) -> np.ndarray:
 
 
 def with_packing(
-    batch: Batch, widths: tuple[int, ...], shards: int, accumulate: int = 1
+    batch: Batch,
+    widths: tuple[int, ...],
+    shards: int,
+    accumulate: int = 1,
+    *,
+    start: int = 1,
 ) -> Batch:
-    """Adds how every model may read the rows side by side; rows without a mask not.
+    """Adds how every model may read the rows side by side, each from a multiple of
+    ``start`` on; rows without a mask not.
 
     Micro-batches are packed each for itself, as if each were a device's rows: those
     that ``step.split_rows`` makes of the batch, packings included.
@@ -42,19 +50,17 @@ def with_packing(
     )
     length_B = _needed(batch)
     columns = rollout.tokens_BT.shape[1]
-    found[""] = packing.plan(
-        apart(length_B), columns=columns, widths=widths, shards=parts
-    )
+    plan = functools.partial(packing.plan, shards=parts, start=start)
+    found[""] = plan(apart(length_B), columns=columns, widths=widths)
     for name, (prompt_BP, prompt_length_B) in batch.prompts.items():
         shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
         total = prompt_BP.shape[1] + columns
-        found[name] = packing.plan(
+        found[name] = plan(
             apart(np.where(length_B > 0, length_B + shift_B, 0)),
             columns=total,
             widths=(total,),
             shift_B=apart(shift_B),
             places=columns,
-            shards=parts,
         )
     packed = {name: plan for name, plan in found.items() if plan is not None}
     return batch._replace(packing=packed)

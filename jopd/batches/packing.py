@@ -29,6 +29,7 @@ def plan(
     shift_B: np.ndarray | None = None,
     places: int | None = None,
     shards: int = 1,
+    start: int = 1,
 ) -> Packing | None:
     """Where every token of some rows goes; None if nothing can be saved. Host side.
 
@@ -43,11 +44,12 @@ def plan(
         model reads another prompt.
       places: columns of the student's rows; as many as are packed unless told.
       shards: devices that rows are split over; each packs its own.
+      start: rows begin at multiples of it.
     """
     length_SB = np.asarray(length_B).reshape(shards, -1)
     rows = length_SB.shape[1]
     shared, alone = widths[-1], min(w for w in widths if w >= length_SB.max())
-    fits = [_first_fit(lengths, shared) for lengths in length_SB]
+    fits = [_first_fit(-(-lengths // start) * start, shared) for lengths in length_SB]
     step = -(-rows // STEPS)
     bins = max(1 + max(bins_of) for bins_of, _ in fits)
     bins, width = bins + -bins % step, shared

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jopd import exact
 from jopd.losses.supports import as_float, log_softmaxes, restricted
 
 
@@ -278,14 +279,26 @@ def entropy(logits: jax.Array) -> jax.Array:
     return -_kl(log_p, jnp.zeros_like(log_p))
 
 
-def log_prob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+def log_prob(
+    logits: jax.Array, tokens: jax.Array, *, exactly: bool = False
+) -> jax.Array:
     """Log-probability of ``tokens``: f32[..., V], i32[...] in [0, V) -> f32[...].
 
     Gathers one logit and normalises it; no log-softmax of the row is kept.
+    ``exactly``: the same bits, however many rows there are.
     """
     logits = as_float(logits)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return chosen - log_normalizer(logits, exactly=exactly)
+
+
+def log_normalizer(logits: jax.Array, *, exactly: bool = False) -> jax.Array:
+    """``log sum_v exp(logits_v)``, f32[..., V] -> f32[...]; see ``log_prob``."""
+    if not exactly:
+        return jax.nn.logsumexp(logits, axis=-1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    found = exact.in_tiles(lambda rows, _: log_normalizer(rows), rows)
+    return found.reshape(logits.shape[:-1])
 
 
 def nll(logits: jax.Array, tokens: jax.Array) -> jax.Array:

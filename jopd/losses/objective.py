@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 
 from jopd.losses import groups, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
+from jopd.losses.heads import exact_logp, logits_of, tempered
 from jopd.losses.panel import Panel
 from jopd.losses.scoring import (
     Fact,
@@ -81,6 +82,7 @@ class Shape(NamedTuple):
     rows: NamedSharding | None = None
     temperature: float = 1.0
     caps: tuple[tuple[str, float], ...] = ()  # (name, ``logit_cap``) of models
+    exact: bool = False  # whether the student is, see ``DecoderConfig``
 
 
 class Weighed(NamedTuple):
@@ -166,35 +168,12 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     return Weighed(weight_BT, advantage_BT)
 
 
-def logits_of(hidden: jax.Array, head_VD: jax.Array, cap: float = 0.0) -> jax.Array:
-    """f32[..., V]; the matmul runs in the hidden states' precision, sums in float32.
-
-    The one way to logits: ``cap`` is ``logit_cap`` of the model's config, c below.
-
-        logits = W h,  or  c tanh(W h / c)  where c is not 0
-    """
-    logits = jnp.einsum(
-        "...d,vd->...v",
-        hidden,
-        head_VD.astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
-    )
-    return cap * jnp.tanh(logits / cap) if cap else logits
-
-
 def _read(heads, hidden, vocabulary: int) -> dict[str, jax.Array]:
     """Heads as logits are made with them, cast before devices ask for parts of them."""
     return {
         name: head[:vocabulary].astype(hidden[name].dtype)
         for name, head in heads.items()
     }
-
-
-def tempered(logits, temperature: float):
-    """``logits / temperature`` of every leaf."""
-    if temperature == 1.0:
-        return logits
-    return jax.tree.map(lambda rows: rows / temperature, logits)
 
 
 def facts(
@@ -222,7 +201,12 @@ def facts(
     def of_chunk(chunk):
         hidden_chunk, tokens, behavior_logp, mask, serves = chunk
         logits = {
-            name: logits_of(blank(hidden_chunk[name], mask), head, caps.get(name, 0.0))
+            name: logits_of(
+                blank(hidden_chunk[name], mask),
+                head,
+                caps.get(name, 0.0),
+                exactly=cut.exact and name == "student",
+            )
             for name, head in heads.items()
         }
         behavior_logp = jnp.where(mask, behavior_logp, 0.0)
@@ -233,8 +217,9 @@ def facts(
         logits, serves, tokens, behavior_logp = rows
         logits = tempered(logits, cut.temperature)
         logits |= panel.combine_all(panels, logits, serves)
-        own = named_facts(named, Outputs(logits, tokens, behavior_logp))
-        return token_facts(logits, tokens) | own
+        logp = exact_logp(logits, tokens) if cut.exact else None
+        outputs = Outputs(logits, tokens, behavior_logp, logp=logp)
+        return token_facts(outputs) | named_facts(named, outputs)
 
     aligned = {name: align(hidden[name]) for name in heads}
     written = batch.rollout.tokens_BT, batch.rollout.behavior_logp_BT
@@ -348,11 +333,13 @@ def objective(
         terms=terms,
         panels=panels,
         temperature=cut.temperature,
+        exactly=cut.exact,
         with_facts=with_facts,
     )
 
     def chunk_loss(hidden, head, rows: Chunked, heads, coefs):
-        own = logits_of(blank(hidden, rows.mask), head, caps["student"])
+        own = blank(hidden, rows.mask)
+        own = logits_of(own, head, caps["student"], exactly=cut.exact)
         others = {
             name: logits_of(blank(rows.hidden[name], rows.mask), other, caps[name])
             for name, other in heads.items()
@@ -373,20 +360,24 @@ def objective(
     )
 
 
-def _strip_loss(logits, rest, coefs, *, terms, panels, temperature, with_facts):
+def _strip_loss(
+    logits, rest, coefs, *, terms, panels, temperature, exactly, with_facts
+):
     """Loss of some tokens of a chunk, from all models' logits, and its parts."""
     others, rows = rest
     logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
     logits |= panel.combine_all(panels, logits, rows.serves)
+    logp = exact_logp(logits, rows.tokens) if exactly else None
+    outputs = Outputs(logits, rows.tokens, rows.behavior_logp, logp=logp)
     loss, parts = 0.0, {}
     for term in terms:
         weight, advantage = rows.weighed[term.name]
-        outputs = Outputs(logits, rows.tokens, rows.behavior_logp, advantage)
         # A term's weight is exactly 0 outside its scope, where its signal may be
         # infinite (a KL against a zero of the other model): 0 times inf is NaN.
-        value = jnp.where(weight != 0, weight * term.signal(outputs), 0.0)
+        value = term.signal(outputs._replace(advantage=advantage))
+        value = jnp.where(weight != 0, weight * value, 0.0)
         parts[f"loss/{term.name}"] = value
         loss = loss + coefs[term.name] * jnp.sum(value)
     if with_facts:
-        parts |= token_facts(jax.lax.stop_gradient(logits), rows.tokens)
+        parts |= token_facts(jax.lax.stop_gradient(outputs))
     return loss, parts

@@ -10,13 +10,18 @@ from jopd.types import Outputs
 Fact = Callable[[Outputs], jax.Array]  # to f32[...], see ``facts``
 
 
-def token_facts(
-    logits: dict[str, jax.Array], tokens: jax.Array
-) -> dict[str, jax.Array]:
+def log_prob(outputs: Outputs, name: str) -> jax.Array:
+    """Log-probability f32[...] of the written token under one model."""
+    if name == "student" and outputs.logp is not None:
+        return outputs.logp
+    return divergences.log_prob(outputs.logits[name], outputs.tokens)
+
+
+def token_facts(outputs: Outputs) -> dict[str, jax.Array]:
     """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
-    facts = {}
+    facts, logits = {}, outputs.logits
     for name, rows in logits.items():
-        facts[f"logp/{name}"] = divergences.log_prob(rows, tokens)
+        facts[f"logp/{name}"] = log_prob(outputs, name)
         facts[f"entropy/{name}"] = divergences.entropy(rows)
     for name, rows in logits.items():
         if name != "student":

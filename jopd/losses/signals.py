@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import jax
 
 from jopd.losses import divergences, estimators
+from jopd.losses.scoring import log_prob
 from jopd.types import Outputs
 
 
 def nll(outputs: Outputs) -> jax.Array:
     """Negative log-likelihood of the written token, the loss of SFT."""
-    return -divergences.log_prob(outputs.logits["student"], outputs.tokens)
+    return -log_prob(outputs, "student")
 
 
 def forward_kl(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
@@ -191,7 +192,7 @@ def policy_gradient(
     own is used, as computed at scoring time, and no other model is read: ``other=None``
     then says so. clip_low=1 and clip_high=inf switch clipping off.
     """
-    logp = divergences.log_prob(outputs.logits["student"], outputs.tokens)
+    logp = log_prob(outputs, "student")
     advantage = outputs.advantage
     if advantage is None:
         if other is None:
@@ -199,7 +200,7 @@ def policy_gradient(
                 "policy_gradient with other=None has nothing to compare with; name an "
                 "advantage or a model in other"
             )
-        advantage = divergences.log_prob(outputs.logits[other], outputs.tokens) - logp
+        advantage = log_prob(outputs, other) - logp
     return estimators.clipped_surrogate(
         logp,
         outputs.behavior_logp,
@@ -219,15 +220,15 @@ def score_function(outputs: Outputs) -> jax.Array:
     """
     if outputs.advantage is None:
         raise ValueError("score_function has nothing to weigh with; name an advantage")
-    logp = divergences.log_prob(outputs.logits["student"], outputs.tokens)
+    logp = log_prob(outputs, "student")
     return estimators.score_function(logp, outputs.advantage)
 
 
 def _sampled(outputs: Outputs, other: str) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the written token under the student and the other model."""
     return (
-        divergences.log_prob(outputs.logits["student"], outputs.tokens),
-        divergences.log_prob(outputs.logits[other], outputs.tokens),
+        log_prob(outputs, "student"),
+        log_prob(outputs, other),
     )
 
 

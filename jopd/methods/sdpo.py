@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses import divergences
+from jopd.losses.scoring import log_prob
 from jopd.types import Outputs
 
 
@@ -48,6 +49,6 @@ def distil(
         value = divergences.top_k_reverse_kl(student, teacher, **among)
     else:
         value = divergences.top_k_jsd(student, teacher, beta=alpha, **among)
-    logp = jax.lax.stop_gradient(divergences.log_prob(student, outputs.tokens))
+    logp = jax.lax.stop_gradient(log_prob(outputs, "student"))
     ratio = jnp.exp(jnp.clip(logp - outputs.behavior_logp, -20.0, 20.0))
     return jnp.minimum(ratio, is_clip) * value

@@ -15,45 +15,26 @@ text; the two are independent, so rows of one batch may have gaps at different s
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.models import experts, rope, sharding
+from jopd import exact
+from jopd.models import attention, experts, rope, sharding
+from jopd.models.attention import FAR, KV
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
-_FAR = np.iinfo(np.int32).max  # distance of the unseen, window of those who see all
-_HIDDEN = -1e30  # finite, so that a row of nothing but padding stays free of NaN
-# Runs of queries that attention to the tokens themselves is cut into. On a CPU, 152
-# positions: 0.52 s of forward and backward pass whole, 0.42 s in 4 runs, 0.38 s in 8.
-_RUNS, _SHORTEST_RUN = 8, 16
 _NORMAL = nn.initializers.normal(0.02)
 
 
 def _within_root(key, shape, dtype=jnp.float32):
     """Uniform within 1 / sqrt(in), for ``[in, out]``."""
     return jax.random.uniform(key, shape, dtype, -1, 1) * shape[0] ** -0.5
-
-
-class KV(NamedTuple):
-    """Keys (rope applied) and values of all layers, slots along axis 4 and axis 3.
-
-    The asymmetry is measured: both products of a decode step then read memory in
-    order (XLA CPU, [8, 32, 2, 256, 64]: 10.2 ms per token against 12.9).
-
-    Attributes:
-      k: ``[N, B, Kh, H, S]``.
-      v: ``[N, B, Kh, S, H]``.
-    """
-
-    k: jax.Array
-    v: jax.Array
 
 
 def rope_frequencies(config: DecoderConfig) -> tuple[np.ndarray, float]:
@@ -76,60 +57,22 @@ def _rms_norm(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     scale = module.param(name, ones, (x.shape[-1],)).astype(jnp.float32)
     scale = scale + c.norm_offset if c.norm_offset else scale
     y = x.astype(jnp.float32)
-    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_eps)
+    y *= jax.lax.rsqrt(_mean_square(y, c.exact) + c.norm_eps)
     return (y * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
+
+
+def _mean_square(y: jax.Array, exactly: bool = False) -> jax.Array:
+    if exactly:
+        rows = y.reshape(-1, y.shape[-1])
+        found = exact.in_tiles(lambda rows, _: _mean_square(rows), rows)
+        return found.reshape(*y.shape[:-1], 1)
+    return jnp.mean(y * y, axis=-1, keepdims=True)
 
 
 def _times(x: jax.Array, factor: float) -> jax.Array:
     if factor == 1:
         return x
     return (x.astype(jnp.float32) * factor).astype(x.dtype)
-
-
-def _attention(c: DecoderConfig, q: jax.Array, segments: list[KV], visible_BTS):
-    """Grouped softmax attention of ``[B, Kh, G, T, H]`` over the segments' slots.
-
-    The segments (cache, new tokens) share one softmax without being joined in memory.
-    A query that sees nothing averages everything: finite, and so is its gradient.
-    """
-    scores = [
-        jnp.einsum("bkgth,bkhs->bkgts", q, k, preferred_element_type=jnp.float32)
-        for k, _ in segments
-    ]
-    scores = jnp.concatenate(scores, axis=-1)
-    scores = scores * (c.attention_scale or c.head_dim**-0.5)
-    if c.attention_cap:
-        scores = c.attention_cap * jnp.tanh(scores / c.attention_cap)
-    scores = jnp.where(visible_BTS[:, None, None], scores, _HIDDEN)
-    probs = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    ends = np.cumsum([v.shape[-2] for _, v in segments])
-    read = [
-        jnp.einsum("bkgts,bksh->bkgth", p, v, preferred_element_type=jnp.float32)
-        for p, (_, v) in zip(jnp.split(probs, ends[:-1], -1), segments, strict=True)
-    ]
-    # Rounded once, as where all keys are one segment: sampler and trainer are closer.
-    return sum(read[1:], start=read[0]).astype(q.dtype)
-
-
-def _self_attention(c: DecoderConfig, q: jax.Array, kv: KV, visible_BTS) -> jax.Array:
-    """``_attention`` to the tokens themselves, of which none sees one behind it.
-
-    In a few runs of queries, each against the keys up to its end: half of what the
-    whole square would compute is hidden.
-    """
-    length = q.shape[3]
-    runs = min(_RUNS, -(-length // _SHORTEST_RUN))
-    ends = [length * n // runs for n in range(runs + 1)]
-    read = [
-        _attention(
-            c,
-            q[:, :, :, start:end],
-            [KV(kv.k[..., :end], kv.v[..., :end, :])],
-            visible_BTS[:, start:end, :end],
-        )
-        for start, end in itertools.pairwise(ends)
-    ]
-    return jnp.concatenate(read, axis=3)
 
 
 class Layer(nn.Module):
@@ -140,7 +83,7 @@ class Layer(nn.Module):
     mesh: jax.sharding.Mesh | None
 
     @nn.compact
-    def __call__(self, x_BTD, scanned, cos, sin, distance_BTS):
+    def __call__(self, x_BTD, scanned, cos, sin, distance_BTS, order_BS):
         cache, window, kind = scanned
         cos_BTH, sin_BTH = (cos, sin) if kind is None else (cos[kind], sin[kind])
         c, (batch, length, _) = self.config, x_BTD.shape
@@ -159,11 +102,7 @@ class Layer(nn.Module):
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
         q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
-        visible_BTS = distance_BTS < window
-        if cache is None:
-            read = _self_attention(c, q, new, visible_BTS)
-        else:
-            read = _attention(c, q, [cache, new], visible_BTS)
+        read = attention.read(c, q, cache, new, order_BS, distance_BTS < window)
         read = jnp.moveaxis(read, 3, 1).reshape(batch, length, -1)
         read = self.linear("o", read, c.width, c.o_bias)
         x_BTD = x_BTD + self.behind("attention", read)
@@ -225,7 +164,13 @@ class Layer(nn.Module):
         return self.product(f"{name}_b", small, b)
 
     def product(self, name: str, rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        if self.config.exact:
+            return exact.in_tiles(_product, rows, kernel)
         return sharding.product(rows, kernel, f"layers/{name}", self.mesh)
+
+
+def _product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+    return rows @ kernel.astype(rows.dtype)
 
 
 class Decoder(nn.Module):
@@ -287,11 +232,16 @@ class Decoder(nn.Module):
         if cache is not None:
             cached = (cache_positions_BS, cache_valid_BS)
             keys = [jnp.concatenate(pair, 1) for pair in zip(cached, keys, strict=True)]
+        order_BS = (
+            attention.by_position(*keys) if c.exact and cache is not None else None
+        )
+        if order_BS is not None:
+            keys = [jnp.take_along_axis(one, order_BS, axis=1) for one in keys]
         stack = nn.scan(
             nn.remat(Layer, prevent_cse=False) if c.remat else Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, *[nn.broadcast] * 4),
             length=c.layers,
         )
         ropes, kind_N = _ropes(c)
@@ -301,7 +251,8 @@ class Decoder(nn.Module):
             (cache, _windows(c), kind_N),
             # As they are where all layers share them, else stacked for ``kind_N``.
             *(angles[0] if kind_N is None else map(jnp.stack, zip(*angles))),
-            _distance(positions_BT, *keys, segment_BT),
+            attention.distance(positions_BT, *keys, segment_BT),
+            order_BS,
         )
         # Here, so that it is in all logits, wherever they are made.
         hidden_BTD = _times(_rms_norm(self, "norm", x_BTD), 1 / c.logit_divisor)
@@ -316,7 +267,7 @@ def _slides(config: DecoderConfig) -> np.ndarray:
 
 def _windows(config: DecoderConfig) -> jax.Array:
     """Window of each layer, i32[N]."""
-    return jnp.where(_slides(config), config.sliding_window or _FAR, _FAR)
+    return jnp.where(_slides(config), config.sliding_window or FAR, FAR)
 
 
 def _ropes(config: DecoderConfig) -> tuple[list, jax.Array | None]:
@@ -333,15 +284,6 @@ def _ropes(config: DecoderConfig) -> tuple[list, jax.Array | None]:
         kind_N[np.array(config.nope_layers)] = len(found)
         found.append((np.zeros_like(found[0][0]), 1.0))  # rotates by nothing
     return found, jnp.asarray(kind_N) if len(found) > 1 else None
-
-
-def _distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Array:
-    """How far each query looks back at each key, i32[B, T, S]; _FAR if it must not."""
-    distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None]
-    seen_BTS = key_valid_BS[:, None] & (distance_BTS >= 0)
-    if segment_BT is not None:
-        seen_BTS = seen_BTS & (segment_BT[:, :, None] == segment_BT[:, None])
-    return jnp.where(seen_BTS, distance_BTS, _FAR)
 
 
 def init(config: DecoderConfig, key: jax.Array, dtype: Any = "float32") -> dict:

@@ -29,7 +29,7 @@ class DecoderConfig:
       residual_scale: of what attention and MLP add.
       logit_divisor: of logits; the final hidden states are divided by it.
       logit_cap: logits are ``cap * tanh(logits / cap)`` where whoever makes them
-        (``losses.objective.logits_of``) is told so; 0 is no cap.
+        (``losses.heads.logits_of``) is told so; 0 is no cap.
       experts, experts_per_token: of a mixture in the place of each MLP, ``ffn`` wide
         each, see ``models.experts``; 0: there is one MLP that all tokens read.
       router_normalized: weights of a token's experts sum to one.
@@ -38,6 +38,8 @@ class DecoderConfig:
       dtype: of products and what they read; norms, rope, softmax and the sums between
         layers are always float32.
       int8: the layers' matrices are int8 with a scale per column, ``models.quantize``.
+      exact: all sums have one order, so that a token has the same bits whatever is read
+        with it, see ``exact``; on one device.
       remat: recompute each layer in the backward pass, keeping only its input.
     """
 
@@ -80,6 +82,7 @@ class DecoderConfig:
     lora_targets: tuple[str, ...] = ()
     dtype: str = "float32"
     int8: bool = False
+    exact: bool = False
     remat: bool = False
 
     def __post_init__(self):
@@ -92,6 +95,12 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is odd; rope rotates pairs"
                 )
+        if self.exact and self.experts:
+            raise ValueError(
+                f"exact=True with experts={self.experts}: a mixture's products have as "
+                "many rows as chose an expert, and sums in an order of theirs; "
+                "use exact=False"
+            )
         if self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} of experts="

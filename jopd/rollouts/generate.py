@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd.losses.objective import logits_of
+from jopd.losses.heads import logits_of
 from jopd.models import decoder
 from jopd.rollouts import sampling
 from jopd.types import STUDENT, Rollout
@@ -256,13 +256,15 @@ def _is_stop(token_B: jax.Array, stop_ids: tuple[int, ...]) -> jax.Array:
 
 def _drawer(params, asked: Request, key, policy: Policy):
     """``(loop, hidden_BD) -> loop`` with one more token drawn in every live row."""
-    head_VD = decoder.head(params)[: policy.vocabulary]
+    head_VD, c = decoder.head(params)[: policy.vocabulary], policy.model.config
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
     def draw(loop: Loop, hidden_BD) -> Loop:
-        logits_BV = logits_of(hidden_BD, head_VD, policy.model.config.logit_cap)
+        logits_BV = logits_of(hidden_BD, head_VD, c.logit_cap, exactly=c.exact)
         uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
-        token_B, logp_B = sampling.draw(uniform_B, logits_BV, policy.filters)
+        token_B, logp_B = sampling.draw(
+            uniform_B, logits_BV, policy.filters, exactly=c.exact
+        )
         live_B = ~loop.done_B
         count_B = loop.count_B + live_B
         stopped_B = live_B & _is_stop(token_B, policy.stop_ids)

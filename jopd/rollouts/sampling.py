@@ -65,12 +65,12 @@ def filtered_logits(logits: jax.Array, f: Filter) -> jax.Array:
 
 
 def draw(
-    uniform_B: jax.Array, logits_BV: jax.Array, f: Filter
+    uniform_B: jax.Array, logits_BV: jax.Array, f: Filter, *, exactly: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """One token per row and its log-probability under ``filtered_logits``.
 
     f32[B] in [0, 1), f32[B, V] -> i32[B], f32[B] (nats; exactly 0 when greedy, which
-    does not read the uniforms).
+    does not read the uniforms). ``exactly``: in the bits of ``log_prob``.
     """
     if f.temperature == 0.0:
         _check(f)
@@ -78,17 +78,22 @@ def draw(
         return token_B, jnp.zeros(token_B.shape, jnp.float32)
     logits_BV = filtered_logits(logits_BV, f)
     token_B, log_normalizer_B = _sample(uniform_B, logits_BV)
+    if exactly:
+        return token_B, divergences.log_prob(logits_BV, token_B, exactly=True)
     chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
     return token_B, chosen_B - log_normalizer_B
 
 
-def log_prob(logits: jax.Array, tokens: jax.Array, f: Filter) -> jax.Array:
+def log_prob(
+    logits: jax.Array, tokens: jax.Array, f: Filter, *, exactly: bool = False
+) -> jax.Array:
     """What ``draw`` recorded, from the same logits: f32[..., V], i32[...] -> f32[...].
 
     -inf for a token that the filter cuts out. Recomputed logits differ in the last
     bits, so that a token at the edge of a filter can come back as -inf.
     """
-    return divergences.log_prob(filtered_logits(logits, f), tokens)
+    filtered = filtered_logits(logits, f)
+    return divergences.log_prob(filtered, tokens, exactly=exactly)
 
 
 def sample(uniform_B: jax.Array, logits_BV: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jopd.losses import divergences
 from jopd.losses.chunks import in_chunks
-from jopd.losses.objective import logits_of, tempered
+from jopd.losses.heads import logits_of, tempered
 from jopd.models import decoder
 from jopd.rollouts import generate
 from jopd.rollouts.generate import Loop, Request

@@ -103,7 +103,8 @@ def wanted(
         eight = (config.student if of_student else role).quantize == "int8"
         trained = itself and not shape.lora_rank
         kept = Weights(path, "float32" if trained else dtype, eight, trained)
-        shape = dataclasses.replace(shape, int8=eight)
+        exact = itself and config.student.exact
+        shape = dataclasses.replace(shape, int8=eight, exact=exact)
         found[name] = shape, kept if own else None
     return found
 

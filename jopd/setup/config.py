@@ -37,6 +37,9 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "dtype": "float32",
         "quantize": "",  # int8, under an adapter: the base's matrices, as a teacher's
         "remat": True,  # recompute layers in the backward pass; saves memory
+        # Sampler and trainer give a token the same bits, whatever batch, block, refill
+        # or packing it is in; slower (docs/performance.md). On one device.
+        "exact": False,
         # An adapter (LoRA) is trained in the place of the weights, which then have
         # ``dtype``, too. It wants about ten times the rate of full training; that, the
         # alpha and all matrices: Schulman et al., "LoRA Without Regret", 2025.

@@ -171,6 +171,11 @@ def build(config, *, train: bool = True) -> Experiment:
     validation.validate(config, train=train)
     server = None
     mesh, mix = sharding.make_mesh(**config.mesh), make_mix(config)
+    if config.student.exact and mesh.size > 1:
+        raise ValueError(
+            f"student.exact=True is for one device, and the mesh has {mesh.size}: its "
+            "sums have one order on each, not over several; use student.exact=False"
+        )
     if train:
         check_rows(config, mesh, mix)
         if config.audit.chunks and config.audit.teacher == "http":
@@ -298,4 +303,5 @@ def cut_up(config, columns: int, mesh, shapes) -> Shape:
         rows=sharding.rows(mesh) if mesh.size > 1 else None,
         temperature=config.objective.temperature,
         caps=tuple((name, shape.logit_cap) for name, shape in shapes.items()),
+        exact=config.student.exact,
     )

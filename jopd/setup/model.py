@@ -14,7 +14,7 @@ import numpy as np
 from jopd.batches import collect
 from jopd.data import decoding, sources
 from jopd.data.dataset import Dataset, encode
-from jopd.losses.objective import logits_of
+from jopd.losses.heads import logits_of
 from jopd.models import decoder, hf
 from jopd.models.decoder import DecoderConfig
 from jopd.rollouts import strings

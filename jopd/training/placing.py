@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jopd.batches import collect, layout
 from jopd.data.dataset import Dataset
-from jopd.models import sharding
+from jopd.models import attention, sharding
 from jopd.setup.experiment import Experiment
 from jopd.types import Batch
 
@@ -24,7 +24,8 @@ def deal_rows(e: Experiment):
         batch = collect.with_prompts(batch, own)
         batch = collect.with_serves(batch, e.rows.served)
         if e.config.objective.packing:
-            batch = layout.with_packing(batch, e.widths.rows, *parts)
+            start = attention.KEYS if e.config.student.exact else 1
+            batch = layout.with_packing(batch, e.widths.rows, *parts, start=start)
         return put(e, batch), order_B
 
     return deal

@@ -14,6 +14,7 @@ import optax
 from jopd.batches import packing
 from jopd.losses import memories
 from jopd.losses.chunks import in_chunks
+from jopd.losses.heads import logits_of
 from jopd.losses.measures import term_metrics
 from jopd.losses.objective import (
     Shape,
@@ -22,7 +23,6 @@ from jopd.losses.objective import (
     align,
     blank,
     facts,
-    logits_of,
     objective,
     scores,
     weigh,
@@ -320,12 +320,12 @@ def make_replay_logp(student: decoder.Decoder, filters: sampling.Filter, shape: 
 
     @jax.jit
     def replay_logp(params, batch: Batch) -> jax.Array:
-        head = decoder.head(params)[: shape.vocabulary]
+        head, c = decoder.head(params)[: shape.vocabulary], student.config
 
         def logp(chunk):
             hidden, tokens, mask = chunk
-            logits = logits_of(blank(hidden, mask), head, student.config.logit_cap)
-            return sampling.log_prob(logits, tokens, filters)
+            logits = logits_of(blank(hidden, mask), head, c.logit_cap, exactly=c.exact)
+            return sampling.log_prob(logits, tokens, filters, exactly=c.exact)
 
         hidden_BTD = align(hidden_states(student, params, batch))
         return in_chunks(

@@ -654,7 +654,7 @@ def test_facts_name_the_kls_by_direction():
     rng = np.random.default_rng(0)
     names = ("student", "teacher", "reference")
     logits = {name: jnp.asarray(rng.normal(size=(4, V)), jnp.float32) for name in names}
-    facts = scoring.token_facts(logits, jnp.arange(4))
+    facts = scoring.token_facts(Outputs(logits, jnp.arange(4), jnp.zeros(4)))
     log_p = {
         name: np.asarray(jax.nn.log_softmax(rows)) for name, rows in logits.items()
     }

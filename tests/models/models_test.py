@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jopd.losses.objective import logits_of
+from jopd.losses.heads import logits_of
 from jopd.models import decoder, hf
 from jopd.models.decoder import Decoder, DecoderConfig
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopd.losses import objective
+from jopd.losses import heads
 from jopd.models import decoder, hf
 from jopd.models.decoder import Decoder
 from jopd.rollouts import generate
@@ -39,7 +39,7 @@ def log_probs(config, params, tokens):
     hidden, _ = Decoder(config).apply(
         {"params": params}, tokens, positions, np.ones(tokens.shape, bool)
     )
-    logits = objective.logits_of(hidden, decoder.head(params), config.logit_cap)
+    logits = heads.logits_of(hidden, decoder.head(params), config.logit_cap)
     return jax.nn.log_softmax(logits)
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jopd.losses import divergences, objective
+    from jopd.losses import divergences, heads
     from jopd.models import decoder
     from jopd.rollouts import generate as rollout
     from jopd.setup import inputs
@@ -98,7 +98,7 @@ def main() -> None:
             {"params": params}, tokens_BT, place_BT, inside_BT
         )
         head = decoder.head(params)
-        return objective.logits_of(hidden[:, :-1], head, config.logit_cap)
+        return heads.logits_of(hidden[:, :-1], head, config.logit_cap)
 
     def of_rollout(form, rolled):
         """Logits that each token was drawn from, and which tokens were drawn."""
