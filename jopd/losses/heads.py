@@ -19,6 +19,7 @@ def logits_of(
     """
     if exactly:
         rows = hidden.reshape(-1, hidden.shape[-1])
+        head_VD = head_VD.astype(hidden.dtype)  # once, not in every tile
         found = exact.in_tiles(lambda *both: logits_of(*both, cap), rows, head_VD)
         return found.reshape(*hidden.shape[:-1], -1)
     logits = jnp.einsum(

@@ -165,12 +165,8 @@ class Layer(nn.Module):
 
     def product(self, name: str, rows: jax.Array, kernel: jax.Array) -> jax.Array:
         if self.config.exact:
-            return exact.in_tiles(_product, rows, kernel)
+            return exact.in_tiles(jnp.matmul, rows, kernel.astype(rows.dtype))
         return sharding.product(rows, kernel, f"layers/{name}", self.mesh)
-
-
-def _product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-    return rows @ kernel.astype(rows.dtype)
 
 
 class Decoder(nn.Module):

@@ -119,11 +119,10 @@ RANGES = {
     "seed": whole(0, 2**32 - 1),  # a larger one would be the same as a smaller
     "steps": COUNT,
     "epochs": AMOUNT,
-    "resume": FLAG,
+    **dict.fromkeys(("resume", "student.remat", "student.exact"), FLAG),
     **dict.fromkeys(("student.path", "student.lora.targets"), TEXT),
     "student.dtype": DTYPE,
     "student.quantize": TEACHER["quantize"],
-    **dict.fromkeys(("student.remat", "student.exact"), FLAG),
     "student.lora.rank_stabilized": FLAG,
     "student.lora.rank": FROM_0,
     "student.lora.alpha": real(0, 1e6, above=True),
