@@ -32,9 +32,11 @@ def test_a_number_of_ones_own_stays():
     assert tolerance(30, 49_152, asked=2e-6) == 2e-6
 
 
-def gap(average: float, largest: float, dtype: str = "float32") -> list[str]:
+def gap(
+    average: float, largest: float, dtype: str = "float32", exact: bool = False
+) -> list[str]:
     config = base_config()
-    student = Fake(config=Fake(layers=16, dtype=dtype))
+    student = Fake(config=Fake(layers=16, dtype=dtype, exact=exact))
     e = Fake(config=config, models={"student": student}, shape=Fake(vocabulary=1024))
     return observe.judge_gap(e, average, largest, 50)
 
@@ -51,6 +53,18 @@ def test_a_gap_is_fine_or_said_or_stops():
         with pytest.raises(FloatingPointError, match="not the trainer's student"):
             gap(*found)
         assert gap(*found, dtype="bfloat16") == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_any_gap_of_an_exact_student_is_said(dtype):
+    assert gap(0.0, 0.0, dtype, exact=True) == []
+    (line,) = gap(1e-9, 1e-7, dtype, exact=True)
+    assert "student.exact=True" in line and "by up to 1.0e-07 nats" in line
+
+
+def test_an_exact_student_that_is_another_stops():
+    with pytest.raises(FloatingPointError, match="not the trainer's student"):
+        gap(1.0, 1.0, exact=True)
 
 
 # The ratio of rollouts that no update has used.
