@@ -63,11 +63,11 @@ CURVES = {
     "kl/reverse": "reverse KL to the teacher",
 }
 FOUND = """
-Every arm improves its student, by 13 to 15 points of avg@4, and none beats another: what
-is between RLSD and GRPO, +0.8, is less than seeds differ by. The verifier's arms gain at
-once; the self-teachers lose first (SDPO's rewards fall from 0.6 to 0.4 by update 55, its
-teacher is not yet worth following: our reading) and are level from update 125 on.
-OPSD ends at 96.9 greedily on each of the three seeds, GRPO at 91.7 ± 8.1, and has the
-most entropy. RLSD's entropy is GRPO's. All dip near update 40, shortly after the rate
-was highest, at 25.
+Every arm improves its student, by 13 to 15 points of avg@4, and none beats another:
+what is between RLSD and GRPO, +0.8, is less than seeds differ by. The verifier's arms
+gain at once; the self-teachers lose first (SDPO's rewards fall from 0.6 to 0.4 by
+update 55, its teacher is not yet worth following: our reading) and are level from
+update 125 on. OPSD ends at 96.9 greedily on each of the three seeds, GRPO at 91.7 ±
+8.1, and has the most entropy. RLSD's entropy is GRPO's. All dip near update 40, shortly
+after the rate was highest, at 25.
 """
