@@ -12,7 +12,7 @@ import runs
 import tiny
 from jopd import exact
 from jopd.batches import layout
-from jopd.losses import divergences, heads, objective
+from jopd.losses import divergences, heads, objective, signals
 from jopd.models import attention, decoder
 from jopd.rollouts import blocks, generate, sampling
 from jopd.training import loop, step
@@ -112,6 +112,30 @@ def test_the_trainer_has_the_samplers_bits(written, params, packed, chunk):
     np.testing.assert_array_equal(found, whole.behavior_logp_BT)
 
 
+@pytest.mark.parametrize("chunk", [7, 32])
+def test_the_loss_has_the_samplers_bits(written, params, chunk):
+    """Its log-probs are those of ratios and clips, see ``Outputs.logp``."""
+    one, whole = written
+    batch = batch_of(whole)
+    terms = (objective.Term("nll", signals.nll),)
+    _, parts = jax.jit(
+        lambda params: objective.objective(
+            step.hidden_states(one, params, batch),
+            decoder.head(params),
+            *({}, {}, batch, {"nll": objective.Weighed(batch.mask_BT, None)}),
+            {"nll": 1.0},
+            terms=terms,
+            vocabulary=290,
+            chunk_tokens=chunk,
+            temperature=WARM.temperature,
+            exact=True,
+        )
+    )(params)
+    found = np.where(batch.mask_BT, parts["logp/student"], 0)
+    np.testing.assert_array_equal(found, whole.behavior_logp_BT)
+    np.testing.assert_array_equal(parts["loss/nll"], -found)
+
+
 def test_without_it_the_bits_are_others_and_close(params):
     """What the tests above can see, and the size of it."""
     one = model("float32", exactly=False)
@@ -153,7 +177,6 @@ def test_a_run_has_a_ratio_of_exactly_one(tmp_path):
         student__exact=True,
         log__check_sampler_every_steps=1,
         rollout__at_once=2,
-        export__enabled=False,
     )
     words = [f"--workdir={tmp_path / 'run'}", *words]
     shipped = f"--config={runs.ROOT / 'configs' / 'stableopd.py'}"
@@ -164,6 +187,7 @@ def test_a_run_has_a_ratio_of_exactly_one(tmp_path):
     updates = runs.updates(tmp_path / "run")
     assert [row["check/sampler_gap_max"] for row in updates] == [0.0, 0.0]
     assert [row["ratio/mean"] for row in updates] == [1.0, 1.0]
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
 def test_it_is_for_one_device(tmp_path):

@@ -380,4 +380,5 @@ def _describe(name: str, config: DecoderConfig, dtype: str) -> dict[str, Any]:
 
 def architecture(config: DecoderConfig) -> DecoderConfig:
     """What a file can say of a decoder: all but how we run it."""
-    return dataclasses.replace(lora.without(config), dtype="float32", remat=False)
+    computed = dict(dtype="float32", exact=False, remat=False)
+    return dataclasses.replace(lora.without(config), **computed)
