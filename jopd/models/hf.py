@@ -5,6 +5,7 @@ No torch, and no model class of transformers, is involved.
 """
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -376,6 +377,8 @@ def _flatten(config: DecoderConfig, family: Family, params: Mapping, dtypes: Map
 
 def _check_source(config: DecoderConfig, source: Path) -> Family:
     theirs, family = _config(source)
-    if theirs != hf_config.architecture(config):
-        raise ValueError(f"source {source} is {theirs}, but params are {config}")
+    ours, theirs = map(dataclasses.asdict, (hf_config.architecture(config), theirs))
+    if other := [key for key in ours if ours[key] != theirs[key]]:
+        told = ", ".join(f"{key}={theirs[key]}, not {ours[key]}" for key in other)
+        raise ValueError(f"source {source} is another model than params: {told}")
     return family

@@ -302,7 +302,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "every_steps": 1,  # lines of metrics.jsonl
         "check_sampler_every_steps": 50,  # recorded vs recomputed log-probs; 0: off
         # Mean, in nats, above which the gap is said, and from ten times on the run
-        # stopped; 0: by depth and vocabulary; bfloat16 runs only report it.
+        # stopped; 0: by type, depth and vocabulary; in bfloat16 it stops nothing.
         "sampler_tolerance": 0.0,
         # Norm and share of every term's gradient: one more pass per term. 0: off
         "gradient_every_steps": 0,

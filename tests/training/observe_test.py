@@ -11,8 +11,10 @@ from jopd.training import observe
 from jopd.types import GOLD, STUDENT
 
 
-def tolerance(layers: int, vocabulary: int, asked: float = 0.0) -> float:
-    student = Fake(config=Fake(layers=layers))
+def tolerance(
+    layers: int, vocabulary: int, asked: float = 0.0, dtype: str = "float32"
+) -> float:
+    student = Fake(config=Fake(layers=layers, dtype=dtype))
     config = Fake(log=Fake(sampler_tolerance=asked))
     shape = Fake(vocabulary=vocabulary)
     return observe.sampler_tolerance(
@@ -26,6 +28,8 @@ def tolerance(layers: int, vocabulary: int, asked: float = 0.0) -> float:
 )
 def test_it_grows_with_depth_and_vocabulary(layers, vocabulary, want):
     assert tolerance(layers, vocabulary) == pytest.approx(want)
+    coarse = tolerance(layers, vocabulary, dtype="bfloat16")
+    assert coarse == pytest.approx(2000 * want)
 
 
 def test_a_number_of_ones_own_stays():
@@ -52,7 +56,10 @@ def test_a_gap_is_fine_or_said_or_stops():
     for found in ((10.1 * allowed, 0), (0, 1010 * allowed), (none, none)):
         with pytest.raises(FloatingPointError, match="not the trainer's student"):
             gap(*found)
-        assert gap(*found, dtype="bfloat16") == []
+    assert gap(0.04, 4.0, dtype="bfloat16") == []
+    for found in ((0.05, 0), (0, 5.0), (none, none), (9.0, 9.0)):
+        (line,) = gap(*found, dtype="bfloat16")
+        assert "the 4.0e-02" in line and "student.dtype=float32 tells" in line
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,6 +1,6 @@
 """Is a bug between sampler and trainer above what rounding explains?
 
-    python tools/bench/sampler_gap.py --model=DIR
+    python tools/bench/sampler_gap.py --model=DIR --type=bfloat16
 
 The model continues random prompts of several lengths, right and with one fault of each
 kind planted in the sampler; the trainer recomputes the log-probabilities. Printed are
@@ -8,6 +8,7 @@ the mean gap in nats, and multiples of what ``observe.tolerance_of`` allows.
 """
 
 import argparse
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -116,9 +117,13 @@ def moved(params, by: float):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo:student", help="as student.path")
-    shape, params = hf.load(inputs.model_path(parser.parse_args().model))
-    allowed = observe.tolerance_of(shape.layers, shape.vocab_size)
-    print(f"allowed: {allowed:.1e} nats in the mean, {observe.BUG:g} times that stop\n")
+    parser.add_argument("--type", default="float32", choices=observe.ROUNDING)
+    args = parser.parse_args()
+    shape, params = hf.load(inputs.model_path(args.model))
+    shape = dataclasses.replace(shape, dtype=args.type)
+    allowed = observe.tolerance_of(shape.layers, shape.vocab_size, shape.dtype)
+    stops = f", {observe.BUG:g} times that stop" * (args.type == "float32")
+    print(f"allowed: {allowed:.1e} nats in the mean{stops}\n")
     print("| fault | mean gap | of what is allowed | largest |\n|---|---|---|---|")
     for name, (mean, largest) in gaps(shape, params).items():
         print(f"| {name} | {mean:.1e} | {mean / allowed:.2g} | {largest:.1e} |")
