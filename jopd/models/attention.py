@@ -6,13 +6,14 @@ key/value head, H width of a head, T queries.
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jopd import exact
+from jopd.models import cache as caches
+from jopd.models.cache import KV
 from jopd.models.decoder_config import DecoderConfig
 
 FAR = np.iinfo(np.int32).max  # distance of the unseen, window of those who see all
@@ -25,21 +26,6 @@ _RUNS, _SHORTEST_RUN = 8, 16
 QUERIES, KEYS = 8, 32
 
 
-class KV(NamedTuple):
-    """Keys (rope applied) and values, of all layers or, without N, of one.
-
-    The asymmetry is measured: both products of a decode step then read memory in
-    order (XLA CPU, [8, 32, 2, 256, 64]: 10.2 ms per token against 12.9).
-
-    Attributes:
-      k: ``[N, B, Kh, H, S]``.
-      v: ``[N, B, Kh, S, H]``.
-    """
-
-    k: jax.Array
-    v: jax.Array
-
-
 def distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Array:
     """How far each query looks back at each key, i32[B, T, S]; FAR if it must not."""
     distance_BTS = positions_BT[:, :, None] - key_positions_BS[:, None]
@@ -50,19 +36,30 @@ def distance(positions_BT, key_positions_BS, key_valid_BS, segment_BT) -> jax.Ar
 
 
 def read(
-    c: DecoderConfig, q, cache: KV | None, new: KV, order_BS, visible_BTS
-) -> jax.Array:
+    c: DecoderConfig, q, cache: KV | None, new: KV, visible_BTS, order_BS, slot
+) -> tuple[jax.Array, KV]:
     """What ``[B, Kh, G, T, H]`` queries read from a cache, if any, and the new tokens.
 
-    ``order_BS`` is None, or, in an exact model with a cache, how keys are sorted by
-    position; ``visible_BTS`` then is of the sorted ones.
+    Args:
+      slot: None: the cache is not changed. Else the new tokens are first written to it,
+        from this slot on: on a CPU nothing is then copied, where a cache that is read
+        before is.
+      visible_BTS: which keys a query sees, those of the new tokens last or, with a
+        slot, in their place.
+      order_BS: how these keys are sorted by position, in an exact model with a cache;
+        ``visible_BTS`` then is of the sorted ones.
+
+    Returns:
+      Like ``q``, and what is to be kept: the new keys and values or the cache with
+      them.
     """
-    if c.exact:
-        kv = new if cache is None else _sorted(cache, new, order_BS)
-        return _exactly(c, q, kv, visible_BTS)
     if cache is None:
-        return _itself(c, q, new, visible_BTS)
-    return _segments(c, q, [cache, new], visible_BTS)
+        return (_exactly if c.exact else _itself)(c, q, new, visible_BTS), new
+    kept = new if slot is None else caches.write(cache, new, slot)
+    segments = [cache, new] if slot is None else [kept]
+    if c.exact:
+        return _exactly(c, q, _sorted(segments, order_BS), visible_BTS), kept
+    return _segments(c, q, segments, visible_BTS), kept
 
 
 def _scores(c: DecoderConfig, q: jax.Array, keys: list[jax.Array], visible_BTS):
@@ -119,9 +116,9 @@ def by_position(positions_BS, valid_BS) -> jax.Array:
     return jnp.argsort(jnp.where(valid_BS, positions_BS, FAR), axis=1, stable=True)
 
 
-def _sorted(cache: KV, new: KV, order_BS) -> KV:
-    k = jnp.concatenate([cache.k, new.k], axis=-1)
-    v = jnp.concatenate([cache.v, new.v], axis=-2)
+def _sorted(segments: list[KV], order_BS) -> KV:
+    k = jnp.concatenate([k for k, _ in segments], axis=-1)
+    v = jnp.concatenate([v for _, v in segments], axis=-2)
     return KV(
         k=jnp.take_along_axis(k, order_BS[:, None, None], axis=-1),
         v=jnp.take_along_axis(v, order_BS[:, None, :, None], axis=-2),

@@ -26,10 +26,13 @@ import numpy as np
 
 from jopd import exact
 from jopd.models import attention, experts, rope, sharding
-from jopd.models.attention import FAR, KV
+from jopd.models import cache as caches
+from jopd.models.attention import FAR
+from jopd.models.cache import KV
 from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
 _NORMAL = nn.initializers.normal(0.02)
+LAYER = "layer_"  # and its number: parameters of one that is apart
 
 
 def _within_root(key, shape, dtype=jnp.float32):
@@ -76,15 +79,15 @@ def _times(x: jax.Array, factor: float) -> jax.Array:
 
 
 class Layer(nn.Module):
-    """One layer; ``nn.scan`` stacks its parameters."""
+    """One layer."""
 
     config: DecoderConfig
     return_kv: bool
     mesh: jax.sharding.Mesh | None
 
     @nn.compact
-    def __call__(self, x_BTD, scanned, cos, sin, distance_BTS, order_BS):
-        cache, window, kind = scanned
+    def __call__(self, x_BTD, own, cos, sin, distance_BTS, order_BS, slot):
+        cache, window, kind = own
         cos_BTH, sin_BTH = (cos, sin) if kind is None else (cos[kind], sin[kind])
         c, (batch, length, _) = self.config, x_BTD.shape
         groups = c.heads // c.kv_heads
@@ -102,7 +105,8 @@ class Layer(nn.Module):
         q = q.reshape(batch, length, c.kv_heads, groups, c.head_dim)
         q = jnp.moveaxis(q, 1, 3)
         new = KV(jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2))
-        read = attention.read(c, q, cache, new, order_BS, distance_BTS < window)
+        visible_BTS = distance_BTS < window
+        read, kept = attention.read(c, q, cache, new, visible_BTS, order_BS, slot)
         read = jnp.moveaxis(read, 3, 1).reshape(batch, length, -1)
         read = self.linear("o", read, c.width, c.o_bias)
         x_BTD = x_BTD + self.behind("attention", read)
@@ -111,7 +115,7 @@ class Layer(nn.Module):
         h = self.mixture(h) if c.experts else self.mlp(h)
         x_BTD = x_BTD + self.behind("mlp", h)
         x_BTD = sharding.rows_local(x_BTD, self.mesh)
-        return x_BTD, (new if self.return_kv else None)
+        return x_BTD, (kept if self.return_kv else None)
 
     def mlp(self, h: jax.Array):
         c = self.config
@@ -172,11 +176,16 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Tokens to final hidden states; the head is left to the caller (``head``).
 
-    ``mesh``: devices that rows and parameters are split over; None: one has all.
+    Attributes:
+      mesh: devices that rows and parameters are split over; None: one has all.
+      apart: layers are written out one after the other, each with parameters of its
+        own (``models.apart``). Else they are a loop over a stack, out of which a CPU
+        copies a layer before it is read.
     """
 
     config: DecoderConfig
     mesh: jax.sharding.Mesh | None = None
+    apart: bool = False
 
     @nn.compact
     def __call__(
@@ -187,11 +196,12 @@ class Decoder(nn.Module):
         cache: KV | None = None,
         cache_positions_BS: jax.Array | None = None,
         cache_valid_BS: jax.Array | None = None,
+        slot: jax.Array | int | None = None,
         *,
         segment_BT: jax.Array | None = None,
         return_kv: bool = True,
     ) -> tuple[jax.Array, KV | None]:
-        """Runs T tokens per row against a read-only cache and themselves.
+        """Runs T tokens per row against a cache and themselves.
 
         A key is visible to a query iff it is valid, ``key_position <= query_position``
         and, in a layer with a window, ``query_position - key_position < window``.
@@ -202,15 +212,17 @@ class Decoder(nn.Module):
           tokens_BT: i32; any value where not valid.
           positions_BT: i32, place of each token in its text.
           valid_BT: bool, False for padding.
-          cache: earlier keys and values; not changed (see ``write``).
+          cache: earlier keys and values, their layers apart like the model's.
           cache_positions_BS: i32, position of what each slot holds.
           cache_valid_BS: bool, False for slots that hold nothing.
+          slot: where the keys and values of the T tokens begin in the cache that comes
+            back; None: they come back alone.
           segment_BT: i32, tokens see their own segment only; not with a cache.
           return_kv: False drops the second output, for training.
 
         Returns:
           Hidden states ``[B, T, D]`` after the final norm and ``logit_divisor``, finite
-          but meaningless where not valid, and the keys and values of the T tokens.
+          but meaningless where not valid, and keys and values.
         """
         c = self.config
         embed = self.param("embed", _NORMAL, (c.vocab_size, c.width))
@@ -224,35 +236,63 @@ class Decoder(nn.Module):
         # Between layers float32: half of what bfloat16 loses is lost in these sums.
         x_BTD = x_BTD.astype(jnp.float32)
 
-        keys = (positions_BT, valid_BT)
+        first = slot if self.apart else None  # where it is written before it is read
+        keys, order_BS = (positions_BT, valid_BT), None
         if cache is not None:
             cached = (cache_positions_BS, cache_valid_BS)
-            keys = [jnp.concatenate(pair, 1) for pair in zip(cached, keys, strict=True)]
-        order_BS = (
-            attention.by_position(*keys) if c.exact and cache is not None else None
-        )
+            keys = [_behind(*pair, first) for pair in zip(cached, keys, strict=True)]
+            order_BS = attention.by_position(*keys) if c.exact else None
         if order_BS is not None:
             keys = [jnp.take_along_axis(one, order_BS, axis=1) for one in keys]
-        stack = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if c.remat else Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, *[nn.broadcast] * 4),
-            length=c.layers,
-        )
         ropes, kind_N = _ropes(c)
         angles = [rope.angles(positions_BT, *one) for one in ropes]
-        x_BTD, new = stack(c, return_kv, self.mesh, name="layers")(
+        x_BTD, kept = self.through_layers(
             x_BTD,
             (cache, _windows(c), kind_N),
             # As they are where all layers share them, else stacked for ``kind_N``.
             *(angles[0] if kind_N is None else map(jnp.stack, zip(*angles))),
             attention.distance(positions_BT, *keys, segment_BT),
             order_BS,
+            first,
+            return_kv=return_kv,
         )
+        if slot is not None and not self.apart:
+            kept = caches.write(cache, kept, slot)
         # Here, so that it is in all logits, wherever they are made.
         hidden_BTD = _times(_rms_norm(self, "norm", x_BTD), 1 / c.logit_divisor)
-        return hidden_BTD.astype(c.dtype), new
+        return hidden_BTD.astype(c.dtype), kept
+
+    def through_layers(self, x_BTD, own, *shared, return_kv: bool):
+        """One after the other: ``own`` is each layer's, ``shared`` that of all."""
+        c = self.config
+        kind = nn.remat(Layer, prevent_cse=False) if c.remat else Layer
+        if not self.apart:
+            stack = nn.scan(
+                kind,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, *[nn.broadcast] * len(shared)),
+                length=c.layers,
+            )
+            return stack(c, return_kv, self.mesh, name="layers")(x_BTD, own, *shared)
+        kept = []
+        for n in range(c.layers):
+            layer = kind(c, return_kv, self.mesh, name=f"{LAYER}{n}")
+            x_BTD, kv = layer(x_BTD, _own(n, *own), *shared)
+            kept.append(kv)
+        return x_BTD, KV(*zip(*kept)) if return_kv else None
+
+
+def _own(n: int, cache: KV | None, window_N, kind_N):
+    """What layer ``n`` has for itself."""
+    cache = None if cache is None else KV(cache.k[n], cache.v[n])
+    return cache, window_N[n], None if kind_N is None else kind_N[n]
+
+
+def _behind(cached_BS, own_BT, slot) -> jax.Array:
+    if slot is None:
+        return jnp.concatenate([cached_BS, own_BT], axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(cached_BS, own_BT, slot, axis=1)
 
 
 def _slides(config: DecoderConfig) -> np.ndarray:
@@ -306,30 +346,4 @@ def count(params: Mapping) -> int:
         math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if not path[-1].key.endswith("_scale")
-    )
-
-
-def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None) -> KV:
-    """A zeroed cache of ``slots`` slots, in the config's dtype unless told.
-
-    ``write(empty_cache(config, batch, more_slots), cache, 0)`` grows a cache.
-    """
-    lead = (config.layers, batch, config.kv_heads)
-    dtype = jnp.dtype(dtype or config.dtype)
-    return KV(
-        k=jnp.zeros((*lead, config.head_dim, slots), dtype),
-        v=jnp.zeros((*lead, slots, config.head_dim), dtype),
-    )
-
-
-def write(cache: KV, new: KV, slot: jax.Array | int) -> KV:
-    """``cache`` with ``new`` in slots ``slot, slot + 1, ...`` of all rows and layers.
-
-    A ``new`` that does not fit is moved back until it does, as
-    ``lax.dynamic_update_slice`` has it; the caller counts its slots.
-    """
-    put = jax.lax.dynamic_update_slice_in_dim
-    return KV(
-        k=put(cache.k, new.k.astype(cache.k.dtype), slot, axis=4),
-        v=put(cache.v, new.v.astype(cache.v.dtype), slot, axis=3),
     )

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopd.models import cache as caches
 from jopd.models import decoder, sharding
 from jopd.rollouts import generate, strings, watch
 from jopd.rollouts.generate import Loop, Policy, Request
@@ -250,34 +251,26 @@ def _end(ends: strings.Ends, held: _Held, written, split: Request, block: int) -
 
 def _room(state: _State) -> int:
     """Slots for new tokens in the cache."""
-    return state.loop.cache.v.shape[4] - state.asked.tokens_BP.shape[2]
+    return caches.slots(state.loop.cache) - state.asked.tokens_BP.shape[2]
 
 
 def _resize(state: _State, kept_B, room: int) -> _State:
     """The rows ``kept_B``, in caches with ``room`` slots for new tokens."""
     asked, loop, reading = state
-    rows = lambda tree, axis: jax.tree.map(
-        lambda leaf: jnp.take(leaf, kept_B, axis=axis), tree
-    )
+    rows = lambda tree: jax.tree.map(lambda leaf: jnp.take(leaf, kept_B, axis=0), tree)
     width, newest = asked.tokens_BP.shape[1], loop.step - 1
-    old = loop.cache.v.shape[3] - width
+    old = caches.slots(loop.cache) - width
     # Draw j is in slot j mod room. What is too old for one of the two rings belongs to
     # no row that goes on, so that whatever lands there is not read.
     draw_S = newest - (newest - jnp.arange(room)) % room
     slot_S = jnp.concatenate([jnp.arange(width), width + draw_S % old])
-
-    def refitted(holder):
-        cache = rows(holder.cache, 1)
-        return decoder.KV(
-            k=jnp.take(cache.k, slot_S, axis=4), v=jnp.take(cache.v, slot_S, axis=3)
-        )
-
-    kept = rows(loop._replace(step=None, cache=None), 0)
+    refitted = lambda holder: caches.take(holder.cache, kept_B, slot_S)
+    kept = rows(loop._replace(step=None, cache=None))
     loop = kept._replace(step=loop.step, cache=refitted(loop))
     if reading is not None:
-        kept = rows(reading._replace(cache=None), 0)
+        kept = rows(reading._replace(cache=None))
         reading = kept._replace(cache=refitted(reading))
-    return _State(rows(asked, 0), loop, reading)
+    return _State(rows(asked), loop, reading)
 
 
 def _refit(programs, held: _Held, done_DB, rows: int, room: int) -> _Held:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses.heads import logits_of
+from jopd.models import cache as caches
 from jopd.models import decoder
 from jopd.rollouts import sampling
 from jopd.types import STUDENT, Rollout
@@ -65,7 +66,7 @@ class Loop(NamedTuple):
 
     step: jax.Array
     start_B: jax.Array
-    cache: decoder.KV
+    cache: caches.KV
     token_B: jax.Array
     count_B: jax.Array
     done_B: jax.Array
@@ -177,17 +178,8 @@ def enter(
     bare = lambda loop: loop._replace(step=None, cache=None)
     merged = jax.tree.map(put, bare(loop), bare(fresh))
     rows = jax.tree.map(put, asked, coming)
-    cache = put_rows(loop.cache, kv, place_R)
+    cache = caches.put_rows(loop.cache, kv, place_R)
     return rows, merged._replace(step=loop.step, cache=cache)
-
-
-def put_rows(cache: decoder.KV, kv: decoder.KV, place_R: jax.Array) -> decoder.KV:
-    """``cache`` with the first slots of rows replaced; places past the last: none."""
-    width = kv.v.shape[3]
-    return decoder.KV(
-        k=cache.k.at[:, place_R, :, :, :width].set(kv.k, mode="drop"),
-        v=cache.v.at[:, place_R, :, :width].set(kv.v, mode="drop"),
-    )
 
 
 def advance(
@@ -218,16 +210,14 @@ def advance(
 
 def prefill(model, params, asked: Request, slots: int, copies: int):
     """Runs the given tokens: a cache of P + ``slots`` slots, and states [B, D]."""
-    rows, width = asked.tokens_BP.shape
     tokens_RP, length_R = asked.tokens_BP[::copies], asked.length_B[::copies]
-    positions_RP = jnp.broadcast_to(jnp.arange(width), tokens_RP.shape)
+    positions_RP = jnp.broadcast_to(jnp.arange(tokens_RP.shape[1]), tokens_RP.shape)
     valid_RP = positions_RP < length_R[:, None]
     hidden_RPD, kv = model.apply({"params": params}, tokens_RP, positions_RP, valid_RP)
     last_R = (length_R - 1)[:, None, None]
     hidden_RD = jnp.take_along_axis(hidden_RPD, last_R, axis=1)[:, 0]
-    kv = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=1), kv)
-    cache = decoder.empty_cache(model.config, rows, width + slots)
-    return decoder.write(cache, kv, 0), jnp.repeat(hidden_RD, copies, axis=0)
+    cache = caches.grown(caches.repeat_rows(kv, copies), slots)
+    return cache, jnp.repeat(hidden_RD, copies, axis=0)
 
 
 def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> Loop:
@@ -293,18 +283,19 @@ def _record(old_BL: jax.Array, new_B: jax.Array, step, live_B) -> jax.Array:
 def _feed(model, params, asked: Request, loop: Loop):
     """Feeds the last drawn token of every row; the cache and its hidden state."""
     width = asked.tokens_BP.shape[1]
-    room = loop.cache.v.shape[3] - width
+    room = caches.slots(loop.cache) - width
     newest = loop.step - 1  # the draw whose token is being fed
     number_B = newest - loop.start_B
-    hidden_B1D, kv = model.apply(
+    hidden_B1D, cache = model.apply(
         {"params": params},
         loop.token_B[:, None],
         (asked.length_B + number_B)[:, None],
         jnp.ones_like(loop.token_B, bool)[:, None],
         loop.cache,
         *in_slots(asked, loop.start_B, newest, room),
+        width + newest % room,
     )
-    return decoder.write(loop.cache, kv, width + newest % room), hidden_B1D[:, 0]
+    return cache, hidden_B1D[:, 0]
 
 
 def in_slots(asked: Request, start_B: jax.Array, newest: jax.Array, room: int):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jopd.losses import divergences
 from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of, tempered
+from jopd.models import cache as caches
 from jopd.models import decoder
 from jopd.rollouts import generate
 from jopd.rollouts.generate import Loop, Request
@@ -53,7 +54,7 @@ class Reading(NamedTuple):
       logp_BL: f32, a record as ``Loop.logp_BL``.
     """
 
-    cache: decoder.KV
+    cache: caches.KV
     hidden_BD: jax.Array
     logp_BL: jax.Array
 
@@ -73,7 +74,7 @@ def enter(
     """Reads the given tokens of rows that come; see ``generate.enter``."""
     kv, hidden_RD = generate.prefill(watch.model, params, coming, 0, copies)
     return Reading(
-        generate.put_rows(reading.cache, kv, place_R),
+        caches.put_rows(reading.cache, kv, place_R),
         reading.hidden_BD.at[place_R].set(hidden_RD, mode="drop"),
         reading.logp_BL.at[place_R].set(0.0, mode="drop"),
     )
@@ -99,7 +100,7 @@ def look(
 def _read(watch, params, asked: Request, loop: Loop, reading: Reading, block: int):
     """Scores the ``block`` draws before the newest one."""
     width, length = asked.tokens_BP.shape[1], loop.tokens_BL.shape[1]
-    room = reading.cache.v.shape[3] - width
+    room = caches.slots(reading.cache) - width
     first = loop.step - 1 - block
     draw_K = first + jnp.arange(block)
     tokens_BK = jnp.take(loop.tokens_BL, draw_K % length, axis=1)
@@ -126,10 +127,7 @@ def _read(watch, params, asked: Request, loop: Loop, reading: Reading, block: in
         score, (before_BKD, tokens_BK), live_BK, chunk_tokens=watch.chunk_tokens
     )
     slot_K = width + draw_K % room
-    cache = decoder.KV(
-        k=reading.cache.k.at[..., slot_K].set(kv.k.astype(reading.cache.k.dtype)),
-        v=reading.cache.v.at[..., slot_K, :].set(kv.v.astype(reading.cache.v.dtype)),
-    )
+    cache = caches.scatter(reading.cache, kv, slot_K)
     logp_BL = reading.logp_BL.at[:, draw_K % length].set(logp_BK)
     return Reading(cache, hidden_BKD[:, -1], logp_BL)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses.objective import Shape
+from jopd.models import cache as caches
 from jopd.models import decoder, lora, quantize, sharding
 from jopd.setup import builders, lengths
 from jopd.setup.cast import Cast, Weights, wanted
@@ -189,9 +190,7 @@ def _cache(config, cast: Cast, mesh, mix, widths, *, generator, held, train) -> 
     measured = lengths.evaluation_rows(config, mix, held, mesh.devices.size)
     fresh = mix.fresh if train else 0
     rows = math.ceil(max(min(fresh, c.at_once * split or fresh), measured) / split)
-    slot = lambda slots: whole(
-        jax.eval_shape(lambda: decoder.empty_cache(shape, rows, slots))
-    )
+    slot = lambda slots: whole(jax.eval_shape(lambda: caches.empty(shape, rows, slots)))
     given = widths.given[-1] if train else widths.prompts[-1]
     block = min(c.block_tokens or c.max_new_tokens, c.max_new_tokens)
     first = block if generator == "pmap" else c.max_new_tokens

@@ -15,7 +15,7 @@ from jopd.batches import collect
 from jopd.data import decoding, sources
 from jopd.data.dataset import Dataset, encode
 from jopd.losses.heads import logits_of
-from jopd.models import decoder, hf
+from jopd.models import apart, decoder, hf
 from jopd.models.decoder import DecoderConfig
 from jopd.rollouts import strings
 from jopd.rollouts.generate import Loop, Policy, Request, advance, begin, join
@@ -40,6 +40,13 @@ class Model:
         """Parameters on the default device, read when they are first asked for."""
         _, params = hf.load(self.path, dtype=self.config.dtype)
         return jax.device_put(params)
+
+    @functools.cached_property
+    def _written_with(self) -> Any:
+        """Parameters as ``_asked``'s policy reads them."""
+        if apart.faster(self.config):
+            return apart.parameters(self.params)
+        return self.params
 
     def logits(self, ids) -> jax.Array:
         """f32[B, T, V] of token ids i32[B, T]; row t predicts token t + 1.
@@ -105,7 +112,7 @@ class Model:
         asked, policy = self._asked(texts, filters, **given)
         every = LOOK if stop_strings else max_new_tokens
         room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=samples)
-        request = (self.params, asked, jax.random.key(seed), policy)
+        request = (self._written_with, asked, jax.random.key(seed), policy)
         looks = _looks(*request, self._ends(stop_strings), every, **room)
         [loop] = collections.deque(looks, maxlen=1)
         written = collect.responses(self.tokenizer, _join(asked, loop), stop_strings)
@@ -137,7 +144,7 @@ class Model:
         filters = Filter(temperature, top_k, top_p, min_p)
         asked, policy = self._asked([text], filters, chat=chat, limit=max_new_tokens)
         room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=1)
-        request = (self.params, asked, jax.random.key(seed), policy)
+        request = (self._written_with, asked, jax.random.key(seed), policy)
         prompt, shown = asked.tokens_BP[0, : asked.length_B[0]], 0
         for loop in _looks(*request, self._ends(stop_strings), PIECE, **room):
             drawn = np.asarray(loop.tokens_BL)[0, : int(loop.count_B[0])]
@@ -181,7 +188,7 @@ class Model:
         known = self.tokenizer.get_vocab()
         own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}
         policy = Policy(
-            decoder.Decoder(self.config),
+            decoder.Decoder(self.config, apart=apart.faster(self.config)),
             stop_ids=tuple(sorted({*own, *turn_end} - {None})),
             vocabulary=min(self.config.vocab_size, max(known.values()) + 1),
             filters=filters,

@@ -8,7 +8,8 @@ import numpy as np
 from jopd.batches import collect
 from jopd.batches.collect import Writer
 from jopd.data import decoding
-from jopd.models import sharding
+from jopd.models import apart, sharding
+from jopd.models.decoder import Decoder
 from jopd.rollouts import blocks, sampling, strings, watch
 from jopd.rollouts.generate import generate
 from jopd.setup import builders, optimizer
@@ -48,8 +49,7 @@ def make_generate(
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     settings = dict(
-        # Its parameters are placed for it: there is nothing to steer.
-        model=e.models[name].clone(mesh=None),
+        model=writing(e, name),
         max_new_tokens=max_new_tokens or e.config.rollout.max_new_tokens,
         stop_ids=e.stop_ids,
         vocabulary=e.shape.vocabulary,
@@ -67,14 +67,24 @@ def make_generate(
     return lambda *given: strings.cut(ends, write_placed(*given))
 
 
+def writing(e: Experiment, name: str) -> Decoder:
+    """A model as it writes, with parameters that are ``placed`` for it."""
+    model = e.models[name]
+    alone = e.generator == "pmap" and apart.faster(model.config)
+    return model.clone(mesh=None, apart=alone)
+
+
 def placed(e: Experiment, name: str, params):
     """A model's parameters as its rollouts read them: in its dtype, and whole on each
     device under pmap, or split as layers use them. Done already, it costs nothing: who
     writes several times with the same parameters does it first."""
+    if "layers" not in params:  # apart
+        return params
     places = sharding.replicated(e.mesh)
     if e.generator == "jit":
         places = sharding.of_params(params, e.mesh, resting=False)
-    return sharding.for_rollouts(params, e.models[name].config.dtype, places)
+    found = sharding.for_rollouts(params, e.models[name].config.dtype, places)
+    return apart.parameters(found, places) if writing(e, name).apart else found
 
 
 def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | None):
@@ -123,7 +133,7 @@ def make_watch(e: Experiment) -> watch.Watch | None:
     return watch.Watch(
         rule,
         c.early_stop.window,
-        model=e.models[name].clone(mesh=None),
+        model=writing(e, name),
         params=placed(e, name, e.frozen[name]),
         vocabulary=e.shape.vocabulary,
         temperature=c.temperature or 1.0,

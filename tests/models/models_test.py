@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jopd.losses.heads import logits_of
+from jopd.models import cache as caches
 from jopd.models import decoder, hf
 from jopd.models.decoder import Decoder, DecoderConfig
 
@@ -76,14 +77,14 @@ def draw_tokens(batch=2, length=12):
 def stream(config, params, tokens, slots, step=1):
     """Hidden states of ``tokens``, ``step`` at a time through a cache."""
     tokens, positions, valid = plain(tokens)
-    cache = decoder.empty_cache(config, len(tokens), slots)
+    cache = caches.empty(config, len(tokens), slots)
     held = jnp.broadcast_to(jnp.arange(slots)[None], (len(tokens), slots))
     hidden = []
     for i in range(0, tokens.shape[1], step):
         now = slice(i, i + step)
         inputs = tokens[:, now], positions[:, now], valid[:, now]
         out, new = run(config, params, *inputs, cache, held, held < i)
-        cache = decoder.write(cache, new, i)
+        cache = caches.write(cache, new, i)
         hidden.append(out)
     return jnp.concatenate(hidden, 1)
 
@@ -173,7 +174,7 @@ def test_gaps_and_slot_order_do_not_matter(params):
     # The first 8 tokens from a cache whose slots are shuffled, then the last one.
     _, kv = run(SMALL, params, *(x[:, :19] for x in spread))
     order = jax.random.permutation(jax.random.key(3), 19)
-    kv = decoder.KV(kv.k[..., order], kv.v[..., order, :])
+    kv = caches.KV(kv.k[..., order], kv.v[..., order, :])
     slots = spread[1][:, :19][:, order], spread[2][:, :19][:, order]
     last = tokens[:, 8:], positions[:, 8:], valid[:, 8:]
     hidden, _ = run(SMALL, params, *last, kv, *slots)
@@ -183,7 +184,7 @@ def test_gaps_and_slot_order_do_not_matter(params):
 def test_growing_a_cache_changes_nothing(params):
     tokens, positions, valid = plain(draw_tokens())
     _, cache = run(SMALL, params, tokens[:, :8], positions[:, :8], valid[:, :8])
-    more = decoder.write(decoder.empty_cache(SMALL, 2, 14), cache, 0)
+    more = caches.write(caches.empty(SMALL, 2, 14), cache, 0)
     held = jnp.broadcast_to(jnp.arange(14)[None], (2, 14))
     rest = tokens[:, 8:], positions[:, 8:], valid[:, 8:]
     small, _ = run(SMALL, params, *rest, cache, held[:, :8], held[:, :8] >= 0)
@@ -193,9 +194,9 @@ def test_growing_a_cache_changes_nothing(params):
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_write_touches_its_slots_only(layer):
-    cache = decoder.empty_cache(SMALL, 2, 6)
-    new = jax.tree.map(jnp.ones_like, decoder.empty_cache(SMALL, 2, 2))
-    filled = jax.jit(decoder.write)(cache, new, 3)
+    cache = caches.empty(SMALL, 2, 6)
+    new = jax.tree.map(jnp.ones_like, caches.empty(SMALL, 2, 2))
+    filled = jax.jit(caches.write)(cache, new, 3)
     slots = np.array([0, 0, 0, 1, 1, 0], np.float32)
     np.testing.assert_array_equal(filled.k[layer, 1, 0, 5], slots)
     np.testing.assert_array_equal(filled.v[layer, 1, 1, :, 2], slots)

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 import runs
-from jopd.models import decoder, hf, sharding
+from jopd.models import cache as caches
+from jopd.models import hf, sharding
 from jopd.setup import cast, experiment, memory, summary
 from jopd.setup.memory import Part, Plan
 from jopd.teachers import roles
@@ -83,7 +84,7 @@ def test_the_cache_is_that_of_the_longest_rollouts(models):
     rows = 4 // 2  # two prompts, two rollouts of each, two devices
     slots = e.widths.given[-1] + 40
     shape = e.models["student"].config
-    real = decoder.empty_cache(shape, rows, slots)
+    real = caches.empty(shape, rows, slots)
     assert cache.most == real.k.nbytes + real.v.nbytes
     assert cache.least == cache.most  # the first block is all that there is
     assert "rollout.at_once" in cache.keys
