@@ -1,6 +1,6 @@
 """FiRe-OPD (arXiv:2606.02684): drop rollouts that the teacher finds unlikely, reweight.
 
-    python -m jopd.main --config=configs/fire_opd.py  # words
+    python -m jopd.main --config=configs/fire_opd.py  # digits
 
     w = (1 + 1 - H_T / max H_T)(1 + H_S / max H_S), mean 1 in each row; rows whose mean
     log T is in the lowest fifth of the batch: 0.  A = log T - log S
@@ -15,9 +15,8 @@ from jopd.config import base_config
 
 
 def get_config():
-    c = base_config(regime="words")
+    c = base_config()
     c.name = "fire_opd"
-    c.optimizer.learning_rate = 1e-3  # bundled pair
     c.loss.opd = dict(
         signal="policy_gradient",
         clip_low=0.2,

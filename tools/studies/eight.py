@@ -32,8 +32,8 @@ ARMS = {
     "reverse KL": methods.shared("reverse KL, words", ""),
     "SG-OPD": methods.shared("sg_opd", "OPD, digits"),
     "rows dropped by a coin": _control(
-        "opd, words",
-        "OPD",
+        "opd",
+        "OPD, digits",
         loss__opd__weights__random_rows__drop=0.2,
         loss__opd__normalizer="weights",
     ),

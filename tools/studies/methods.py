@@ -22,9 +22,10 @@ def _in(regime: str, config: str, **more) -> dict:
 
 _DIGITS = (
     *("stableopd", "gkd", "distillm", "minillm", "reopold", "reopold_two_stage"),
-    *("opd_plus", "power_opd", "direct", "sg_opd", "gndpo", "exopd", "opd2"),
+    *("opd_plus", "power_opd", "direct", "sg_opd", "fire_opd", "gndpo"),
+    *("exopd", "opd2"),
 )
-_WORDS = ("eopd", "ta_opd", "fire_opd")
+_WORDS = ("eopd", "ta_opd")
 _EXACT = ("restricted_opd", "rock_freeze", "kat")
 _HINTED = ("rlsd", "opsd", "sdft", "sdpo", "cgtr")
 _HALF = {"rollout.prompts_per_step": 16}
