@@ -323,8 +323,16 @@ def test_a_tuning_seed_must_not_be_reported(tmp_path):
 
 
 def pretend(self, words, log) -> int:
-    """A run that earns the more the nearer its rate is to 4e-3, GKD more than OPD."""
+    """A run that earns the more the nearer its rate is to 4e-3, GKD more than OPD.
+
+    What is measured of it besides, is its number of rows in ``x``.
+    """
     given = dict(word.removeprefix("--config.").split("=", 1) for word in words[3:])
+    if "jopd.evaluate" in words:
+        run_of = type(log)(given["--model"]).parent
+        found = len((run_of / "metrics.jsonl").read_text().splitlines())
+        type(log)(given["--out"]).write_text(json.dumps({"x": found, "y": None}))
+        return given["data.path"] == "broken"
     seed, rate = int(given["seed"]), float(given["optimizer.learning_rate"])
     near = {2e-3: 2, 4e-3: 4}.get(rate, 1)
     earned = np.arange(8) < near + seed % 2 + 2 * ("gkd" in given["--config"])
@@ -395,6 +403,24 @@ def test_what_is_kept_draws_the_same_page_on_another_machine(command, tmp_path):
     one = more + "\nARMS['B']['seeds'] = (1,)"
     assert "which another seed may turn: B." in command(jobs=1, text=one)
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["B"]
+
+
+def test_students_are_measured_on_other_rows_too(command, tmp_path):
+    text = PRETENDED + "METRICS['words.x'] = 'rows'\n"
+    also = text + "ALSO = {'words': {'data.path': 'task:words'}}\n"
+    page = command(jobs=1, text=also)
+    assert "| 56.2 ± 79.4 | 6.000 ± 0.000 |" in page
+    # Not where rates are tuned; and once only, kept with the run.
+    assert len(list((tmp_path / "runs").rglob("also-words.json"))) == 4
+    shutil.rmtree(tmp_path / "runs")
+    assert command(jobs=0, text=also) == page
+    # A run that was not measured yet is not done.
+    shutil.rmtree(tmp_path / "page")
+    command(jobs=1, text=text)
+    shutil.rmtree(tmp_path / "page")
+    with pytest.raises(SystemExit, match="no run of"):
+        command(jobs=0, text=also)
+    assert command(jobs=1, text=also) == page
 
 
 def test_an_arm_less_a_part_has_the_rate_of_the_whole(command, tmp_path):

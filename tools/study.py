@@ -33,6 +33,8 @@ A study is a Python file with
                    "lower"); against="before" is the arm's own student before training.
                    The page says "confirmed", "not seen", "contradicted" or, where there
                    is no interval, "not decided"
+    ALSO           name -> overrides: under these every reported student is measured
+                   once more, on other rows; the numbers are "name.accuracy" and so on
     CURVES         metrics.jsonl keys to plot, with their labels
     START          arm whose student, before training, is the first line; may be missing
     FOUND          what was seen, written by hand after the runs; may be missing
@@ -85,6 +87,19 @@ def command(study: Study, arm: str, seed: int, rate: float | None, out: Path):
     ]
 
 
+def measuring(study: Study, arm: str, name: str, place: Path) -> list[str]:
+    """The words that measure the student of a run as ``ALSO`` says."""
+    spec = study.arms[arm]
+    given = {**study.common, **spec.get("overrides", {}), **study.also[name]}
+    words = [sys.executable, "-m", "jopd.evaluate", f"--config={config_of(spec)}"]
+    return [
+        *words,
+        f"--model={place / 'export'}",
+        f"--out={place / f'{finished.ALSO}{name}.json'}",
+        *(f"--config.{key}={value}" for key, value in given.items()),
+    ]
+
+
 def folder(out: Path, arm: str, seed: int, rate: float | None) -> Path:
     tuned = "" if rate is None else f"-lr{rate:g}"
     return out / arm / f"seed{seed}{tuned}"
@@ -133,7 +148,11 @@ class Runner:
         if found is None and self.jobs and not (spare and diverged(log)):
             place.parent.mkdir(parents=True, exist_ok=True)
             print(" ".join(words[2:]), flush=True)
-            code = self.start(words, log)
+            ended = (place / "summary.json").exists()
+            code = 0 if ended else self.start(words, log)
+            for name in self.unmeasured(place, seed) if not code else ():
+                measuring_log = place / f"{finished.ALSO}{name}.log"
+                self.start(measuring(self.study, arm, name, place), measuring_log)
             found = self.found(arm, seed, rate)
             if found is None and not (spare and diverged(log)):
                 raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")
@@ -149,7 +168,7 @@ class Runner:
         kept = self.study.arms[arm].get("kept", f"{self.keep.name}/{arm}")
         file = folder(self.keep.parent, kept, seed, rate)
         file = file.with_name(file.name + ".json.gz")
-        on_disk = (place / "summary.json").exists()
+        on_disk = (place / "summary.json").exists() and not self.unmeasured(place, seed)
         if not on_disk and not file.exists():
             return None
         run = finished.read(place) if on_disk else finished.kept(file)
@@ -163,6 +182,12 @@ class Runner:
         if on_disk and (not file.exists() or file.is_relative_to(self.keep)):
             finished.keep(run, file, self.study)
         return run
+
+    def unmeasured(self, place: Path, seed: int) -> list[str]:
+        """What of ``ALSO`` is still to be measured of the run in a folder."""
+        names = self.study.also if seed != self.study.tune_seed else ()
+        files = {name: place / f"{finished.ALSO}{name}.json" for name in names}
+        return [name for name, file in files.items() if not file.exists()]
 
     def start(self, words: list[str], log: Path) -> int:
         cores = self.cores.get()

@@ -16,6 +16,7 @@ from jopd.setup import inputs, keys
 from jopd.training import origins
 from studying.reading import Study, updates_read
 
+ALSO = "also-"  # and its name: what a student was measured on besides, in its folder
 MAY_LACK = ("evaluation", "inputs")  # of runs of older releases
 NO_MATTER = ("data.date", "log.", "checkpoint.", "export.", "compilation_cache")
 
@@ -29,7 +30,11 @@ def read(place: Path) -> dict:
         for name, file in files.items()
     }
     found["updates"] = [row for row in map(json.loads, lines) if row["step"]]
-    return json.loads((place / "summary.json").read_text()) | found
+    found = json.loads((place / "summary.json").read_text()) | found
+    for file in sorted(place.glob(f"{ALSO}*.json")):
+        name, numbers = file.stem.removeprefix(ALSO), json.loads(file.read_text())
+        found["after"] |= {f"{name}.{key}": numbers[key] for key in numbers}
+    return found
 
 
 def keep(run: dict, file: Path, study: Study) -> None:

@@ -32,6 +32,7 @@ class Study(NamedTuple):
     judged: tuple[str, ...]
     claims: dict[str, dict[str, str]]
     found: str
+    also: dict[str, dict[str, Any]]
 
 
 def load(path: str) -> Study:
@@ -60,6 +61,7 @@ def load(path: str) -> Study:
         judged=tuple(found.get("JUDGED", (best,))),
         claims=found.get("CLAIMS", {}),
         found=found.get("FOUND", ""),
+        also=found.get("ALSO", {}),
     )
     for wrong in faults(study):
         raise SystemExit(f"{path}: {wrong}")
