@@ -7,8 +7,9 @@ with 17 layers (88.5 million), which writes nonsense at first. Prompts are GSM8K
 questions in the chat template, 8 rows an update, at most 96 new tokens; gold rows are
 GSM8K's solutions, cut at 96. Measured on 64 held-out questions, on 64 plain
 instructions, and on 64 word problems of one step, of which the teacher solves a part.
-"student" is the student untrained, measured in the same way. The divergence of OPD, GKD and StableOPD is exact, of whole distributions; "sampled" is OPD
-with its one-token estimate. Rates are not tuned arm by arm: 3e-4, an adapter 3e-3.
+"student" is the student untrained, measured in the same way. The divergence of OPD,
+GKD and StableOPD is exact, of whole distributions; "sampled" is OPD with its one-token
+estimate. Rates are not tuned arm by arm: 3e-4, an adapter 3e-3.
 
 Models and rows, in the folder of the study:
 
