@@ -49,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--chunk", type=int, default=0, help="objective.chunk_tokens")
     parser.add_argument("--signal", default="reverse_kl")
+    parser.add_argument("--int8", action="store_true", help="teacher.quantize")
     parser.add_argument("--facts", action="store_true", help="log.token_facts as well")
     parser.add_argument("--remat", action="store_true", help="student.remat")
     parser.add_argument(
@@ -100,6 +101,7 @@ def make_config(args, folder: Path):
     c.name, c.steps = "bench", args.steps + args.warmup
     c.student.path, c.teacher.path = str(folder / "student"), str(folder / "teacher")
     c.student.remat = args.remat
+    c.teacher.quantize = "int8" if args.int8 else ""
     c.data.path, c.data.eval_rows = str(folder / "data.jsonl"), 8
     c.data.max_prompt_tokens = args.prompt
     c.rollout.prompts_per_step, c.rollout.group_size = args.batch, 1
@@ -139,6 +141,15 @@ def limits(args, lengths: float, rates: machine.Rates) -> tuple[float, float]:
     # arrays as large and writes three.
     moved = 4 * (sum(teacher.weights()) + 10 * sum(student.weights()))
     return sample, rates.limit(flops, moved)
+
+
+def score_limit(args, lengths: float, rates: machine.Rates) -> float:
+    """Least seconds of the teacher's pass over the rows, its head apart: that belongs
+    to the update, where its logits are compared."""
+    teacher = machine.Sizes(*map(int, args.teacher.split(",")), args.vocab)
+    length = args.prompt + lengths
+    flops = machine.read(teacher, args.batch * length, length, 0)
+    return rates.limit(flops, 4 * teacher.weights()[0])
 
 
 def time_parts() -> dict[str, list[float]]:
@@ -198,6 +209,7 @@ def main() -> None:
     tokens = middle("length/mean") * args.batch
     rates = machine.rates()
     sampling, training = limits(args, middle("length/mean"), rates)
+    scoring = score_limit(args, middle("length/mean"), rates)
     found = {
         "peer": "jopd",
         **vars(args),
@@ -217,6 +229,7 @@ def main() -> None:
         "limit_seconds": round(sampling + training, 4),
         "limit_generate_seconds": round(sampling, 4),
         "limit_train_seconds": round(training, 4),
+        "limit_score_seconds": round(scoring, 4),
         "share_of_limit": round((sampling + training) / seconds, 3),
         "share_of_generate_limit": round(sampling / collect, 3),
         "share_of_train_limit": round(training / (seconds - collect), 3),
