@@ -214,8 +214,7 @@ def _prompt_column(row: dict, source: str) -> str:
     if name is None:
         raise ValueError(
             f"{source}: no column {_listed(shapes.PROMPT_COLUMNS)}; the columns are "
-            f"{_listed(row)}; data.prompt_column names the one that "
-            "holds the prompt"
+            f"{_listed(row)}; name the prompt's in data.prompt_column"
         )
     return name
 

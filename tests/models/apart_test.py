@@ -82,7 +82,11 @@ def _many(node) -> bool:
     return isinstance(node, tuple) and not isinstance(node, caches.KV)
 
 
-@pytest.mark.parametrize("changes", [LORA, {"remat": True}], ids=["lora", "remat"])
+@pytest.mark.parametrize(
+    "changes",
+    [LORA, {"remat": True}, {"exact": True}],
+    ids=["lora", "remat", "exact"],
+)
 def test_what_no_directory_has(changes):
     config = tiny.config(**changes)
     params = tiny.params(config, 0)
@@ -125,7 +129,9 @@ def test_nothing_is_copied():
 def test_large_models_are():
     small = tiny.config(vocab_size=2**20)
     assert not apart.faster(small)
-    assert apart.faster(dataclasses.replace(small, layers=32, width=1024, ffn=2048))
+    large = dataclasses.replace(small, layers=32, width=1024, ffn=2048)
+    assert apart.faster(large)
+    assert not apart.faster(dataclasses.replace(large, exact=True))
 
 
 @pytest.fixture
