@@ -63,8 +63,8 @@ class Open(NamedTuple):
 
     def apply(self, variables, tokens, positions, valid, *cache):
         if cache:
-            kv, places_BS, seen_BS = cache
-            cache = kv, places_BS, seen_BS | (places_BS < positions[:, :1])
+            kv, places_BS, seen_BS, slot = cache
+            cache = kv, places_BS, seen_BS | (places_BS < positions[:, :1]), slot
         return self.right.apply(variables, tokens, positions, valid, *cache)
 
 
