@@ -83,7 +83,8 @@ def refused(path: str) -> None:
 def test_many_long_columns_are_listed_in_short(tmp_path):
     row = {f"{i} {'a' * 5000}": 1 for i in range(100)}
     path = put(tmp_path / "a.jsonl", json.dumps(row).encode())
-    with pytest.raises(ValueError, match="and 80 more; name the prompt.s in data.prompt_column") as caught:
+    said = r"and 80 more; name the prompt.s in data\.prompt_column"
+    with pytest.raises(ValueError, match=said) as caught:
         sources.read(path)
     assert len(str(caught.value)) < 2000
 
