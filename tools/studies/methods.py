@@ -70,3 +70,16 @@ def shared(arm: str, baseline: str | None = None) -> dict:
     spec = {key: ARMS[arm][key] for key in ARMS[arm].keys() - {"baseline"}}
     named = {} if baseline is None else {"baseline": baseline}
     return spec | named | {"kept": f"methods/{arm}"}
+
+
+FOUND = """
+Three seeds each. **Every method improves its student's samples (avg@4), and every one
+but TA-OPD its greedy answers**: TA-OPD's gain there is 4.6 ± 4.6, that of plain OPD in
+the same regime 5.1 ± 7.8. StableOPD, GKD, DistiLLM and MiniLLM beat their baseline in
+both numbers, and so does TGOPD, whose teacher is wrong on a part of the prompts.
+REOPOLD, OPD+, PowerOPD and OPSD beat theirs in greedy answers and are level in samples;
+TrOPD, OmniOPD and REOPOLD in two stages beat theirs in greedy answers and lose in
+samples. SG-OPD, FiRe-OPD, GNDPO, ExOPD, OPD2, EOPD, the supports, Rock-Freeze, KAT,
+SDFT and SCOPE lose to theirs in at least one of the two and beat it in none; RLSD,
+SDPO, CGTR, TA-OPD and the sampled estimates are level. Rates are each config's own.
+"""
