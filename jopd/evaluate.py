@@ -23,7 +23,8 @@ def main(argv: list[str]) -> None:
     f, config = flags.FLAGS, flags.FLAGS.config
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
         config.student.path = path
-        config.student.lora.rank = 0  # an export holds it already
+        # An export holds it already.
+        config.student.lora.rank, config.student.adapter = 0, ""
         if f.out:
             check_out(Path(f.out))
         e = experiment.build(config, train=False)

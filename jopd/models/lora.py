@@ -40,10 +40,15 @@ def adapted(
     if not rank:
         return config
     scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
-    found = targeted(targets, ATTENTION if config.experts else MATRICES)
+    found = targeted(targets, matrices(config))
     return dataclasses.replace(
         config, lora_rank=rank, lora_scale=scale, lora_targets=found
     )
+
+
+def matrices(config: DecoderConfig) -> tuple[str, ...]:
+    """Those of a layer that may have an adapter."""
+    return ATTENTION if config.experts else MATRICES
 
 
 def targeted(targets: str, matrices: tuple[str, ...] = MATRICES) -> tuple[str, ...]:

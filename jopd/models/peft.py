@@ -1,22 +1,24 @@
 """Adapters as directories of the library ``peft``, beside their base: in and out.
 
 ``adapter_config.json`` and ``adapter_model.safetensors``; matrices are ``[r, in]`` and
-``[out, r]`` per layer there, stacked ``[N, in, r]`` and ``[N, r, out]`` here. What is
-read is the whole model, W + s B A, as ``hf.load`` gives any other.
+``[out, r]`` per layer there, stacked ``[N, in, r]`` and ``[N, r, out]`` here. As a
+model it is read whole, W + s B A, as ``hf.load`` gives any other; ``read`` has it apart
+from its base, to be trained further.
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from jopd.models import files, hf_config, hub
+from jopd.models import files, hf_config, hub, lora
 from jopd.models.decoder_config import DecoderConfig
 
 CONFIG, WEIGHTS = files.ADAPTER, "adapter_model.safetensors"
@@ -146,6 +148,84 @@ def _pairs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 f"{file}: {name} has only lora_{min(pair)}; fetch it again"
             )
     return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+
+
+class Adapter(NamedTuple):
+    """An adapter apart from its base.
+
+    Attributes:
+      settings: what ``lora.adapted`` takes: rank, alpha, rank_stabilized and targets.
+      params: ``{"layers": {"q_a": f32[N, in, r], "q_b": f32[N, r, out], ...}}``.
+      base: directory or hub id of the model that it was trained on, as it says.
+    """
+
+    settings: dict[str, Any]
+    params: dict[str, dict[str, np.ndarray]]
+    base: str
+
+
+def read(path: str | Path, config: DecoderConfig, source: str | Path) -> Adapter:
+    """The adapter at ``path``, to be trained further on the model at ``source``.
+
+    Raises:
+      ValueError: it is no adapter; it adapts what is not trained here, or a matrix in
+        some of the layers; or it is of another base than one of shape ``config``.
+    """
+    folder = files.directory(path, [CONFIG, WEIGHTS])
+    if not is_adapter(folder):
+        raise ValueError(
+            f"{path} is no adapter: it has no {CONFIG}, or a {files.CONFIG}; a model "
+            "is named by student.path"
+        )
+    about, names = _about(folder), _matrices(config, source)
+    in_layer = lambda name: name[max(name.find("layers."), 0) :]
+    pairs = {in_layer(name): pair for name, pair in _pairs(folder).items()}
+    layers, found = range(config.layers), {}
+    for name, tensor in names.items():
+        own = [pairs.pop(f"layers.{i}.{tensor}", None) for i in layers]
+        if all(own):
+            a, b = zip(*own)
+            found[f"{name}_a"], found[f"{name}_b"] = _stacked(a), _stacked(b)
+        elif any(own):
+            pairs[f"{name} in {sum(map(bool, own))} layers"] = own
+    if pairs or not found:
+        raise ValueError(
+            f"{folder}, of {about['base_model_name_or_path']}, adapts "
+            f"{next(iter(pairs), 'nothing')}; what can be trained further on {source} "
+            f"is {', '.join(names)}, each in all of its {config.layers} layers. As "
+            "student.path, it is merged and trained whole"
+        )
+    settings = dict(
+        rank=about["r"],
+        alpha=float(about["lora_alpha"]),
+        rank_stabilized=about["use_rslora"],
+        targets=f"^({'|'.join(name for name in names if f'{name}_a' in found)})$",
+    )
+    adapted = lora.adapted(config, **settings)
+    wanted = jax.eval_shape(lambda: lora.start(adapted, jax.random.key(0)))["layers"]
+    for name, leaf in found.items():
+        if leaf.shape != wanted[name].shape:
+            raise ValueError(
+                f"{folder}: its {name} is {leaf.shape}, and one of rank {about['r']} "
+                f"on {source} {wanted[name].shape}; it was trained on "
+                f"{about['base_model_name_or_path']}, which student.path is to name"
+            )
+    base = hub.joined(about["base_model_name_or_path"], about.get("revision"))
+    return Adapter(settings, {"layers": found}, base)
+
+
+def _stacked(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Of a layer each, as they are here."""
+    return np.stack([np.asarray(matrix, np.float32).T for matrix in matrices])
+
+
+def _matrices(config: DecoderConfig, source: str | Path) -> dict[str, str]:
+    """Matrix -> its tensor behind ``layers.N.``, of those that stand for themselves."""
+    folder = base_of(files.directory(source, [files.CONFIG, CONFIG]))
+    names = hf_config.family_of(files.read_config(folder)).layer
+    alone = list(names.values())
+    known = lora.matrices(config)
+    return {name: names[name] for name in known if alone.count(names[name]) == 1}
 
 
 def modules(config: DecoderConfig, source: str | Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jopd.losses import panel
 from jopd.models import decoder, hf, lora, quantize, sharding
-from jopd.setup import inputs, needs
+from jopd.setup import adapter, inputs, needs
 from jopd.teachers import roles
 
 
@@ -77,7 +77,14 @@ def load_models(config, cast: Cast, mesh):
     if models["student"].config.lora_rank:
         base = loaded["student"]
         params = lora.start(models["student"].config, jax.random.key(config.seed))
-        loaded["student"] = jax.device_put(params, sharding.of_params(params, mesh))
+        if config.student.adapter:
+            params = adapter.read(config).params
+        at_rest = sharding.of_params(params, mesh)
+        copied = lambda: jax.device_put(params, at_rest, may_alias=False)
+        for name in loaded:  # frozen ones are as the student was at first
+            if models[name].config.lora_rank:
+                loaded[name] = lora.joined(copied(), base)
+        loaded["student"] = copied()
     return models, loaded, base
 
 
@@ -96,10 +103,10 @@ def wanted(
         dtype = hf.dtype_named(path, role.dtype)
         shape = dataclasses.replace(cast.shapes[name], dtype=dtype, remat=remat)
         own = itself or role.weights in ("path", "initial")
-        if itself or not own:
-            shape = lora.adapted(shape, **config.student.lora)
         # Whose weights are the student's, now or at the start, has them as it has.
         of_student = itself or role.weights != "path"
+        if of_student and (itself or not own or config.student.adapter):
+            shape = lora.adapted(shape, **config.student.lora)
         eight = (config.student if of_student else role).quantize == "int8"
         trained = itself and not shape.lora_rank
         kept = Weights(path, "float32" if trained else dtype, eight, trained)
@@ -156,14 +163,15 @@ def _in_student_ids(place, leaf: np.ndarray, pairs: dict[int, int]) -> np.ndarra
 def copies(config, cast: Cast, own_prompts, params, base) -> list[str]:
     """A warning for each teacher that is what the student is before the first update.
 
-    None where ``init_from`` gives the student other weights than it was loaded with.
+    None where ``init_from`` or an adapter gives the student other weights than those
+    it was loaded with.
     """
     return [
         f"{name} has the student's own weights and reads what it reads: every "
         "divergence begins at zero; name another model"
         for name, teacher in cast.teachers.items()
         if teacher.weights == "path" and name not in own_prompts
-        if name in params and not config.init_from.run
+        if name in params and not (config.init_from.run or config.student.adapter)
         if same_weights(base or params["student"], params[name])
     ]
 

@@ -49,6 +49,10 @@ def base_config(regime: str = "digits") -> ConfigDict:
             "rank_stabilized": False,  # by alpha / sqrt(rank)
             "targets": ".",  # pattern; of q k v o gate up down
         },
+        # PEFT directory or hub id of an adapter to be trained further, on the model at
+        # ``path``; rank, alpha, scaling and targets are its own. The initial student is
+        # both of them together.
+        "adapter": "",
     }
     c.teacher = {
         "weights": "path",  # path, or the student: initial live ema snapshot gated

@@ -12,7 +12,16 @@ from jopd.data import decoding
 from jopd.losses import panel
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, lora, peft, sharding
-from jopd.setup import builders, doubts, inputs, lengths, memory, needs, validation
+from jopd.setup import (
+    adapter,
+    builders,
+    doubts,
+    inputs,
+    lengths,
+    memory,
+    needs,
+    validation,
+)
 from jopd.setup import rows as row_sets
 from jopd.setup.cast import Cast, choose_cast, copies, load_models
 from jopd.teachers import remote, roles
@@ -169,7 +178,7 @@ def build(config, *, train: bool = True) -> Experiment:
       train: False for evaluation only, which needs no terms to be trainable.
     """
     validation.validate(config, train=train)
-    server = None
+    config, server = adapter.continuing(config), None
     mesh, mix = sharding.make_mesh(**config.mesh), make_mix(config)
     if config.student.exact and mesh.size > 1:
         raise ValueError(
@@ -236,6 +245,7 @@ def build(config, *, train: bool = True) -> Experiment:
             *rows.notes,
             *doubt,
             *tight,
+            *adapter.other_base(config),
             *endless(rows, stop_ids),
             *decoding.escapes(stop_strings, "rollout.stop_strings"),
             *(

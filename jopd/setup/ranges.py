@@ -120,7 +120,7 @@ RANGES = {
     "steps": COUNT,
     "epochs": AMOUNT,
     **dict.fromkeys(("resume", "student.remat", "student.exact"), FLAG),
-    **dict.fromkeys(("student.path", "student.lora.targets"), TEXT),
+    **{f"student.{key}": TEXT for key in ("path", "lora.targets", "adapter")},
     "student.dtype": DTYPE,
     "student.quantize": TEACHER["quantize"],
     "student.lora.rank_stabilized": FLAG,

@@ -95,9 +95,11 @@ def _share(e: Experiment, name: str) -> str:
 
 def _adapter(e: Experiment) -> str:
     shape = e.models["student"].config
+    begun = e.config.student.adapter
     return (
         f"{decoder.count(e.params):,} parameters, the trained ones: rank "
         f"{shape.lora_rank} on {', '.join(shape.lora_targets)}"
+        f"{f', begun as {begun}' * bool(begun)}"
     )
 
 

@@ -70,13 +70,14 @@ def _check_terms(config: ConfigDict) -> None:
 
 def _check_adapter(config) -> None:
     lora.targeted(config.student.lora.targets)
-    if config.student.quantize and not config.student.lora.rank:
+    adapted = config.student.lora.rank or config.student.adapter
+    if config.student.quantize and not adapted:
         raise ValueError(
             f"student.quantize={config.student.quantize!r}, but student.lora.rank=0 "
             "trains all weights, which eight bits cannot follow; set a rank, such as "
             "16, or student.quantize=''"
         )
-    if config.export.adapter and not config.student.lora.rank:
+    if config.export.adapter and not adapted:
         raise ValueError(
             "export.adapter=True, but student.lora.rank=0 trains all weights, not an "
             "adapter; set a rank, such as 16, or export.adapter=False"
@@ -187,6 +188,7 @@ def _check_teachers(config: ConfigDict, terms) -> None:
         roles.check_route(name, teacher, config.data.fields)
     own = config.data.teacher_template_kwargs
     other_rendering = own and own != config.data.student_template_kwargs
+    moved = config.student.adapter or config.init_from.run  # from what is at its path
     for name in sorted(models_named(terms)):
         if name not in (*known, *panels):
             raise ValueError(
@@ -199,7 +201,7 @@ def _check_teachers(config: ConfigDict, terms) -> None:
         if name not in models_named(terms):
             continue  # a panel's member alone, which may well be the student
         same = teacher.weights == "path" and teacher.path == config.student.path
-        if same and not other_rendering and not teacher.context:
+        if same and not (moved or other_rendering or teacher.context):
             raise ValueError(
                 f"{name}.path and student.path are both {config.student.path!r}: with "
                 "the same weights and no other context the divergence is identically "

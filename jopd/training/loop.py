@@ -8,7 +8,7 @@ import jax
 
 from jopd.batches import collect
 from jopd.reporting import console, diagnostics, metrics
-from jopd.setup import builders, validation
+from jopd.setup import adapter, builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import roles
@@ -34,7 +34,7 @@ def run(config, directory) -> dict:
     began = time.perf_counter()
     directory = Path(directory)
     validation.validate(config)
-    config = workdir.dated(directory, config)
+    config = adapter.continuing(workdir.dated(directory, config))
     written = workdir.written(config.to_dict())
     if config.compilation_cache:
         workdir.use_compilation_cache()

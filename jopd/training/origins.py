@@ -8,12 +8,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jopd.data.dataset import Dataset
 from jopd.models import hf
 from jopd.models.decoder import DecoderConfig
-from jopd.setup import inputs
+from jopd.setup import adapter, inputs
 from jopd.setup.experiment import Experiment
 from jopd.training import sums, workdir
 
@@ -129,10 +130,14 @@ def _weights(e: Experiment) -> dict[str, str]:
     for path in map(inputs.model_path, (paths | own).values()):
         if path not in known:
             known[path] = of_model(path)
-    return {
+    found = {
         f"the model {name}": known[inputs.model_path(path)]
         for name, path in (paths | own).items()
     }
+    if e.config.student.adapter:
+        begun = jax.tree.leaves(adapter.read(e.config).params)
+        found["the adapter"] = _sha(*(leaf.tobytes() for leaf in begun))
+    return found
 
 
 def of_model(path: str) -> str:

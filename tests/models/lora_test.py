@@ -177,6 +177,44 @@ def test_what_is_written_is_read_as_the_whole_model(saved, tmp_path):
         peft.modules(adapted, folder)
 
 
+def drop_a_layer(folder):
+    kept = load_file(folder / peft.WEIGHTS)
+    left = {name: kept[name] for name in kept if "layers.0.self_attn.k" not in name}
+    save_file(left, folder / peft.WEIGHTS)
+
+
+def test_what_is_trained_further_is_what_was_written(saved):
+    folder, base, adapted, whole = saved
+    found = peft.read(folder, hf.load_config(base), base)
+    assert lora.adapted(hf.load_config(base), **found.settings) == adapted
+    assert found.base == str(base)
+    want = {x: whole["layers"][x] for x in found.params["layers"]}
+    assert len(want) == 14
+    jax.tree.map(np.testing.assert_array_equal, found.params["layers"], want)
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda f: edit(f, r=3), "its q_a is .*, and one of rank 3 on .*base"),
+        (
+            lambda f: rename(f, "layers.0.self_attn.k_proj", "lm_head"),
+            "adapts model.lm_head.weight; what can be .*base is q, k, v, o, gate",
+        ),
+        (drop_a_layer, "adapts k in 1 layers; what can be"),
+        (lambda f: rename(f, "q_proj", "z_proj"), "adapts layers.0.self_attn.z_proj"),
+        (lambda f: rename(f, "model.layers", "model.stages"), "adapts .*model.stages"),
+        (lambda f: (f / files.CONFIG).write_text("{}"), "out is no adapter"),
+    ],
+)
+def test_an_adapter_that_cannot_be_trained_further(saved, damage, said):
+    folder, base, *_ = saved
+    damage(folder)
+    with pytest.raises(ValueError, match=said) as caught:
+        peft.read(folder, hf.load_config(base), base)
+    assert "\n" not in str(caught.value)
+
+
 def edit(folder, **changes):
     file = folder / peft.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

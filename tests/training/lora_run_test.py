@@ -178,3 +178,59 @@ def test_eight_bits_are_not_trained(models):
     alone = runs.config(models, "gkd", student__quantize="int8")
     with pytest.raises(ValueError, match=r"student.quantize='int8'.*lora.rank=0"):
         validation.validate(alone, train=True)
+
+
+@pytest.fixture(scope="module")
+def begun(models, tmp_path_factory):
+    """The directory of an adapter that a run has left."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    train.run(config(models, steps=2, export__adapter=True), folder)
+    return folder / "export"
+
+
+def further(models, begun, **changes):
+    own = {"student__lora__rank": 0, "student__lora__targets": "."}
+    changes = own | {"student__adapter": str(begun), "reference__path": ""} | changes
+    anchor = {"loss__anchor": dict(signal="reverse_kl", other="reference")}
+    return config(models, **changes, **anchor)
+
+
+def test_an_adapter_is_trained_further(models, begun, tmp_path):
+    """It begins as base and adapter together, and so does what it began as."""
+    whole = hf.load(begun)[1]
+    e = experiment.build(further(models, begun))
+    assert e.params["layers"].keys() == LEAVES
+    for name in ("old", "reference"):
+        assert e.models[name].config.lora_rank == 2
+        _, found = lora.merged(e.models[name].config, e.frozen[name])
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, whole
+        )
+        assert e.frozen[name]["embed"] is e.base["embed"]
+    summary = train.run(further(models, begun, export__adapter=True), tmp_path / "run")
+    assert summary["steps"] == 2
+    [first, *_] = runs.updates(tmp_path / "run")
+    assert first["loss/anchor"] == 0
+    kept_as = workdir.read_config(tmp_path / "run")["student"]
+    assert kept_as["lora"] | {"rank": 2} == kept_as["lora"]
+    assert hf.load_config(tmp_path / "run" / "export") == hf.load_config(begun)
+    moved = hf.load(tmp_path / "run" / "export")[1]["layers"]["q"]
+    assert np.abs(moved - whole["layers"]["q"]).max() > 0
+    kept.export(tmp_path / "run", 2, tmp_path / "again")
+    np.testing.assert_allclose(
+        hf.load(tmp_path / "again")[1]["layers"]["q"], moved, atol=1e-6
+    )
+
+
+def test_what_an_adapter_says_of_itself_is_not_said_otherwise(models, begun, tmp_path):
+    with pytest.raises(ValueError, match=r"student.lora.rank=3, and .*has 2 .*export"):
+        experiment.build(further(models, begun, student__lora__rank=3))
+    deeper = further(models, begun, student__path=str(models / "teacher"))
+    with pytest.raises(ValueError, match=r"export, of .*student, adapts q in 1 layers"):
+        experiment.build(deeper)
+    again = shutil.copytree(models / "student", tmp_path / "again")
+    own = {"student__path": str(again), "teacher__path": str(again)}
+    e = experiment.build(further(models, begun, **own))
+    [note] = [note for note in e.notes if "are they one model" in note]
+    assert str(models / "student") in note
+    assert not any("own weights" in note for note in e.notes)
