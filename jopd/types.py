@@ -165,6 +165,8 @@ class Outputs(NamedTuple):
       advantage: f32[...] of the term at scoring time, or None if the term names none.
       logp: f32[...] of the tokens under the student, where it has to have the sampler's
         bits; None: whoever wants it makes it of the logits, see ``scoring.log_prob``.
+      scored: name -> f32[...], log-probability of the written token under a model whose
+        logits are not here; above 0 where it is not known.
     """
 
     logits: dict[str, jax.Array]
@@ -172,3 +174,4 @@ class Outputs(NamedTuple):
     behavior_logp: jax.Array
     advantage: jax.Array | None = None
     logp: jax.Array | None = None
+    scored: dict[str, jax.Array] = {}  # never changed in place

@@ -100,6 +100,7 @@ class Chunked(NamedTuple):
     behavior_logp: jax.Array
     hidden: dict[str, jax.Array]
     serves: dict[str, jax.Array]
+    scored: dict[str, jax.Array]
     weighed: dict[str, Weighed]
 
 
@@ -199,7 +200,7 @@ def facts(
     caps = dict(cut.caps)
 
     def of_chunk(chunk):
-        hidden_chunk, tokens, behavior_logp, mask, serves = chunk
+        hidden_chunk, tokens, behavior_logp, mask, serves, scored = chunk
         logits = {
             name: logits_of(
                 blank(hidden_chunk[name], mask),
@@ -210,26 +211,35 @@ def facts(
             for name, head in heads.items()
         }
         behavior_logp = jnp.where(mask, behavior_logp, 0.0)
-        rest = logits, serves, jnp.where(mask, tokens, 0), behavior_logp
+        rest = logits, serves, jnp.where(mask, tokens, 0), behavior_logp, scored
         return in_strips(of_strip, cut.strip_tokens, rest)
 
     def of_strip(rows):
-        logits, serves, tokens, behavior_logp = rows
+        logits, serves, tokens, behavior_logp, scored = rows
         logits = tempered(logits, cut.temperature)
         logits |= panel.combine_all(panels, logits, serves)
         logp = exact_logp(logits, tokens) if cut.exact else None
-        outputs = Outputs(logits, tokens, behavior_logp, logp=logp)
+        outputs = Outputs(logits, tokens, behavior_logp, logp=logp, scored=scored)
         return token_facts(outputs) | named_facts(named, outputs)
 
     aligned = {name: align(hidden[name]) for name in heads}
     written = batch.rollout.tokens_BT, batch.rollout.behavior_logp_BT
     return in_chunks(
         of_chunk,
-        (aligned, *written, batch.mask_BT, _per_token(batch)),
+        (aligned, *written, batch.mask_BT, _per_token(batch), scored_in(batch)),
         batch.mask_BT,
         chunk_tokens=cut.chunk_tokens,
         rows=cut.rows,
     )
+
+
+def scored_in(batch: Batch) -> dict[str, jax.Array]:
+    """``Outputs.scored`` of whole rows: what annotations found of models elsewhere."""
+    return {
+        key.removeprefix("logp/"): value
+        for key, value in batch.extra.items()
+        if key.startswith("logp/")
+    }
 
 
 def _per_token(batch: Batch) -> dict[str, jax.Array]:
@@ -249,16 +259,21 @@ def scores(batch: Batch, per_token: dict[str, jax.Array], memory=None) -> Scores
     run.
     """
     rollout = batch.rollout
-    names = [key.removeprefix("logp/") for key in per_token if key.startswith("logp/")]
-    others = [name for name in names if name != "student"]
+    named = lambda kind: {
+        key.removeprefix(kind): value
+        for key, value in per_token.items()
+        if key.startswith(kind)
+    }
+    entropy = named("entropy/")  # of those whose logits are here
+    others = [name for name in entropy if name != "student"]
     return Scores(
         mask=batch.mask_BT,
         tokens=rollout.tokens_BT,
         source=rollout.source_BT,
         position=jnp.arange(rollout.tokens_BT.shape[1])[None]
         - rollout.prompt_length_B[:, None],
-        logp={name: per_token[f"logp/{name}"] for name in names},
-        entropy={name: per_token[f"entropy/{name}"] for name in names},
+        logp=named("logp/"),
+        entropy=entropy,
         reverse_kl={name: per_token[kl_name("reverse", name)] for name in others},
         forward_kl={name: per_token[kl_name("forward", name)] for name in others},
         behavior_logp=rollout.behavior_logp_BT,
@@ -324,6 +339,7 @@ def objective(
         behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
         hidden={name: align(value) for name, value in frozen_hidden.items()},
         serves=_per_token(batch),
+        scored=scored_in(batch),
         weighed=weighed,
     )
     heads = _read(frozen_heads, frozen_hidden, cut.vocabulary)
@@ -368,7 +384,8 @@ def _strip_loss(
     logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
     logits |= panel.combine_all(panels, logits, rows.serves)
     logp = exact_logp(logits, rows.tokens) if exactly else None
-    outputs = Outputs(logits, rows.tokens, rows.behavior_logp, logp=logp)
+    written = rows.tokens, rows.behavior_logp
+    outputs = Outputs(logits, *written, logp=logp, scored=rows.scored)
     loss, parts = 0.0, {}
     for term in terms:
         weight, advantage = rows.weighed[term.name]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from jopd.losses import divergences
 from jopd.types import Outputs
@@ -11,15 +12,24 @@ Fact = Callable[[Outputs], jax.Array]  # to f32[...], see ``facts``
 
 
 def log_prob(outputs: Outputs, name: str) -> jax.Array:
-    """Log-probability f32[...] of the written token under one model."""
+    """Log-probability f32[...] of the written token under one model.
+
+    Where a model that is not here has none, it is the student's: the two agree there.
+    """
     if name == "student" and outputs.logp is not None:
         return outputs.logp
+    if name in outputs.scored:
+        given = outputs.scored[name]
+        itself = jax.lax.stop_gradient(log_prob(outputs, "student"))
+        return jnp.where(given > 0, itself, given)
     return divergences.log_prob(outputs.logits[name], outputs.tokens)
 
 
 def token_facts(outputs: Outputs) -> dict[str, jax.Array]:
     """Per-token numbers for weights and logs, in nats: log-probs, entropies, KLs."""
     facts, logits = {}, outputs.logits
+    for name in outputs.scored:
+        facts[f"logp/{name}"] = log_prob(outputs, name)
     for name, rows in logits.items():
         facts[f"logp/{name}"] = log_prob(outputs, name)
         facts[f"entropy/{name}"] = divergences.entropy(rows)

@@ -98,6 +98,8 @@ def evaluate(
     nats. Numbers that need a verifier, or a teacher, are None without one; so is
     ``leak_rate``, the share of rollouts that match ``leak_pattern``. Intervals
     are 95 %. A truncated response is judged by the rule of training (see ``RowSet``).
+    A teacher that has only log-probabilities of what was written gives ``sampled_kl``,
+    the mean of log student - log teacher over these tokens.
     With a verifier ``per_prompt`` has what each prompt earned, see ``_per_prompt``.
 
     Args:
@@ -163,13 +165,17 @@ def _health(groups: list[Rolled], repetition) -> dict[str, float | None]:
         "repetition_rate": float(np.mean(repeats)),
         "mean_length": float(lengths.mean()),
     }
+    mask_of = lambda g: g.batch.mask_BT[: g.count]
+    of_all = lambda name: np.concatenate(
+        [g.per_token[name][: g.count][mask_of(g)] for g in groups]
+    )
+    there = groups[0].per_token
     for name, short in FACTS.items():
-        found[short] = None
-        if name in groups[0].per_token:
-            values = [
-                g.per_token[name][: g.count][g.batch.mask_BT[: g.count]] for g in groups
-            ]
-            found[short] = float(np.concatenate(values).mean(dtype=np.float64))
+        mean = of_all(name).mean(dtype=np.float64) if name in there else None
+        found[short] = None if mean is None else float(mean)
+    if "logp/teacher" in there and "kl/reverse" not in there:
+        ratio_N = of_all("logp/student") - of_all("logp/teacher")
+        found["sampled_kl"] = float(ratio_N.mean(dtype=np.float64))
     return found
 
 

@@ -52,6 +52,7 @@ EVALUATION = (
     ("mean_length", "mean length", "tokens", 0),
     ("reverse_kl", "reverse KL", "nats", -1),
     ("forward_kl", "forward KL", "nats", -1),
+    ("sampled_kl", "reverse KL, sampled", "nats", -1),
 )
 # What an evaluation is asked, and the key that says it, which a resumed run may change.
 ASKED = {

@@ -27,6 +27,11 @@ class Cast(NamedTuple):
     pairs: dict[str, dict[int, int]] = {}  # never changed in place
     eos: set[int] = set()  # never changed in place
 
+    def of_one_tokenizer(self, by_name: dict) -> dict:
+        """Those of the models that have the student's tokens."""
+        others = roles.of_own_tokens(self.teachers)
+        return {name: by_name[name] for name in by_name if name not in others}
+
 
 class Weights(NamedTuple):
     """Which weights a model has: from where, and how they are held."""

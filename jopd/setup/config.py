@@ -70,6 +70,9 @@ def base_config(regime: str = "digits") -> ConfigDict:
         # Template of its prompt: {question} {answer} {solution} {peer}; the last
         # is a successful rollout of the same prompt in the batch.
         "context": "",
+        # own: another one than the student's; such a teacher gives log-probabilities of
+        # tokens, no whole distributions (docs/teachers.md)
+        "tokenizer": "student",
         "route": {},  # dict(field=, equals=): serves those rows only
     }
     # Further teachers by name, each with the keys of ``teacher``; terms name them by

@@ -58,6 +58,11 @@ class Experiment(NamedTuple):
     memory: memory.Plan
     notes: list[str]
 
+    @property
+    def of_own_tokens(self) -> set[str]:
+        """Teachers with another tokenizer than the student."""
+        return roles.of_own_tokens(self.teachers)
+
 
 def pick_generator(config, mesh) -> str:
     """pmap while one device holds the student, jit over the mesh where it is split.
@@ -196,12 +201,17 @@ def build(config, *, train: bool = True) -> Experiment:
         shape = lora.adapted(cast.shapes["student"], **config.student.lora)
         peft.modules(shape, cast.paths["student"])  # what cannot be written is said now
     tokenizer = inputs.load_tokenizer(cast.paths["student"])
+    if others := roles.of_own_tokens(cast.teachers):  # whose words are not ours
+        for name in ("student", *others):
+            inputs.speech(cast.paths[name])
     stop_strings = tuple(config.rollout.stop_strings)
     decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")
-    heads = min(shape.vocab_size for shape in cast.shapes.values())
-    notes, pairs, eos = inputs.check_tokenizers(tokenizer, cast.paths, heads)
+    shapes = cast.of_one_tokenizer(cast.shapes)
+    heads = min(shape.vocab_size for shape in shapes.values())
+    alike = cast.of_one_tokenizer(cast.paths)
+    notes, pairs, eos = inputs.check_tokenizers(tokenizer, alike, heads)
     cast = cast._replace(pairs=pairs, eos=eos)
-    columns, heads = inputs.shared_vocabulary(cast.shapes, tokenizer)
+    columns, heads = inputs.shared_vocabulary(shapes, tokenizer)
     panels = cast.panels if train else None
     positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
@@ -277,7 +287,8 @@ def find_ends(config, cast: Cast, rows: row_sets.Rows):
     if config.rollout.ignore_eos:
         return tuple(sorted(asked)), []
     own = set(inputs.ends(rows.tokenizer, [cast.paths["student"]]))
-    found = {*inputs.ends(rows.tokenizer, cast.paths.values(), cast.pairs), *cast.eos}
+    paths = cast.of_one_tokenizer(cast.paths).values()
+    found = {*inputs.ends(rows.tokenizer, paths, cast.pairs), *cast.eos}
     found |= {rows.train.turn_end} - {None}
     doubt = inputs.other_ends(rows.tokenizer, own, found - asked, rows.train.turn_end)
     return tuple(sorted(found | asked)), doubt

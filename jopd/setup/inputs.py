@@ -1,12 +1,13 @@
 """From a config to model directories, tokenizers and servers, each checked."""
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jopd.data import vocabulary
+from jopd.data import pieces, vocabulary
 from jopd.models import files, hf, peft
-from jopd.teachers import remote
+from jopd.teachers import remote, spans
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO = "demo:"
@@ -23,6 +24,18 @@ def model_path(path: str) -> str:
     if path.startswith(DEMO):
         return str(ASSETS / path.removeprefix(DEMO))
     return os.path.expanduser(path)
+
+
+@functools.lru_cache(maxsize=4)
+def speech(path: str) -> spans.Speech:
+    """The tokenizer of a model as bytes.
+
+    Raises:
+      ValueError: see ``pieces.token_bytes``.
+    """
+    tokenizer = load_tokenizer(model_path(path))
+    known = pieces.token_bytes(tokenizer)
+    return spans.Speech(tokenizer, known, pieces.leads(tokenizer, known))
 
 
 def has_tokenizer(path: str) -> bool:

@@ -11,7 +11,7 @@ from jopd.losses import panel
 from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
-from jopd.teachers import audit, peers, probes, roles
+from jopd.teachers import audit, peers, probes, roles, spans
 from jopd.types import Memory, Outputs, Scores
 
 VOCABULARY = 1024  # of what is traced
@@ -125,6 +125,12 @@ def fields_read(term: Term) -> set[str]:
     return {path[0].name for path in _leaves_read(term)}
 
 
+def distributions_read(term: Term) -> set[str]:
+    """Models of which a term's weights and advantage read more than log-probs."""
+    wide = ("entropy", "reverse_kl", "forward_kl")
+    return {path[1].key for path in _leaves_read(term) if path[0].name in wide}
+
+
 def facts_read(term: Term) -> set[str]:
     """Names in ``Scores.extra`` that a term's weights and advantage read."""
     return {path[1].key for path in _leaves_read(term) if path[0].name == "extra"}
@@ -224,11 +230,17 @@ def _abstract_scores(models: tuple[str, ...], kept: dict, facts) -> Scores:
         age=of(row, jnp.int32),
         uniform=of(token, jnp.float32),
         extra=dict.fromkeys(
-            (*audit.FACTS, *peers.FACTS, *probes.FACTS), of(token, jnp.float32)
+            (*audit.FACTS, *peers.FACTS, *probes.FACTS, *_of_spans(models)),
+            of(token, jnp.float32),
         ),
         memory={name: jax.eval_shape(one.start) for name, one in kept.items()},
         facts=dict.fromkeys(facts, of(token, jnp.float32)),
     )
+
+
+def _of_spans(models) -> list[str]:
+    """What is found of models with tokens of their own, see ``spans.Scored``."""
+    return [f"{key}/{name}" for name in models for key in spans.Scored._fields]
 
 
 def check_fact(where: str, fact) -> None:
@@ -256,16 +268,39 @@ def check_fact(where: str, fact) -> None:
         )
 
 
-def trace_signals(terms) -> None:
-    """Traces every signal, so that a bad argument is said before anything loads."""
+def trace_signals(terms, own_tokens=frozenset()) -> None:
+    """Traces every signal, so that a bad argument is said before anything loads.
+
+    Models of ``own_tokens`` have no logits, but log-probabilities of what was written.
+
+    Raises:
+      ValueError: names the term, and the model whose logits it needs.
+    """
     # Nothing is computed: a vocabulary that holds every id a term may name.
     rows = jax.ShapeDtypeStruct((2, 2**20), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     for term in terms:
-        logits = dict.fromkeys(("student", *models_named((term,))), rows)
+        named = models_named((term,))
+        logits = dict.fromkeys(("student", *(named - own_tokens)), rows)
+        scored = dict.fromkeys(named & own_tokens, token)
         written = jax.ShapeDtypeStruct((2,), jnp.int32)
-        outputs = Outputs(logits, written, token, term.advantage and token)
+        outputs = Outputs(
+            logits, written, token, term.advantage and token, scored=scored
+        )
         try:
             jax.eval_shape(term.signal, outputs)
         except ValueError as error:
             raise ValueError(f"loss.{term.name}: {error}") from error
+        except KeyError as error:
+            if not own_tokens.issuperset(error.args):
+                raise
+            raise ValueError(whole(f"loss.{term.name}", error.args[0])) from error
+
+
+def whole(who: str, name: str) -> str:
+    """That whole distributions are asked of a model that has none."""
+    return (
+        f"{who} compares whole distributions with {name!r}, whose tokenizer is another "
+        f"({name}.tokenizer='own'): it has log-probabilities of what was written; use "
+        "signal='policy_gradient' or another that reads those"
+    )

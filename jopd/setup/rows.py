@@ -11,7 +11,7 @@ from jopd.batches.collect import RowSet
 from jopd.data import dataset, judging
 from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel
-from jopd.setup import judges, lengths
+from jopd.setup import inputs, judges, lengths
 from jopd.setup.reading import read_examples
 from jopd.teachers import peers, roles
 
@@ -209,9 +209,9 @@ def own_prompts(
     for name, teacher in known.items():
         if roles.reads_peer(teacher):
             continue  # other prompts in every batch, see ``peer_prompts``
-        if not teacher.context and (
-            name == "reference" or kwargs == c.student_template_kwargs
-        ):
+        own = teacher.tokenizer == "own"
+        alike = name == "reference" or kwargs == c.student_template_kwargs
+        if alike and not own and not teacher.context:
             continue
         of_context = lengths.most_of_context(config)
         asked = of_context if teacher.context else c.max_prompt_tokens
@@ -220,7 +220,8 @@ def own_prompts(
         for rows, ours in zip(examples, student, strict=True):
             if teacher.context:
                 rows = roles.in_context(name, teacher.context, rows)
-            theirs = encode(config, tokenizer, rows, kwargs, limit=limit)
+            speaks = inputs.speech(teacher.path).tokenizer if own else tokenizer
+            theirs = encode(config, speaks, rows, kwargs, limit=limit)
             _check_same_rows(name, limit, bool(teacher.context), c, ours, theirs)
             parts.append(theirs)
         found[name] = tuple(parts)

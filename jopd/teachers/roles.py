@@ -53,6 +53,10 @@ class Teacher(NamedTuple):
         ``gate.observe`` and ``gate.is_open``; all defaults are those of CGTR.
       context: template of its prompt, such as ``"{question} Answer: {answer}"``;
         empty: the student's own prompt.
+      tokenizer: "student": it has the student's; "own": another one. It then reads its
+        own tokens of the same text, under its own template, and says of the student's
+        what ``teachers.spans`` makes of that: their log-probabilities, not whole
+        distributions.
       route: ``dict(field=name, equals=value or values)``, compared as text; empty:
         serves every row.
     """
@@ -68,6 +72,7 @@ class Teacher(NamedTuple):
     reward_margin: float = 0.05
     tail_ratio: float = 3.2
     context: str = ""
+    tokenizer: str = "student"
     route: dict[str, Any] = {}  # never changed in place
 
 
@@ -96,6 +101,11 @@ def check(name: str, teacher: Teacher) -> None:
         raise ValueError(
             f"{name}.quantize={teacher.quantize!r} is for models of their own that "
             f"never change; {name}.weights={teacher.weights!r} is made of the student"
+        )
+    if teacher.tokenizer != "student" and teacher.weights != "path":
+        raise ValueError(
+            f"{name}.tokenizer={teacher.tokenizer!r} is for models of their own; "
+            f"{name}.weights={teacher.weights!r} is made of the student"
         )
     if teacher.weights == "ema" and not 0 < teacher.rate <= 1:
         raise ValueError(f"{name}.rate={teacher.rate} must be in (0, 1]")
@@ -163,6 +173,11 @@ def fields_of(name: str, context: str) -> tuple[str, ...]:
                 f"{', '.join(FIELDS)}"
             )
     return used
+
+
+def of_own_tokens(teachers: Mapping[str, Teacher]) -> set[str]:
+    """Who has another tokenizer than the student."""
+    return {name for name in teachers if teachers[name].tokenizer == "own"}
 
 
 def reads_peer(teacher: Teacher) -> bool:

@@ -268,4 +268,5 @@ def goodness(found: dict | None) -> float | None:
         return None
     if found["avg_at_k"] is not None:
         return found["avg_at_k"]
-    return None if found["reverse_kl"] is None else -found["reverse_kl"]
+    apart = found["reverse_kl"] or found.get("sampled_kl")
+    return None if apart is None else -apart

@@ -16,7 +16,11 @@ def deal_rows(e: Experiment):
     Rows are dealt so that devices and micro-batches have as many tokens each, given
     what the teachers read and whom they serve, packed, and put on their devices.
     """
-    own = {name: train for name, (train, _) in e.rows.own_prompts.items()}
+    own = {
+        name: train
+        for name, (train, _) in e.rows.own_prompts.items()
+        if name not in e.of_own_tokens
+    }
     parts = sharding.row_shards(e.mesh), e.config.optimizer.accumulate
 
     def deal(batch: Batch):

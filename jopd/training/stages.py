@@ -10,7 +10,7 @@ from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
 from jopd.setup import lengths
 from jopd.setup.experiment import Experiment
-from jopd.training import step
+from jopd.training import own_tokens, step
 from jopd.training.annotations import make_annotate
 from jopd.training.placing import deal_rows, place_rows
 from jopd.training.writers import (
@@ -43,7 +43,8 @@ def build_stages(e: Experiment, transform) -> Stages:
     whole = functools.partial(lora.joined, base=e.base)
     wholes = lambda frozen: {name: whole(params) for name, params in frozen.items()}
     beside = functools.partial(beside_base, e)
-    models = {name: e.models[name] for name in ("student", *sorted(e.teachers))}
+    here = sorted(e.teachers.keys() - e.of_own_tokens)
+    models = {name: e.models[name] for name in ("student", *here)}
     student = models["student"]
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
     collect_rows, evaluate = make_collect(e), make_evaluate(e)
@@ -111,13 +112,15 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     only serve terms.
     """
     c, rows = e.config, evaluation_rows(e)
-    models = {
-        name: e.models[name] for name in ("student", "teacher") if name in e.models
-    }
+    compared = {"student", "teacher"} & e.models.keys() - e.of_own_tokens
+    models = {name: e.models[name] for name in sorted(compared)}
     token_facts = step.make_facts(models, e.shape)
     own = {name: held for name, (_, held) in e.rows.own_prompts.items()}
     place = place_rows(e, {name: own[name] for name in own if name in models})
     shapes = dict(buckets=e.widths.prompts[-1:], limit=c.rollout.max_new_tokens)
+    scored = lambda batch: batch
+    if "teacher" in e.of_own_tokens:
+        scored = own_tokens.make_scored(e, "teacher")
     drawn = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
     copies = shared_reading(e, rows, c.eval.k)
     bound = functools.partial(
@@ -142,7 +145,7 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     def evaluate(params, frozen):
         theirs = {name: frozen.get(name, params) for name in models}
         theirs.pop("student")
-        facts = lambda batch: token_facts(params, theirs, place(batch))
+        facts = lambda batch: token_facts(params, theirs, place(scored(batch)))
         return bound(placed(e, "student", params), facts=facts)
 
     return evaluate

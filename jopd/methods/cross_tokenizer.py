@@ -1,0 +1,79 @@
+"""DPCA (arXiv:2606.09456): a teacher's span, shared by the student's tokens of it.
+
+A span ends where tokens of both end (``teachers.spans.align``). Its m tokens of the
+student have log p_i, in sum L_S, and the teacher's own tokens of it L_T in sum. What
+the teacher "would have given" each token sums to L_T and is
+
+    ratio  log q_i = (L_T / L_S) log p_i        A_i = (L_T / L_S - 1) log p_i
+    shift  log q_i = log p_i + (L_T - L_S) / m  A_i = (L_T - L_S) / m
+
+The ratio is the paper's and its code's. With m = 1 on both sides either is
+log T - log S, plain on-policy distillation. ``least``: below it L_S says nothing of how
+to share, and q_i = L_T / m (the code has 1e-8; a port finds that too small, 1e-6).
+Tokens outside of any span have no advantage and count in the mean, as in the code.
+
+The other way, what the teacher thinks of the student's token itself, is
+``Scores.logp`` of a teacher with ``tokenizer="own"``: any method reads it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jopd.types import Scores
+
+SHARES = ("ratio", "shift")
+
+
+def proportional(
+    scores: Scores,
+    *,
+    other: str = "teacher",
+    share: str = "ratio",
+    bound: float = 10.0,
+    least: float = 1e-6,
+) -> jax.Array:
+    """A_i, f32[B, T] in nats, cut to +-``bound`` (the paper's launch script has 10).
+
+    Raises ValueError for another ``share`` than ``SHARES``.
+    """
+    if share not in SHARES:
+        raise ValueError(f"share={share!r} is unknown; use one of {', '.join(SHARES)}")
+    span_BT = scores.extra[f"span/{other}"].astype(jnp.int32)
+    total_BT = scores.extra[f"span_logp/{other}"]
+    inside_BT = (span_BT > 0) & scores.mask
+    logp_BT = jnp.where(inside_BT, scores.logp["student"], 0.0)
+    own_BT, count_BT = (
+        _per_span(values_BT, jnp.where(inside_BT, span_BT, 0))
+        for values_BT in (logp_BT, inside_BT.astype(logp_BT.dtype))
+    )
+    equally_BT = (total_BT - own_BT) / jnp.maximum(count_BT, 1.0)
+    given = own_BT < -least
+    scaled_BT = (total_BT / jnp.where(given, own_BT, -1.0) - 1.0) * logp_BT
+    alone_BT = total_BT / jnp.maximum(count_BT, 1.0) - logp_BT
+    ratio_BT = jnp.where(given, scaled_BT, alone_BT)
+    shared_BT = equally_BT if share == "shift" else ratio_BT
+    return jnp.where(inside_BT, jnp.clip(shared_BT, -bound, bound), 0.0)
+
+
+def _per_span(values_BT: jax.Array, span_BT: jax.Array) -> jax.Array:
+    """Sums over the spans of each row, at every token of them."""
+    size = span_BT.shape[1] + 1
+    total = lambda values, span: jnp.zeros(size).at[span].add(values)[span]
+    return jax.vmap(total)(values_BT, span_BT)
+
+
+def by_kind(
+    scores: Scores,
+    *,
+    one: float = 1.0,
+    several: float = 1.0,
+    inside: float = 1.0,
+    other: str = "teacher",
+) -> jax.Array:
+    """A weight by how a token lies on the teacher's (``spans.Scored.kind``).
+
+    As one of its tokens, as several, or begins or ends inside of one; 0 where the
+    teacher has no log-probability of it. inside=0 keeps what both tokenizers cut alike.
+    """
+    weight_K = jnp.asarray([0.0, one, several, inside], jnp.float32)
+    return weight_K[scores.extra[f"kind/{other}"].astype(jnp.int32)]

@@ -1,0 +1,151 @@
+"""Teachers with another tokenizer read responses, and say what of them is likely."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd.batches import collect
+from jopd.data import pieces
+from jopd.data.dataset import pad_prompts
+from jopd.losses import prefixes
+from jopd.losses.chunks import in_chunks
+from jopd.losses.heads import logits_of
+from jopd.losses.objective import blank
+from jopd.models import decoder, sharding
+from jopd.setup import experiment, inputs, lengths
+from jopd.setup.experiment import Experiment
+from jopd.teachers import spans
+from jopd.types import Batch
+
+KINDS = {"one": spans.ONE, "several": spans.SEVERAL, "inside": spans.INSIDE}
+KINDS |= {"unknown": 0}
+
+
+def make_annotate(e: Experiment, name: str) -> collect.Annotate:
+    """Adds ``logp/<name>`` and the rest of ``spans.Scored`` to every batch."""
+    read = make_read(e, name)
+
+    def annotate(params, batch: Batch, step: int):
+        del params, step
+        scored = read(batch)
+        own = {f"{key}/{name}": value for key, value in scored._asdict().items()}
+        kind_N = scored.kind[np.asarray(batch.mask_BT)]
+        share = lambda code: float((kind_N == code).mean()) if kind_N.size else None
+        shares = {f"spans/{name}_{kind}": share(code) for kind, code in KINDS.items()}
+        return batch._replace(extra=batch.extra | own), shares
+
+    return annotate
+
+
+def make_scored(e: Experiment, name: str):
+    """``Batch -> Batch`` of held-out rows, with the log-probabilities in it."""
+    read = make_read(e, name, held=True)
+    return lambda batch: batch._replace(extra={f"logp/{name}": read(batch).logp})
+
+
+def make_read(e: Experiment, name: str, *, held: bool = False):
+    """``Batch -> spans.Scored`` of its responses, behind the teacher's own prompts.
+
+    ``held``: those of the rows that are held out.
+    """
+    parts = e.rows.own_prompts[name]
+    dataset, model = parts[held], e.models[name]
+    pair, answer = make_pair(e, name), make_answer(e, name)
+    prompts = max(len(prompt) for part in parts for prompt in part.prompts)
+    most = model.config.max_positions - prompts
+    place = functools.partial(jax.device_put, device=sharding.rows(e.mesh))
+    rank_V = jnp.asarray(pair.begins.rank_V)
+
+    def read(batch: Batch) -> spans.Scored:
+        rollout, mask_BT = batch.rollout, np.asarray(batch.mask_BT)
+        starts, ends = np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B)
+        live_B = mask_BT.any(axis=1)
+        written = [
+            row[start:end].tolist() if live else []
+            for row, start, end, live in zip(
+                np.asarray(rollout.tokens_BT), starts, ends, live_B
+            )
+        ]
+        rows = [spans.cut(row, most) for row in spans.translate(pair, written)]
+        longest = max(len(row.tokens) for row in rows)
+        width = min(w for w in (*lengths.auto_buckets(most), most) if w >= longest)
+        own = [dataset.prompts[i] for i in np.asarray(batch.prompt_id_B)]
+        prompt_BP, first_B = pad_prompts(own, buckets=(prompts,))
+        asked = spans.ask(rows, width)
+        tokens_BW = np.zeros((len(rows), prompts + width), np.int32)
+        tokens_BW[:, :prompts] = prompt_BP
+        for b, row in enumerate(rows):
+            end = first_B[b] + len(row.tokens)
+            tokens_BW[b, first_B[b] : end] = row.tokens
+        given = (tokens_BW, first_B, *asked)
+        found = []
+        for part in np.array_split(np.arange(len(rows)), e.config.optimizer.accumulate):
+            some = place(tuple(leaf[part] for leaf in given))
+            found.append(jax.device_get(answer(e.frozen[name], rank_V, *some)))
+        own_BR, mass_BRK = (np.concatenate(leaves) for leaves in zip(*found))
+        return spans.score(rows, own_BR, mass_BRK, starts, mask_BT.shape[1])
+
+    return read
+
+
+def make_pair(e: Experiment, name: str) -> spans.Pair:
+    """Both tokenizers, and which special tokens mean the same."""
+    student = inputs.speech(e.config.student.path)
+    teacher = inputs.speech(e.teachers[name].path)
+    dataset = e.rows.own_prompts[name][0]
+    end = dataset.turn_end
+    if end is None:
+        end = teacher.tokenizer.eos_token_id
+    bare = lambda speech, i: i < len(speech.pieces) and speech.pieces[i] is None
+    theirs = teacher.tokenizer.get_vocab()
+    found = {
+        index: theirs[token]
+        for token, index in student.tokenizer.get_vocab().items()
+        if bare(student, index) and token in theirs and bare(teacher, theirs[token])
+    }
+    if end is not None:
+        found |= {index: end for index in e.stop_ids if bare(student, index)}
+    rows = e.models[name].config.vocab_size
+    found = {index: there for index, there in found.items() if there < rows}
+    special = sorted(set(found.values()))
+    return spans.Pair(
+        student, teacher, found, pieces.Begins(teacher.pieces, rows, special)
+    )
+
+
+def make_answer(e: Experiment, name: str):
+    """The compiled side: ``prefixes.masses`` at every token of a teacher's responses.
+
+    ``(params, rank_V, tokens_BW, first_B, *spans.Asked) -> (f32[B, R], f32[B, R, K])``;
+    ``tokens_BW`` are prompts and responses, ``first_B`` where the latter begin.
+    """
+    model = e.models[name]
+    columns = model.config.vocab_size
+    size = experiment.chunk_tokens(e.config, columns)
+
+    @jax.jit
+    def answer(params, rank_V, tokens_BW, first_B, tokens_BR, mask_BR, lo, hi):
+        places_W = jnp.arange(tokens_BW.shape[1])
+        positions_BW = jnp.broadcast_to(places_W, tokens_BW.shape)
+        length_B = first_B + jnp.sum(mask_BR, axis=1)
+        valid_BW = positions_BW < length_B[:, None]
+        hidden_BWD, _ = model.apply(
+            {"params": params}, tokens_BW, positions_BW, valid_BW, return_kv=False
+        )
+        # The state before a token is what predicts it.
+        before_BR = first_B[:, None] - 1 + jnp.arange(tokens_BR.shape[1])
+        before_BR = jnp.clip(before_BR, 0, tokens_BW.shape[1] - 1)
+        hidden_BRD = jnp.take_along_axis(hidden_BWD, before_BR[..., None], axis=1)
+        head = decoder.head(params)
+
+        def of_chunk(chunk):
+            hidden, tokens, mask, lo, hi = chunk
+            logits = logits_of(blank(hidden, mask), head, model.config.logit_cap)
+            return prefixes.masses(logits, tokens, rank_V, lo, hi)
+
+        asked = (hidden_BRD, tokens_BR, mask_BR, lo, hi)
+        return in_chunks(of_chunk, asked, mask_BR, chunk_tokens=size, rows=e.shape.rows)
+
+    return answer
