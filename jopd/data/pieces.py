@@ -12,7 +12,6 @@ import numpy as np
 from jopd.data import vocabulary
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
-ABSENT = -1  # rank of an id that stands for no bytes and no special token
 
 
 def token_bytes(tokenizer) -> list[bytes | None]:
@@ -114,28 +113,26 @@ def _name(tokenizer) -> str:
 
 
 class Begins:
-    """Which ids begin with given bytes, as an interval of ranks.
+    """Which ids begin with given bytes, as an interval of all ids in order.
 
-    Ids are ranked by their bytes, so those that begin alike stand side by side; behind
-    them every special token has a rank of its own.
+    In the order of their bytes ids that begin alike stand side by side; behind them all
+    stand the special tokens that are asked for.
 
     Attributes:
-      rank_V: i32, ``ABSENT`` where an id is no token.
+      order_N: i32, the ids in order.
     """
 
     def __init__(self, pieces: Sequence[bytes | None], rows: int, special=()):
         """``rows`` of a head, of which ``special`` are compared by role."""
-        known = [(text, i) for i, text in enumerate(pieces[:rows]) if text]
-        known.sort()
+        known = sorted((text, i) for i, text in enumerate(pieces[:rows]) if text)
         self._sorted = [text for text, _ in known]
         self._seen: dict[bytes, tuple[int, int]] = {}
-        self.rank_V = np.full(rows, ABSENT, np.int32)
-        self.rank_V[[index for _, index in known]] = np.arange(len(known))
-        for n, index in enumerate(special):
-            self.rank_V[index] = len(known) + n
+        ids = [index for _, index in known]
+        self._alone = {index: len(ids) + n for n, index in enumerate(special)}
+        self.order_N = np.asarray([*ids, *self._alone], np.int32)
 
     def with_prefix(self, text: bytes) -> tuple[int, int]:
-        """Ranks ``lo <= rank < hi`` of the tokens that begin with ``text``."""
+        """The interval ``lo <= n < hi`` of the tokens that begin with ``text``."""
         if text not in self._seen:
             lo = bisect.bisect_left(self._sorted, text)
             bare = text.rstrip(b"\xff")
@@ -146,6 +143,5 @@ class Begins:
         return self._seen[text]
 
     def alone(self, index: int) -> tuple[int, int]:
-        """The rank of one id, as an interval."""
-        rank = int(self.rank_V[index])
-        return rank, rank + 1
+        """The interval of one special token."""
+        return self._alone[index], self._alone[index] + 1

@@ -347,7 +347,7 @@ def score(rows: Sequence[Row], own_BR, mass_BRK, first_B, width: int) -> Scored:
         at, before = (np.array(side) for side in zip(*row.before.items()))
         # A token's factor is at most 1, rounding apart.
         found.logp[b, first + at] = np.minimum(reached[at] - reached[before], 0.0)
-        found.kind[b, first + at] = _kinds(spans, theirs)[at]
+        found.kind[b, first + at] = kinds(spans, theirs)[at]
     return found
 
 
@@ -362,7 +362,7 @@ def _reached(row: Row, own_R: np.ndarray, mass_RK: np.ndarray) -> np.ndarray:
     return found
 
 
-def _kinds(span_T: np.ndarray, span_R: np.ndarray) -> np.ndarray:
+def kinds(span_T: np.ndarray, span_R: np.ndarray) -> np.ndarray:
     """Of every token, were it known."""
     ours, theirs = (
         np.bincount(s, minlength=span_T.max() + 1) for s in (span_T, span_R)

@@ -14,7 +14,7 @@ from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.losses.objective import blank
 from jopd.models import decoder, sharding
-from jopd.setup import experiment, inputs, lengths
+from jopd.setup import experiment, inputs
 from jopd.setup.experiment import Experiment
 from jopd.teachers import spans
 from jopd.types import Batch
@@ -56,7 +56,7 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
     prompts = max(len(prompt) for part in parts for prompt in part.prompts)
     most = model.config.max_positions - prompts
     place = functools.partial(jax.device_put, device=sharding.rows(e.mesh))
-    rank_V = jnp.asarray(pair.begins.rank_V)
+    order_N = jnp.asarray(pair.begins.order_N)
 
     def read(batch: Batch) -> spans.Scored:
         rollout, mask_BT = batch.rollout, np.asarray(batch.mask_BT)
@@ -70,7 +70,7 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
         ]
         rows = [spans.cut(row, most) for row in spans.translate(pair, written)]
         longest = max(len(row.tokens) for row in rows)
-        width = min(w for w in (*lengths.auto_buckets(most), most) if w >= longest)
+        width = min(_rounded(longest), most)
         own = [dataset.prompts[i] for i in np.asarray(batch.prompt_id_B)]
         prompt_BP, first_B = pad_prompts(own, buckets=(prompts,))
         asked = spans.ask(rows, width)
@@ -83,11 +83,17 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
         found = []
         for part in np.array_split(np.arange(len(rows)), e.config.optimizer.accumulate):
             some = place(tuple(leaf[part] for leaf in given))
-            found.append(jax.device_get(answer(e.frozen[name], rank_V, *some)))
+            found.append(jax.device_get(answer(e.frozen[name], order_N, *some)))
         own_BR, mass_BRK = (np.concatenate(leaves) for leaves in zip(*found))
         return spans.score(rows, own_BR, mass_BRK, starts, mask_BT.shape[1])
 
     return read
+
+
+def _rounded(length: int) -> int:
+    """The next power of two, or three quarters of it: few shapes, little padding."""
+    whole = 1 << max(length - 1, 31).bit_length()
+    return whole * 3 // 4 if 4 * length <= 3 * whole else whole
 
 
 def make_pair(e: Experiment, name: str) -> spans.Pair:
@@ -118,15 +124,15 @@ def make_pair(e: Experiment, name: str) -> spans.Pair:
 def make_answer(e: Experiment, name: str):
     """The compiled side: ``prefixes.masses`` at every token of a teacher's responses.
 
-    ``(params, rank_V, tokens_BW, first_B, *spans.Asked) -> (f32[B, R], f32[B, R, K])``;
-    ``tokens_BW`` are prompts and responses, ``first_B`` where the latter begin.
+    ``(params, order_N, tokens_BW, first_B, *spans.Asked)`` to f32[B, R] and
+    f32[B, R, K]; ``tokens_BW`` are prompts and responses, which begin at ``first_B``.
     """
     model = e.models[name]
     columns = model.config.vocab_size
     size = experiment.chunk_tokens(e.config, columns)
 
     @jax.jit
-    def answer(params, rank_V, tokens_BW, first_B, tokens_BR, mask_BR, lo, hi):
+    def answer(params, order_N, tokens_BW, first_B, tokens_BR, mask_BR, lo, hi):
         places_W = jnp.arange(tokens_BW.shape[1])
         positions_BW = jnp.broadcast_to(places_W, tokens_BW.shape)
         length_B = first_B + jnp.sum(mask_BR, axis=1)
@@ -143,7 +149,7 @@ def make_answer(e: Experiment, name: str):
         def of_chunk(chunk):
             hidden, tokens, mask, lo, hi = chunk
             logits = logits_of(blank(hidden, mask), head, model.config.logit_cap)
-            return prefixes.masses(logits, tokens, rank_V, lo, hi)
+            return prefixes.masses(logits, tokens, order_N, lo, hi)
 
         asked = (hidden_BRD, tokens_BR, mask_BR, lo, hi)
         return in_chunks(of_chunk, asked, mask_BR, chunk_tokens=size, rows=e.shape.rows)

@@ -57,12 +57,12 @@ def answered(pair: spans.Pair, rows, logits_of) -> spans.Scored:
     """Rows with the answers of a model: ``logits_of(tokens before) -> f32[V]``."""
     width = max(len(row.tokens) for row in rows)
     asked = spans.ask(rows, width)
-    logits = np.full((len(rows), width, len(pair.begins.rank_V)), 0.0)
+    logits = np.zeros((len(rows), width, len(pair.teacher.pieces)))
     for b, row in enumerate(rows):
         for k in range(len(row.tokens)):
             logits[b, k] = logits_of(tuple(row.tokens[:k]))
     own, mass = prefixes.masses(
-        jnp.asarray(logits), asked.tokens, pair.begins.rank_V, asked.lo, asked.hi
+        jnp.asarray(logits), asked.tokens, pair.begins.order_N, asked.lo, asked.hi
     )
     longest = max(len(row.span) for row in rows)
     return spans.score(rows, own, mass, np.zeros(len(rows), int), longest)

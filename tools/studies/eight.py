@@ -88,3 +88,24 @@ CLAIMS = {
     for arm in ARMS
     if ARMS[arm].get("baseline")
 }
+
+FOUND = """
+Three seeds each; the whole effect of a method is in methods.md.
+
+- **TA-OPD**: its choice of tokens beats a coin that keeps as many (+2.5 ± 1.7) and is
+  level with all tokens: half of the tokens, chosen so, teach what all do.
+- **many faces**: the naive divergence on a support ends in a student that writes
+  nonsense to the limit in all seeds; renormalised it does not.
+- **GNDPO** over its clip alone: +6.0 ± 8.9, not decided; the clip costs 13.7 against
+  plain OPD here, where large log-ratios are what teaches.
+- **FiRe-OPD**'s filter is not better than dropping as many rows by a coin; both lose to
+  all rows.
+- **Rock-Freeze** loses 4.0 ± 1.6 to freezing other ids of like frequency, which itself
+  costs nothing: the tokens that it freezes are ones to learn here.
+- **KAT**'s cut loses 8.7 ± 3.8 in samples to ending rows by a coin, and is level in
+  greedy answers; the coin keeps more tokens.
+- **SG-OPD** and **SCOPE** lose to plain OPD at its rate (-8.2 ± 4.0, -5.9 ± 4.5).
+
+Responses here have 35 tokens, with one right way; what is filtered, cut or frozen is
+signal. The papers' long and noisy responses are another case.
+"""
