@@ -151,8 +151,8 @@ class Runner:
             ended = (place / "summary.json").exists()
             code = 0 if ended else self.start(words, log)
             for name in self.unmeasured(place, seed) if not code else ():
-                measuring_log = place / f"{finished.ALSO}{name}.log"
-                self.start(measuring(self.study, arm, name, place), measuring_log)
+                log = place / f"{finished.ALSO}{name}.log"
+                code = self.start(measuring(self.study, arm, name, place), log)
             found = self.found(arm, seed, rate)
             if found is None and not (spare and diverged(log)):
                 raise SystemExit(f"{arm} seed {seed} failed (exit {code}); see {log}")

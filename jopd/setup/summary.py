@@ -20,6 +20,7 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
         if teacher.weights != "path":
             about += f", weights: {teacher.weights} student"
         about += ", own context" if teacher.context else ""
+        about += ", own tokenizer" if name in e.of_own_tokens else ""
         rows.append((name, about + _share(e, name)))
     for combined in e.panels:
         shares = combined.shares
