@@ -26,14 +26,18 @@ def model_path(path: str) -> str:
     return os.path.expanduser(path)
 
 
-@functools.lru_cache(maxsize=4)
 def speech(path: str) -> spans.Speech:
-    """The tokenizer of a model as bytes.
+    """The tokenizer of a model as bytes; made once for each model.
 
     Raises:
       ValueError: see ``pieces.token_bytes``.
     """
-    tokenizer = load_tokenizer(model_path(path))
+    return _speech(model_path(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _speech(path: str) -> spans.Speech:
+    tokenizer = load_tokenizer(path)
     known = pieces.token_bytes(tokenizer)
     return spans.Speech(tokenizer, known, pieces.leads(tokenizer, known))
 

@@ -80,8 +80,10 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
             end = first_B[b] + len(row.tokens)
             tokens_BW[b, first_B[b] : end] = row.tokens
         given = (tokens_BW, first_B, *asked)
-        found = []
-        for part in np.array_split(np.arange(len(rows)), e.config.optimizer.accumulate):
+        found, several = [], e.config.optimizer.accumulate
+        if len(rows) % (several * e.mesh.devices.size):  # of an evaluation
+            several = 1
+        for part in np.array_split(np.arange(len(rows)), several):
             some = place(tuple(leaf[part] for leaf in given))
             found.append(jax.device_get(answer(e.frozen[name], order_N, *some)))
         own_BR, mass_BRK = (np.concatenate(leaves) for leaves in zip(*found))
