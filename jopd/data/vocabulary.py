@@ -34,8 +34,8 @@ def compare_tokenizers(student, teacher, rows: int = MANY) -> list[str]:
     if not added.issuperset(different) or 2 * len(different) > len(shared):
         raise ValueError(
             f"the tokenizers of student and teacher differ in {len(different)} of "
-            f"{len(shared)} shared ids: {shown}; take a pair with one vocabulary, or give "
-            "the teacher tokenizer='own' (docs/teachers.md)"
+            f"{len(shared)} shared ids: {shown}; take a pair with one vocabulary, or "
+            "give the teacher tokenizer='own' (docs/teachers.md)"
         )
     if not _same_rules(student, teacher):
         cut = [t(PROBE, add_special_tokens=False) for t in (student, teacher)]
