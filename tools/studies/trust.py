@@ -79,16 +79,17 @@ CLAIMS = {
 CURVES = {"kl/reverse": "reverse KL on rollouts", "optim/grad_norm": "gradient norm"}
 
 FOUND = """
-- **Plain OPD does not learn here** (greedy 9.6 -> 7.6, avg@4 +0.7 ± 2.3), at any rate of
-  the grid, with its gradient clipped or not; nor do EOPD and REOPOLD, though the KL
-  falls. The paper's premise is seen.
+- **Plain OPD does not learn here** (greedy 9.6 -> 7.6, avg@4 +0.7 ± 2.3): of its rates
+  the lowest is best, the one that moves least.
+  EOPD and REOPOLD do not learn either, though the KL falls. The paper's premise is seen.
 - **TrOPD beats OPD in greedy answers** (+8.1 ± 6.2); in samples it is not decided.
 - **The forward KL outside of the region is what helps**: without it (mask only) the
   student stays where it was; with it and without a prefix greedy answers double
   (+10.9 ± 5.1) and samples too (+7.0 ± 6.3).
 - **The guiding prefix costs here** (-3.1 ± 2.4 in samples), and one that stays to the
-  end is worst. Prefixes are gold solutions, most of a response at first: 30 updates
-  without a token of the student's own, then a KL above that of plain OPD.
-- Gradient norms of OPD and EOPD are five to ten times those inside of a trust region;
-  what clips them here is `optimizer.clip_norm`, whose lack costs OPD 2.6 ± 2.3 greedily.
+  end is worst. Prefixes are gold solutions, most of a response at first, so that the
+  first updates have next to no tokens of the student's own; the KL then rises above
+  that of plain OPD.
+- Gradient norms of OPD and EOPD are five to ten times those of TrOPD; what bounds them
+  here is `optimizer.clip_norm`, whose lack costs OPD 2.6 ± 2.3 in greedy answers.
 """
