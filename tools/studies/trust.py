@@ -80,8 +80,8 @@ CURVES = {"kl/reverse": "reverse KL on rollouts", "optim/grad_norm": "gradient n
 
 FOUND = """
 - **Plain OPD does not learn here** (greedy 9.6 -> 7.6, avg@4 +0.7 ± 2.3): of its rates
-  the lowest is best, the one that moves least.
-  EOPD and REOPOLD do not learn either, though the KL falls. The paper's premise is seen.
+  the lowest is best, the one that moves least. Nor do EOPD and REOPOLD, though the KL
+  falls. The paper's premise is seen.
 - **TrOPD beats OPD in greedy answers** (+8.1 ± 6.2); in samples it is not decided.
 - **The forward KL outside of the region is what helps**: without it (mask only) the
   student stays where it was; with it and without a prefix greedy answers double
