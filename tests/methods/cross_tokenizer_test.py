@@ -1,10 +1,14 @@
 """DPCA's shares against numbers by hand, and where they are plain log-ratios."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny
+from jopd.losses import scoring, signals
 from jopd.methods import cross_tokenizer
+from jopd.types import Outputs
 
 LOGP = np.log([[0.5, 0.1, 0.25, 0.2]])
 
@@ -63,3 +67,20 @@ def test_weights_by_kind():
     given = scores([[1, 2, 3, 0]], np.zeros((1, 4)), kind=[[1.0, 2.0, 3.0, 0.0]])
     found = cross_tokenizer.by_kind(given, several=0.5, inside=0.25)
     np.testing.assert_array_equal(found, [[1.0, 0.5, 0.25, 0.0]])
+
+
+def test_what_is_unknown_teaches_nothing():
+    """There a teacher agrees with the student; elsewhere it has what it said."""
+    logits, tokens = jnp.asarray([[0.0, 1.0, 2.0]] * 2), jnp.asarray([0, 2])
+    scored = {"teacher": jnp.asarray([1.0, -0.25])}
+
+    def outputs(logits):
+        return Outputs({"student": logits}, tokens, logp, scored=scored)
+
+    logp = jax.nn.log_softmax(logits)[jnp.arange(2), tokens]
+    found = scoring.log_prob(outputs(logits), "teacher")
+    np.testing.assert_allclose(found, [logp[0], -0.25], rtol=1e-6)
+    loss = lambda logits: jnp.sum(signals.policy_gradient(outputs(logits)))
+    slope = jax.grad(loss)(logits)
+    np.testing.assert_array_equal(slope[0], 0.0)
+    assert abs(slope[1]).min() > 0
