@@ -106,9 +106,9 @@ CURVES = {
 }
 
 FOUND = """
-- **At one rate (2e-3) StableOPD does not inflate, and OPD is truncated whole.** OPD's
-  own tuned rate is a sixteenth of it, and does not inflate either; there StableOPD is
-  level with it in samples (+1.5 ± 2.0 over seeds).
+- **At one rate (2e-3) StableOPD does not inflate, and OPD does**: all of its rollouts
+  are truncated at worst. OPD at its own tuned rate, a sixteenth of that, does not
+  inflate either, and StableOPD is level with it in samples (+1.5 ± 2.0 over seeds).
 - **Gold is what does it**: gold without the KL stays as short; a KL of 0.01 or 0.1
   without gold inflates like OPD; one of 0.5 mostly holds the length, and costs answers.
 - **SFT on the same gold rows is better** than StableOPD here (by 10.0 ± 3.5): the
