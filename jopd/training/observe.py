@@ -268,5 +268,7 @@ def goodness(found: dict | None) -> float | None:
         return None
     if found["avg_at_k"] is not None:
         return found["avg_at_k"]
-    apart = found["reverse_kl"] or found.get("sampled_kl")
+    apart = found["reverse_kl"]
+    if apart is None:
+        apart = found.get("sampled_kl")
     return None if apart is None else -apart
