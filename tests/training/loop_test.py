@@ -404,6 +404,9 @@ def test_checkpoints_by_the_clock(models, minutes, saved):
 def test_best_is_judged_by_avg_at_k_then_by_the_divergence():
     assert observe.goodness(None) is None
     assert observe.goodness({"avg_at_k": 0.25, "reverse_kl": 3.0}) == 0.25
+    alone = {"avg_at_k": None, "reverse_kl": 0.0, "sampled_kl": 2.0}
+    assert observe.goodness(alone) == 0.0
+    assert observe.goodness(alone | {"reverse_kl": None}) == -2.0
     assert observe.goodness({"avg_at_k": None, "reverse_kl": 3.0}) == -3.0
     assert observe.goodness({"avg_at_k": None, "reverse_kl": None}) is None
 
