@@ -7,8 +7,8 @@ ABOUT = """
 What selects, filters or whitens is compared with a control: as many rows dropped by a
 coin for FiRe-OPD's filter, as many tokens kept by a coin for TA-OPD, rows ended by a
 coin of 0.02 per token for KAT (not matched in amount), the clip alone for GNDPO, other
-ids of like frequency for Rock-Freeze, the naive form for many faces; and with plain OPD
-or the exact reverse KL. All but the controls are runs of [methods](methods.md), each in
+ids of like frequency for Rock-Freeze, the naive form for many faces, a teacher copied
+every 30 updates or never for CGTR; and with plain OPD or the exact reverse KL. All but the controls are runs of [methods](methods.md), each in
 its regime there; a control has the rate and the budget of its method.
 """
 SEEDS = (0, 1, 2)
@@ -38,6 +38,13 @@ ARMS = {
         loss__opd__normalizer="weights",
     ),
     "FiRe-OPD": methods.shared("fire_opd", "rows dropped by a coin"),
+    "FiRe-OPD's filter alone": _control(
+        "opd",
+        "rows dropped by a coin",
+        loss__opd__weights__rows__function="fire.familiar_rows",
+        loss__opd__weights__rows__drop=0.2,
+        loss__opd__normalizer="weights",
+    ),
     "SCOPE": methods.shared("scope", "OPD, half right"),
     "the clip alone": _control(
         "gndpo",
@@ -46,6 +53,13 @@ ARMS = {
         loss__opd__advantage__scale=False,
     ),
     "GNDPO": methods.shared("gndpo", "the clip alone"),
+    "neither clip nor whitening": _control(
+        "gndpo",
+        "the clip alone",
+        loss__opd__advantage__center=False,
+        loss__opd__advantage__scale=False,
+        loss__opd__advantage__bound=1e6,
+    ),
     "half of the tokens by a coin": _control(
         "ta_opd", "OPD", loss__opd__weights__keep__score="random"
     ),
@@ -66,6 +80,11 @@ ARMS = {
         loss__exact__normalizer="weights",
     ),
     "KAT": methods.shared("kat", "rows ended by a coin"),
+    "refreshed by a clock": _control(
+        "cgtr", "never refreshed", teachers__self__weights="snapshot"
+    ),
+    "never refreshed": _control("cgtr", "", teachers__self__weights="initial"),
+    "CGTR": methods.shared("cgtr", "refreshed by a clock"),
 }
 BASELINE = "OPD"
 METRICS = {

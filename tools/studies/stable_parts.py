@@ -38,6 +38,7 @@ def _stable(**overrides) -> dict:
 
 
 OPD_FAST = "OPD at StableOPD's rate"
+OPD_KEPT = "OPD at StableOPD's rate, truncated rows left out"
 NO_OPD = {"loss.opd.coef": 0.0, "loss.reference.coef": 0.0}
 ARMS = {
     "OPD": {"config": "opd"},
@@ -59,6 +60,14 @@ ARMS = {
         "config": "opd",
         "overrides": {"loss.opd.weights.kept.function": "finished"},
         "rate_of": "OPD",
+    },
+    OPD_KEPT: {
+        "config": "opd",
+        "overrides": {
+            "loss.opd.weights.kept.function": "finished",
+            "loss.opd.normalizer": "weights",
+        },
+        "rate_of": "StableOPD",
     },
 }
 BASELINE = "OPD"
@@ -96,9 +105,7 @@ CLAIMS = {
         "gold only", OPD_FAST
     ),
     "OPD adds to SFT on the same gold": _better("StableOPD", "SFT on the same gold"),
-    "leaving truncated rows out is enough": _lower(
-        "OPD, truncated rows left out", "OPD"
-    ),
+    "leaving truncated rows out is enough": _lower(OPD_KEPT),
 }
 CURVES = {
     "length/truncation_rate": "truncation rate of rollouts",
