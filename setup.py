@@ -44,6 +44,8 @@ setup(
             "nbclient>=0.10",
             "ipykernel>=6",
             "ruff>=0.14",
+            "starlette>=0.46",
+            "uvicorn>=0.30",
         ],
         # The second for a test against a real server, `transformers serve`; the third's
         # losses are private functions, so one version.
@@ -53,6 +55,7 @@ setup(
             "trl==1.16.0",
             "peft>=0.18",
         ],
+        "serve": ["starlette>=0.46", "uvicorn>=0.30"],
         "data": ["datasets>=4", "pyarrow>=18"],
         "track": ["tensorboardX>=2.6", "wandb>=0.20"],
         "tpu": ["jax[tpu]"],

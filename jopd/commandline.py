@@ -54,6 +54,10 @@ def define_writing(max_new_tokens: int) -> None:
     share = "Drop tokens below this share of the best; 0: none."
     flags.DEFINE_float("min_p", 0.0, share)
     flags.DEFINE_integer("seed", 0, "Of the random stream.")
+    define_dtype()
+
+
+def define_dtype() -> None:
     known = ["auto", "float32", "bfloat16"]
     what = "Of the computation; auto: what the model's config.json names."
     flags.DEFINE_enum("dtype", "float32", known, what)

@@ -7,6 +7,18 @@ import json
 PROBE = "In 2024, f(x) = 3.14*x**2;\n\tif x != 17: Año façade  你好 Привет 🙂 don't"
 
 
+def probe(tokenizer) -> str:
+    """What of ``PROBE`` a tokenizer can write; one of letters cannot write all."""
+
+    def able(letter: str) -> bool:
+        try:
+            return bool(tokenizer(letter, add_special_tokens=False)["input_ids"])
+        except Exception:  # whatever a tokenizer raises for what it has not
+            return False
+
+    return "".join(letter for letter in PROBE if able(letter))
+
+
 MANY = 1 << 31  # more than any head has rows
 
 

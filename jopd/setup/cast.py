@@ -16,7 +16,8 @@ from jopd.teachers import roles
 class Cast(NamedTuple):
     """Who plays in a run, by name: the student, and whom its terms or rollouts name.
 
-    ``teachers`` and ``panels`` are as in ``Experiment``; every model has a path.
+    ``teachers`` and ``panels`` are as in ``Experiment``; every model that is here has a
+    path.
     ``pairs``, by path, and ``eos`` are those of ``inputs.check_tokenizers``.
     """
 
@@ -47,6 +48,8 @@ def choose_cast(config, terms) -> Cast:
     known, named = used_teachers(config, terms), needs.models_named(terms)
     paths = {"student": inputs.model_path(config.student.path)}
     for name, teacher in known.items():
+        if teacher.weights == "served":
+            continue
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
         paths[name] = own or paths["student"]
     return Cast(

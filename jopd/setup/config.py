@@ -55,8 +55,11 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "adapter": "",
     }
     c.teacher = {
-        "weights": "path",  # path, or the student: initial live ema snapshot gated
+        "weights": "path",  # path, the student: initial live ema snapshot gated; served
         "path": "demo:teacher",
+        # Served: a server that gives log-probabilities of given tokens, asked as
+        # ``remote`` says, and how it calls the model (docs/teachers.md)
+        **{"url": "", "model": ""},
         "dtype": "float32",  # of weights and computation; auto as for the student
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update

@@ -24,7 +24,7 @@ from jopd.setup import (
 )
 from jopd.setup import rows as row_sets
 from jopd.setup.cast import Cast, choose_cast, copies, load_models
-from jopd.teachers import remote, roles
+from jopd.teachers import remote, roles, served
 
 
 class Experiment(NamedTuple):
@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     ``frozen`` holds the parameters of those that have some of their own and keep them.
     ``panels`` are those that terms name. ``rewards_first``: an update reads rewards, so
     it waits for the verifier. ``generator``: what rollouts run under, "pmap" or "jit".
-    ``server``: of the audit.
+    ``server``: of the audit; ``served``: of the teachers that have one, by name.
     """
 
     config: Any
@@ -55,6 +55,7 @@ class Experiment(NamedTuple):
     stop_ids: tuple[int, ...]
     generator: str
     server: remote.Client | None
+    served: dict[str, served.Client]
     memory: memory.Plan
     notes: list[str]
 
@@ -62,6 +63,11 @@ class Experiment(NamedTuple):
     def of_own_tokens(self) -> set[str]:
         """Teachers with another tokenizer than the student."""
         return roles.of_own_tokens(self.teachers)
+
+    @property
+    def without_logits(self) -> set[str]:
+        """They, and the teachers behind servers."""
+        return set(roles.without_logits(self.teachers))
 
 
 def pick_generator(config, mesh) -> str:
@@ -213,7 +219,12 @@ def build(config, *, train: bool = True) -> Experiment:
     cast = cast._replace(pairs=pairs, eos=eos)
     columns, heads = inputs.shared_vocabulary(shapes, tokenizer)
     panels = cast.panels if train else None
-    positions = {name: shape.max_positions for name, shape in cast.shapes.items()}
+    student, clients = cast.shapes["student"], {}
+    for name, teacher in cast.teachers.items():
+        if teacher.weights == "served":
+            clients[name] = inputs.connect_served(config, name, teacher, tokenizer)
+    positions = dict.fromkeys(clients, student.max_positions)
+    positions |= {name: shape.max_positions for name, shape in cast.shapes.items()}
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
     notes += rows.left_out
     config = in_epochs(config, mix, len(rows.train.prompts))
@@ -248,6 +259,7 @@ def build(config, *, train: bool = True) -> Experiment:
         stop_ids=stop_ids,
         generator=generator,
         server=server,
+        served=clients,
         memory=plan,
         notes=[
             *notes,

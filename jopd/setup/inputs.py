@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jopd.data import pieces, vocabulary
 from jopd.models import files, hf, peft
-from jopd.teachers import remote, spans
+from jopd.teachers import remote, roles, served, spans
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO = "demo:"
@@ -129,17 +129,34 @@ def connect(config) -> remote.Client:
       ConnectionError, ValueError: it is not, or not as the config says.
     """
     c = config.remote
+    more = dict(api=c.api, per_request=c.per_request, body=c.body.to_dict())
+    return remote.connect(c.url, c.model, **more, **_way(config))
+
+
+def connect_served(
+    config, name: str, teacher: roles.Teacher, tokenizer
+) -> served.Client:
+    """A teacher behind a server of its own, asked by the way of ``config.remote``.
+
+    Raises:
+      ConnectionError, ValueError: as ``served.connect``.
+    """
+    more = dict(name=name, body=config.remote.body.to_dict())
+    return served.connect(teacher.url, teacher.model, tokenizer, **more, **_way(config))
+
+
+def _way(config) -> dict:
+    """How servers are asked, see ``servers.reach``."""
+    c = config.remote
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return remote.connect(
-        c.url,
-        c.model,
-        api=c.api,
-        key_env=c.key_env,
-        concurrency=c.concurrency,
-        timeout_seconds=c.timeout_seconds,
-        retries=c.retries,
-        per_request=c.per_request,
-        cache_dir=c.cache_dir or os.path.join(base, "jopd", "remote"),
-        body=c.body.to_dict(),
-        token_budget=c.token_budget,
-    )
+    way = {
+        key: c[key]
+        for key in (
+            "key_env",
+            "concurrency",
+            "timeout_seconds",
+            "retries",
+            "token_budget",
+        )
+    }
+    return way | {"cache_dir": c.cache_dir or os.path.join(base, "jopd", "remote")}

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,15 @@ from jopd.setup import inputs
 DTYPES = "auto", "float32", "bfloat16"
 LOOK = 16  # draws after which texts are searched for a stop string
 PIECE = 4  # draws after which a stream gives what was written
+
+
+class Written(NamedTuple):
+    """One continuation: ``ids`` as drawn, its end among them; ``text`` before a stop
+    string; ``ended``: not only cut at its limit."""
+
+    ids: list[int]
+    text: str
+    ended: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,15 +117,59 @@ class Model:
         if not len(texts):
             return []
         filters = Filter(temperature, top_k, top_p, min_p)
-        given = dict(chat=chat, limit=max_new_tokens, copies=samples)
-        asked, policy = self._asked(texts, filters, **given)
-        every = LOOK if stop_strings else max_new_tokens
-        room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=samples)
+        given = dict(seed=seed, ends=stop_strings, copies=samples)
+        room = dict(limit=max_new_tokens, slots=max_new_tokens)
+        found = self._written(self._encoded(texts, chat), filters, **given, **room)
+        return [[one.text for one in row] for row in found]
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        samples: int = 1,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop_strings: Sequence[str] = (),
+    ) -> list[list["Written"]]:
+        """``generate`` from token ids, with the ids that were drawn.
+
+        Arguments and errors are its; a prompt is read as it is, without a template.
+        """
+        self._check_ends(stop_strings)
+        if not len(prompts):
+            return []
+        filters = Filter(temperature, top_k, top_p, min_p)
+        given = dict(seed=seed, ends=stop_strings, copies=samples)
+        # Many limits are asked of a server, and slots are what programs know.
+        slots = 1 << max(max_new_tokens - 1, 15).bit_length()
+        room = dict(limit=max_new_tokens, slots=slots)
+        return self._written(self._given(prompts), filters, **given, **room)
+
+    def _written(
+        self, dataset: Dataset, filters: Filter, *, seed, ends, copies, limit, slots
+    ) -> list[list["Written"]]:
+        """``copies`` continuations of every prompt of a data set."""
+        asked, policy = self._asked(dataset, filters, limit=limit, copies=copies)
+        every = LOOK if ends else slots
+        room = dict(max_new_tokens=slots, slots=slots, copies=copies)
         request = (self._written_with, asked, jax.random.key(seed), policy)
-        looks = _looks(*request, self._ends(stop_strings), every, **room)
+        looks = _looks(*request, self._ends(ends), every, **room)
         [loop] = collections.deque(looks, maxlen=1)
-        written = collect.responses(self.tokenizer, _join(asked, loop), stop_strings)
-        return [written[i : i + samples] for i in range(0, len(written), samples)]
+        rollout = jax.device_get(_join(asked, loop))
+        whole = collect.responses(self.tokenizer, rollout)
+        texts = [decoding.before_end(text, ends) for text in whole]
+        starts, stops = rollout.prompt_length_B, rollout.length_B
+        found = [
+            Written(row[start:stop].tolist(), text, bool(ended) or text != uncut)
+            for row, start, stop, text, ended, uncut in zip(
+                rollout.tokens_BT, starts, stops, texts, rollout.finished_B, whole
+            )
+        ]
+        return [found[i : i + copies] for i in range(0, len(found), copies)]
 
     def stream(
         self,
@@ -142,7 +195,8 @@ class Model:
         """
         self._check_ends(stop_strings)
         filters = Filter(temperature, top_k, top_p, min_p)
-        asked, policy = self._asked([text], filters, chat=chat, limit=max_new_tokens)
+        dataset = self._encoded([text], chat)
+        asked, policy = self._asked(dataset, filters, limit=max_new_tokens)
         room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens, copies=1)
         request = (self._written_with, asked, jax.random.key(seed), policy)
         prompt, shown = asked.tokens_BP[0, : asked.length_B[0]], 0
@@ -178,12 +232,38 @@ class Model:
             chat_template=chat,
         )
 
-    def _asked(self, texts, filters: Filter, *, chat: str, limit: int, copies: int = 1):
-        """(request, policy) of ``copies`` continuations of every text."""
-        dataset = self._encoded(texts, chat)
+    def _given(self, prompts) -> Dataset:
+        """Prompts that are tokens already, ended as the chat template ends turns."""
+        size = self.config.vocab_size
+        for number, ids in enumerate(prompts):
+            if not len(ids) or min(ids) < 0 or max(ids) >= size:
+                shown = f"{min(ids)} to {max(ids)}" if len(ids) else "none"
+                raise ValueError(
+                    f"prompt {number} has ids {shown}; {self.path} reads at least one, "
+                    f"of 0 to {size - 1}"
+                )
+        rows = [np.asarray(ids, np.int32) for ids in prompts]
+        none, texts = [None] * len(rows), self.tokenizer.batch_decode(rows)
+        names = [str(number) for number in range(len(rows))]
+        flags = [False] * len(rows)
+        return Dataset(
+            rows, none, flags, none, texts, names, {}, turn_end=self._turn_end
+        )
+
+    @functools.cached_property
+    def _turn_end(self) -> int | None:
+        if self.tokenizer.chat_template is None:
+            return None
+        return self._encoded([[dict(role="user", content="?")]], "auto").turn_end
+
+    def _asked(self, dataset: Dataset, filters: Filter, *, limit: int, copies: int = 1):
+        """(request, policy) of ``copies`` continuations of every prompt."""
         longest = max(len(prompt) for prompt in dataset.prompts)
         self._check_positions(longest, limit)
-        widths, rows = (padded(longest, self.config.max_positions),), range(len(texts))
+        widths, rows = (
+            (padded(longest, self.config.max_positions),),
+            range(len(dataset)),
+        )
         asked = collect.ask(dataset, rows, copies=copies, buckets=widths, limit=limit)
         known = self.tokenizer.get_vocab()
         own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}

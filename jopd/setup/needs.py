@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -268,10 +269,10 @@ def check_fact(where: str, fact) -> None:
         )
 
 
-def trace_signals(terms, own_tokens=frozenset()) -> None:
+def trace_signals(terms, without_logits: Mapping[str, str] = {}) -> None:
     """Traces every signal, so that a bad argument is said before anything loads.
 
-    Models of ``own_tokens`` have no logits, but log-probabilities of what was written.
+    ``without_logits`` is that of ``roles``.
 
     Raises:
       ValueError: names the term, and the model whose logits it needs.
@@ -281,8 +282,8 @@ def trace_signals(terms, own_tokens=frozenset()) -> None:
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     for term in terms:
         named = models_named((term,))
-        logits = dict.fromkeys(("student", *(named - own_tokens)), rows)
-        scored = dict.fromkeys(named & own_tokens, token)
+        logits = dict.fromkeys(("student", *(named - without_logits.keys())), rows)
+        scored = dict.fromkeys(named & without_logits.keys(), token)
         written = jax.ShapeDtypeStruct((2,), jnp.int32)
         outputs = Outputs(
             logits, written, token, term.advantage and token, scored=scored
@@ -292,15 +293,17 @@ def trace_signals(terms, own_tokens=frozenset()) -> None:
         except ValueError as error:
             raise ValueError(f"loss.{term.name}: {error}") from error
         except KeyError as error:
-            if not own_tokens.issuperset(error.args):
+            if not without_logits.keys() >= set(error.args):
                 raise
-            raise ValueError(whole(f"loss.{term.name}", error.args[0])) from error
+            name = error.args[0]
+            said = whole(f"loss.{term.name}", name, without_logits[name])
+            raise ValueError(said) from error
 
 
-def whole(who: str, name: str) -> str:
+def whole(who: str, name: str, why: str) -> str:
     """That whole distributions are asked of a model that has none."""
     return (
-        f"{who} compares whole distributions with {name!r}, whose tokenizer is another "
-        f"({name}.tokenizer='own'): it has log-probabilities of what was written; use "
-        "signal='policy_gradient' or another that reads those"
+        f"{who} compares whole distributions with {name!r}, and {name}.{why} gives "
+        "log-probabilities of what was written only; use signal='policy_gradient' or "
+        "another that reads those"
     )

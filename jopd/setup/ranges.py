@@ -110,8 +110,8 @@ TEACHER = {
     "reward_window": COUNT,
     "reward_margin": real(-1e6, 1e6),
     "tail_ratio": real(1, 1e6),
-    "tokenizer": choice("student", "own"),
-    **{"context": TEXT, "route": GROUP},
+    **{"tokenizer": choice("student", "own"), "route": GROUP},
+    **dict.fromkeys(("url", "model", "context"), TEXT),
 }
 
 RANGES = {

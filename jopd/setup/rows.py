@@ -56,9 +56,9 @@ class Rows(NamedTuple):
         """Columns that nothing is made of."""
         return list(dict.fromkeys((*self.train.unread, *self.held.unread)))
 
-    def read_by(self, name: str) -> Dataset:
-        """The training rows as a teacher reads them."""
-        return self.own_prompts[name][0] if name in self.own_prompts else self.train
+    def read_by(self, name: str, *, held: bool = False) -> Dataset:
+        """The training rows as a teacher reads them, or those that are held out."""
+        return self.own_prompts.get(name, (self.train, self.held))[held]
 
     @property
     def held_out(self) -> RowSet:

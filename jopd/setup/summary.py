@@ -15,6 +15,11 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     rows = [("student", f"{_describe(e.base or e.params, e.models['student'].config)}")]
     rows += [("adapter", _adapter(e))] * bool(e.base)
     for name, teacher in e.teachers.items():
+        if name in e.served:
+            how = f"{teacher.model} behind a server, asked by {e.served[name].form}"
+            about = ", own context" if teacher.context else ""
+            rows.append((name, how + about + _share(e, name)))
+            continue
         params = e.frozen.get(name, e.base or e.params)
         about = f"{_describe(params, e.models[name].config)}"
         if teacher.weights != "path":

@@ -10,7 +10,6 @@ from jopd.models import lora
 from jopd.setup import judges, keys, optimizer, ranges
 from jopd.setup.builders import build_terms, one_of
 from jopd.setup.needs import (
-    distributions_read,
     facts_read,
     fields_read,
     frozen_named,
@@ -18,10 +17,9 @@ from jopd.setup.needs import (
     needs_rewards,
     panels_of,
     teachers_of,
-    trace_signals,
-    whole,
 )
 from jopd.setup.validation_rollout import check_rollout
+from jopd.setup.validation_scores import check_without_logits
 from jopd.teachers import audit, peers, probes, remote, roles, similarity
 
 
@@ -53,7 +51,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         _check_teachers(config, terms)
         _check_peers(config, terms)
         _check_probes(config, terms)
-        _check_own_tokens(config, terms)
+        check_without_logits(config, terms)
         _check_rewards(config, terms)
 
 
@@ -209,44 +207,6 @@ def _check_teachers(config: ConfigDict, terms) -> None:
                 "the same weights and no other context the divergence is identically "
                 "zero; name another teacher or give it a context"
             )
-
-
-def _check_own_tokens(config: ConfigDict, terms) -> None:
-    """Teachers with another tokenizer score what was written, and do nothing else."""
-    known = teachers_of(config)
-    others = roles.of_own_tokens(known)
-    trace_signals(terms, frozenset(others))
-    if not others:
-        return
-    for term in terms:
-        made = term._replace(signal=None, advantage=None, weights=(), report=None)
-        wide = (distributions_read(term) | models_named((made,))) & others
-        for name in sorted(wide):
-            raise ValueError(whole(f"loss.{term.name}", name))
-    for panel in panels_of(config):
-        for name in sorted(others.intersection(panel.members)):
-            raise ValueError(whole(f"panels.{panel.name}", name))
-    c = config.rollout
-    keys = {
-        "rollout.prefix.source": c.prefix.source,
-        "rollout.early_stop.teacher": c.early_stop.function and c.early_stop.teacher,
-        "probes.teacher": config.probes.samples and config.probes.teacher,
-        "audit.teacher": config.audit.chunks
-        and config.audit.teacher == "local"
-        and "teacher",
-    }
-    for key, name in keys.items():
-        if name in others:
-            raise ValueError(
-                f"{key} has {name!r} write or read the student's tokens, and its "
-                f"tokenizer is another ({name}.tokenizer='own'); name another model"
-            )
-    if config.objective.temperature != 1:
-        raise ValueError(
-            f"objective.temperature={config.objective.temperature} divides the logits "
-            f"of both models, and {min(others)!r} has another tokenizer, with other "
-            "logits; set objective.temperature=1.0"
-        )
 
 
 def _check_peers(config: ConfigDict, terms) -> None:

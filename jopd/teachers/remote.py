@@ -9,20 +9,19 @@ or that asks the same again, pays nothing twice.
 """
 
 import functools
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jopd.teachers import continuations, replies, secrecy, transport
+from jopd.teachers import continuations, replies, servers
+from jopd.teachers.replies import Kept
+from jopd.teachers.servers import Server
 from jopd.teachers.transport import Unusable, Wire
 
 APIS = ("completions", "chat", "chat_prefill")
 # What a request is about: not for ``body`` to change. A stream is another protocol.
 OWN_FIELDS = ("model", "prompt", "messages", "n", "stream")
-COSTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
-COUNTS = ("requests", "cache_hits", "retries", "failures", *COSTS, "seconds")
+BLAME = "remote.api or remote.per_request"
 KINDS = ("texts", "empty", "refused", "restated")
 INSTRUCTION = (
     "{prompt}\n\nA solution was begun. Continue it from exactly where it stops, in the "
@@ -52,27 +51,20 @@ class Client(NamedTuple):
       continue_texts: ``(prefixes, n, max_tokens, temperature, seeds)`` to n texts for
         each prefix, or None where fewer came back. Sample i of a prefix is drawn with
         its seed + i, as far as the server heeds seeds.
-      counts: ``() -> dict``, totals since ``connect``: requests, cache_hits, retries,
-        failures, ``COSTS`` (as the server reports them), seconds (spent waiting, over
-        all requests), and of what came back ``KINDS``.
+      counts: ``() -> dict``, totals since ``connect``: ``servers.COUNTS``, and of what
+        came back ``KINDS``.
     """
 
     continue_texts: Callable[..., list[list[str] | None]]
     counts: Callable[[], dict[str, float]]
 
 
-class Unpaid(Unusable):
-    """A request that was not sent: the budget is used up."""
-
-
 class _Settings(NamedTuple):
-    wire: Wire
+    server: Server
     model: str
     api: str
     per_request: int
-    cache_dir: Path | None
     body: Mapping
-    token_budget: int
 
 
 def connect(
@@ -80,53 +72,28 @@ def connect(
     model: str,
     *,
     api: str = "completions",
-    key_env: str = "",
-    concurrency: int = 8,
-    timeout_seconds: float = 60.0,
-    retries: int = 5,
     per_request: int = 0,
-    cache_dir: str | Path | None = None,
     body: Mapping | None = None,
-    token_budget: int = 0,
+    **way,
 ) -> Client:
     """Asks the server for its models, before anything expensive is done.
 
     Args:
-      url: up to and with the version, e.g. ``http://localhost:8000/v1``; may have a
-        login (``https://user:password@host/v1``).
-      model: as the server calls it.
+      url, model, way: of ``servers.reach``, errors as there.
       api: "completions" continues prompt + response as one text. "chat_prefill" sends
         the response as an open assistant turn (``continue_final_message``, as vLLM and
         SGLang take it). "chat" works with every chat server: it asks for the rest in
         words (``INSTRUCTION``) and cuts off openers, quotes and a restated prefix.
-      key_env: environment variable that holds the API key; empty: none is sent.
-      concurrency: requests under way at one time.
-      timeout_seconds: from a request to the end of its reply.
-      retries: repetitions after a refused connection, a time-out, 429 or 5xx, with
-        exponential backoff and jitter; ``Retry-After`` is heeded.
       per_request: samples asked of one request, for servers that do not know ``n``; 0:
         all in one.
-      cache_dir: None: nothing is kept.
       body: fields that every request has, too; None takes a field out.
-      token_budget: no request is sent once so many tokens, read and written, were paid
-        since ``connect``; those under way are still answered. 0: no limit.
-
-    Raises:
-      ConnectionError: the server does not answer. ValueError: it has no such model,
-      the key is refused, its variable is not set, or the cache cannot be written.
     """
     if api not in APIS:
         raise ValueError(f"remote.api={api!r} is unknown; use one of {', '.join(APIS)}")
     body = dict(body or {})
     check_body(body, per_request)
-    url, login = secrecy.without_login(url.rstrip("/"))
-    key = _key(key_env, login)
-    wire = Wire(url, login, key, concurrency, timeout_seconds, retries)
-    folder = Path(cache_dir).expanduser() if cache_dir else None
-    replies.check(folder)
-    ask = lambda calls: transport.run(transport.gathered(wire, calls))
-    ask([functools.partial(_probe, wire, model)])
-    settings = _Settings(wire, model, api, per_request, folder, body, token_budget)
+    server = servers.reach(url, model, **way)
+    settings = _Settings(server, model, api, per_request, body)
     totals = Counter()
 
     def continue_texts(prefixes, n, max_tokens, temperature, seeds):
@@ -143,16 +110,16 @@ def connect(
             for prefix, seed in zip(prefixes, seeds, strict=True)
             for i, size in zip(range(0, n, per), sizes)
         ]
-        replies = ask(calls)
-        _stop_if_unpaid(replies, settings, totals)
-        _stop_if_all_failed(replies, settings)
+        replies = servers.ask(server, totals, calls, BLAME)
         each = len(sizes)
         return [
             _joined(totals, replies[i * each : (i + 1) * each], prefix, api)
             for i, prefix in enumerate(prefixes)
         ]
 
-    return Client(continue_texts, lambda: {k: totals[k] for k in (*COUNTS, *KINDS)})
+    return Client(
+        continue_texts, lambda: {k: totals[k] for k in (*servers.COUNTS, *KINDS)}
+    )
 
 
 def check_body(body: Mapping, per_request: int) -> None:
@@ -166,52 +133,6 @@ def check_body(body: Mapping, per_request: int) -> None:
                 f"remote.body.{name}={body[name]!r} cannot be: the run decides on it"
                 + ("; remote.per_request=1 lets n=None" if name == "n" else "")
             )
-
-
-def _key(key_env: str, login) -> str:
-    """The key in a variable, empty where none is named."""
-    if not key_env:
-        return ""
-    if key_env not in os.environ:
-        raise ValueError(
-            f"remote.key_env={key_env!r}: no such environment variable; export it, "
-            "or set remote.key_env='' for a server without keys"
-        )
-    if login:
-        raise ValueError(
-            f"remote.key_env={key_env!r} and the login in remote.url are two ways to "
-            "say who asks; leave one out"
-        )
-    return secrecy.usable_key(os.environ[key_env], key_env)
-
-
-async def _probe(wire: Wire, model: str, http) -> None:
-    remedy = "start the server, or correct remote.url"
-    try:
-        reply = await transport.fetch(http, wire, "GET", "models")
-    except Unusable as error:
-        raise ConnectionError(
-            f"the teacher's server at {wire.url} does not answer ({error}); {remedy}"
-        ) from None
-    if reply.status in (401, 403):
-        raise ValueError(transport.refused(wire, reply))
-    if reply.status == 404:
-        return  # no list of models is no fault; the first request will tell
-    try:
-        if reply.status != 200:
-            raise ValueError
-        known = [str(entry["id"]) for entry in reply.json()["data"]]
-    except (ValueError, LookupError, TypeError):
-        raise ConnectionError(
-            f"{wire.url}/models answers {reply.status} "
-            f"{wire.hide(reply.text)[:80]!r}, which is no OpenAI-compatible list of "
-            f"models; {remedy}"
-        ) from None
-    if known and model not in known:
-        raise ValueError(
-            f"remote.model={model!r} is not on {wire.url}; it serves "
-            f"{', '.join(known[:8])}"
-        )
 
 
 def _request(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> dict:
@@ -239,30 +160,11 @@ def _request(s: _Settings, prefix: Prefix, n, max_tokens, temperature, seed) -> 
 
 async def _answer(s: _Settings, totals: Counter, n: int, request: dict, http):
     """The n texts of one request, from the cache if they are there; or ``Unusable``."""
-    place = replies.file_of(s.cache_dir, s.wire.url, s.api, request)
-    found = replies.texts(place, n)
-    if found is not None:
-        totals.update(cache_hits=1)
-        return found
-    if s.token_budget and (totals["uncounted"] or _paid(totals) >= s.token_budget):
-        return Unpaid()
     path = "completions" if s.api == "completions" else "chat/completions"
-    try:
-        reply = await transport.post(http, s.wire, totals, path, request)
-        found = _texts(s.wire, reply, s.api, n)
-    except Unusable as error:
-        totals.update(failures=1)
-        return error
-    spent = transport.spent(reply)
-    totals.update(spent, uncounted=not _paid(spent))
-    if place is not None:
-        shown = secrecy.hidden_within(request)
-        replies.write(place, {"request": shown, "texts": found, "usage": spent})
-    return found
-
-
-def _paid(counts: Mapping) -> int:
-    return counts["prompt_tokens"] + counts["completion_tokens"]
+    read = functools.partial(_texts, s.server.wire, api=s.api, n=n)
+    place = replies.file_of(s.server.cache_dir, s.server.wire.url, s.api, request)
+    kept = Kept(place, "texts", n, str)
+    return await servers.answer(s.server, totals, path, request, read, kept, http)
 
 
 def _texts(wire: Wire, reply: dict, api: str, n: int) -> list[str]:
@@ -299,31 +201,3 @@ def _joined(totals: Counter, replies, prefix: Prefix, api: str) -> list[str] | N
         restated=texts.count(None),
     )
     return None if None in texts or any(refused) else texts
-
-
-def _stop_if_unpaid(replies: Sequence, s: _Settings, totals: Counter) -> None:
-    kept = f"what was answered is in {s.cache_dir or 'no cache'}"
-    if s.token_budget and totals["uncounted"]:
-        raise ValueError(
-            f"remote.token_budget={s.token_budget:,} cannot be kept: the server at "
-            f"{s.wire.url} does not say how many tokens a reply took; {kept}; set it "
-            "to 0"
-        )
-    if any(isinstance(reply, Unpaid) for reply in replies):
-        raise ValueError(
-            f"remote.token_budget={s.token_budget:,} is used up: {_paid(totals):,} "
-            f"tokens were paid since this start, and each start counts anew; {kept}. "
-            "Run the same command again for as many more, or raise it"
-        )
-
-
-def _stop_if_all_failed(replies: Sequence, s: _Settings) -> None:
-    """One lost chunk is dropped; a server that answers nothing ends the run."""
-    if replies and all(isinstance(reply, Unusable) for reply in replies):
-        raise ConnectionError(
-            f"the teacher's server at {s.wire.url} answered none of {len(replies)} "
-            f"requests ({replies[0]}), the failed ones repeated up to {s.wire.retries} "
-            f"times; what was answered before is in {s.cache_dir or 'no cache'}: start "
-            "it, or correct remote.api or remote.per_request, and run the same command "
-            "again"
-        )

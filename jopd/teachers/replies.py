@@ -6,6 +6,9 @@ import os
 import threading
 import warnings
 from pathlib import Path
+from typing import NamedTuple
+
+FIELDS = {"texts", "numbers"}  # that a reply may be read for
 
 
 def file_of(folder: Path | None, *request) -> Path | None:
@@ -16,18 +19,31 @@ def file_of(folder: Path | None, *request) -> Path | None:
     return folder / name[:2] / f"{name}.json"
 
 
-def texts(path: Path | None, n: int) -> list[str] | None:
-    """The ``n`` texts of a reply; None where none is kept, or a damaged one."""
+class Kept(NamedTuple):
+    """A reply on disk, or the place of one: ``count`` values of a ``kind``.
+
+    ``path`` None: nothing is kept.
+    """
+
+    path: Path | None
+    field: str
+    count: int
+    kind: type | tuple[type, ...]
+
+
+def read(kept: Kept) -> list | None:
+    """The values of a reply; None where none is kept, or a damaged one."""
+    path, field, count, kind = kept
     if path is None or not path.exists():
         return None
     try:
         content = json.loads(path.read_bytes())
-        found = content["texts"]
-        whole = isinstance(found, list) and all(isinstance(x, str) for x in found)
-        if not whole or len(found) != n:
-            raise ValueError(f"not {n} texts")
+        found = content[field]
+        whole = isinstance(found, list) and all(isinstance(x, kind) for x in found)
+        if not whole or len(found) != count:
+            raise ValueError(f"not {count} {field}")
         if content.get("sha256", _sum(found)) != _sum(found):
-            raise ValueError("other texts than were kept")
+            raise ValueError(f"other {field} than were kept")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         warnings.warn(f"{path} is damaged ({why:.80}); it is asked again", stacklevel=2)
@@ -52,13 +68,13 @@ def check(folder: Path | None) -> None:
 
 def write(path: Path, value: dict) -> None:
     """A reader sees the whole file or none, whoever else writes the same one."""
-    if "texts" in value:
-        value = value | {"sha256": _sum(value["texts"])}
+    for field in FIELDS & value.keys():
+        value = value | {"sha256": _sum(value[field])}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_text(json.dumps(value), encoding="utf-8")
     temporary.replace(path)
 
 
-def _sum(texts: list[str]) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+def _sum(values: list) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -7,6 +7,7 @@
     ema        t <- (1 - rate) t + rate s after every update s of the student
     snapshot   the student as it was at the last multiple of ``every_steps``
     gated      the student as it was when its reward had risen, see ``teachers.gate``
+    served     behind a server that gives log-probabilities, see ``teachers.served``
 
 A teacher with a ``context`` reads another prompt than the student before the same
 response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
@@ -30,9 +31,9 @@ import numpy as np
 from jopd.data import rewards, turns
 from jopd.data.sources import Example
 from jopd.losses.panel import Panel
-from jopd.teachers import gate
+from jopd.teachers import gate, secrecy
 
-WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated")
+WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated", "served")
 MOVING = ("ema", "snapshot", "gated")
 ROUTE = ("field", "equals")
 FIELDS = ("question", "answer", "solution", "peer")
@@ -44,6 +45,7 @@ class Teacher(NamedTuple):
     Attributes:
       weights: one of ``WEIGHTS``.
       path: of the model directory, for ``path`` only.
+      url, model: of the server, and how that calls the model, for ``served`` only.
       dtype: of compute.
       quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
       rate: the student's share in an ``ema`` update, in (0, 1].
@@ -63,6 +65,8 @@ class Teacher(NamedTuple):
 
     weights: str = "path"
     path: str = ""
+    url: str = ""
+    model: str = ""
     dtype: str = "float32"
     quantize: str = ""
     rate: float = 0.05
@@ -90,8 +94,23 @@ def check(name: str, teacher: Teacher) -> None:
     if teacher.weights == "path" and not teacher.path:
         raise ValueError(
             f"a term compares with {name!r}, but {name}.path is empty; name a model, "
-            f"or set {name}.weights to initial, live, ema or snapshot"
+            f"or set {name}.weights to initial, live, ema, snapshot or served"
         )
+    for key in ("url", "model"):
+        asked, given = teacher.weights == "served", getattr(teacher, key)
+        if asked and not given:
+            raise ValueError(
+                f"{name}.weights='served' needs {name}.{key}, "
+                + {"url": "such as 'http://localhost:8000/v1'"}.get(
+                    key, "its name there"
+                )
+            )
+        if given and not asked:
+            raise ValueError(
+                f"{name}.{key}={secrecy.hidden_within({key: given})[key]!r} is for "
+                f"{name}.weights='served'; {name}.weights={teacher.weights!r} asks no "
+                "server"
+            )
     if teacher.quantize not in ("", "int8"):
         raise ValueError(
             f"{name}.quantize={teacher.quantize!r} is unknown; use 'int8', or '' for "
@@ -99,13 +118,13 @@ def check(name: str, teacher: Teacher) -> None:
         )
     if teacher.quantize and teacher.weights != "path":
         raise ValueError(
-            f"{name}.quantize={teacher.quantize!r} is for models of their own that "
-            f"never change; {name}.weights={teacher.weights!r} is made of the student"
+            f"{name}.quantize={teacher.quantize!r} is for weights='path', models that "
+            f"are read here and never change; {name}.weights={teacher.weights!r}"
         )
     if teacher.tokenizer != "student" and teacher.weights != "path":
         raise ValueError(
-            f"{name}.tokenizer={teacher.tokenizer!r} is for models of their own; "
-            f"{name}.weights={teacher.weights!r} is made of the student"
+            f"{name}.tokenizer={teacher.tokenizer!r} is for weights='path'; with "
+            f"{name}.weights={teacher.weights!r} it is the student's"
         )
     if teacher.weights == "ema" and not 0 < teacher.rate <= 1:
         raise ValueError(f"{name}.rate={teacher.rate} must be in (0, 1]")
@@ -178,6 +197,16 @@ def fields_of(name: str, context: str) -> tuple[str, ...]:
 def of_own_tokens(teachers: Mapping[str, Teacher]) -> set[str]:
     """Who has another tokenizer than the student."""
     return {name for name in teachers if teachers[name].tokenizer == "own"}
+
+
+def without_logits(teachers: Mapping[str, Teacher]) -> dict[str, str]:
+    """Who gives log-probabilities of what was written, no whole distributions: by name
+    the key that says so."""
+    return {
+        name: "weights='served'" if teacher.weights == "served" else "tokenizer='own'"
+        for name, teacher in teachers.items()
+        if teacher.weights == "served" or teacher.tokenizer == "own"
+    }
 
 
 def reads_peer(teacher: Teacher) -> bool:

@@ -21,6 +21,8 @@ from jopd.training import sums, workdir
 NAME = "inputs.json"
 TOKENS, ENDS = FOLLOWING = ("tokens of the rows", "ends of responses")
 SHOWN = 12  # characters of a hash in an error
+ANSWERS = "log-probabilities of a probe text by the server of "
+APART = 0.05  # nats, in the mean; sums in another order move less, also in bfloat16
 
 
 def check(directory: Path, now: dict[str, str]) -> None:
@@ -62,13 +64,20 @@ def keep(directory: Path, now: dict[str, str]) -> None:
 
 def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What differs, in words; what follows from others only where none of them does."""
-    differ = [name for name in before if before[name] != now.get(name)]
+    differ = [name for name in before if not _same(name, before[name], now.get(name))]
     causes = [name for name in differ if not name.startswith(FOLLOWING)]
     differ = causes or differ
     return [
         f"{name} had {_short(before[name])} and has {_short(now.get(name, 'nothing'))}"
         for name in differ
     ]
+
+
+def _same(name: str, before: str, now: str | None) -> bool:
+    if now is None or not name.startswith(ANSWERS):
+        return before == now
+    a, b = (np.array(side.split(), float) for side in (before, now))
+    return a.shape == b.shape and bool(np.abs(a - b).mean() <= APART)
 
 
 def _short(fact: str) -> str:
@@ -98,6 +107,10 @@ def found(e: Experiment) -> dict[str, str]:
             for name, data in rows.own_prompts.items()
         },
         **_weights(e),
+        **{
+            f"{ANSWERS}{name}": " ".join(f"{logp:.2f}" for logp in client.probe)
+            for name, client in e.served.items()
+        },
     }
 
 

@@ -19,7 +19,7 @@ def deal_rows(e: Experiment):
     own = {
         name: train
         for name, (train, _) in e.rows.own_prompts.items()
-        if name not in e.of_own_tokens
+        if name not in e.without_logits
     }
     parts = sharding.row_shards(e.mesh), e.config.optimizer.accumulate
 

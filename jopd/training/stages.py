@@ -10,7 +10,7 @@ from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
 from jopd.setup import lengths
 from jopd.setup.experiment import Experiment
-from jopd.training import own_tokens, step
+from jopd.training import own_tokens, served, step
 from jopd.training.annotations import make_annotate
 from jopd.training.placing import deal_rows, place_rows
 from jopd.training.writers import (
@@ -43,7 +43,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     whole = functools.partial(lora.joined, base=e.base)
     wholes = lambda frozen: {name: whole(params) for name, params in frozen.items()}
     beside = functools.partial(beside_base, e)
-    here = sorted(e.teachers.keys() - e.of_own_tokens)
+    here = sorted(e.teachers.keys() - e.without_logits)
     models = {name: e.models[name] for name in ("student", *here)}
     student = models["student"]
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
@@ -112,7 +112,7 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     only serve terms.
     """
     c, rows = e.config, evaluation_rows(e)
-    compared = {"student", "teacher"} & e.models.keys() - e.of_own_tokens
+    compared = {"student", "teacher"} & e.models.keys() - e.without_logits
     models = {name: e.models[name] for name in sorted(compared)}
     token_facts = step.make_facts(models, e.shape)
     own = {name: held for name, (_, held) in e.rows.own_prompts.items()}
@@ -121,6 +121,8 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     scored = lambda batch: batch
     if "teacher" in e.of_own_tokens:
         scored = own_tokens.make_scored(e, "teacher")
+    elif "teacher" in e.served:
+        scored = served.make_scored(e, "teacher")
     drawn = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
     copies = shared_reading(e, rows, c.eval.k)
     bound = functools.partial(

@@ -97,7 +97,11 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
 
 def about(e: Experiment) -> dict:
     """What a model card says of a run beside its config and its evaluations."""
-    whose = lambda t: t.path if t.weights == "path" else f"the {t.weights} student"
+
+    def whose(t) -> str:
+        known = {"path": t.path, "served": f"{t.model}, behind a server"}
+        return known.get(t.weights, f"the {t.weights} student")
+
     return {
         "rows": [len(e.rows.train.prompts), len(e.rows.held.prompts)],
         "teachers": {name: whose(teacher) for name, teacher in e.teachers.items()},

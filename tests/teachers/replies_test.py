@@ -5,14 +5,20 @@ import pytest
 from jopd.teachers import replies
 
 
+def kept(path) -> replies.Kept:
+    return replies.Kept(path, "texts", 2, str)
+
+
 def test_a_reply_is_found_by_the_whole_request(tmp_path):
     place = replies.file_of(tmp_path, "http://a", {"seed": 1, "n": 2})
     assert place == replies.file_of(tmp_path, "http://a", {"n": 2, "seed": 1})
     assert place != replies.file_of(tmp_path, "http://a", {"n": 2, "seed": 2})
-    assert replies.file_of(None, "http://a") is None and replies.texts(None, 2) is None
-    assert replies.texts(place, 2) is None, "nothing there is no damage"
+    assert (
+        replies.file_of(None, "http://a") is None and replies.read(kept(None)) is None
+    )
+    assert replies.read(kept(place)) is None, "nothing there is no damage"
     replies.write(place, {"texts": ["a", "\N{SNOWMAN}"]})
-    assert replies.texts(place, 2) == ["a", "\N{SNOWMAN}"]
+    assert replies.read(kept(place)) == ["a", "\N{SNOWMAN}"]
     replies.check(tmp_path)
     assert list(tmp_path.rglob("*.*")) == [place]
 
@@ -37,7 +43,7 @@ def test_a_damaged_one_is_a_warning(tmp_path, content):
     path = tmp_path / "reply.json"
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"reply.json is damaged \(.*asked again"):
-        assert replies.texts(path, 2) is None
+        assert replies.read(kept(path)) is None
     replies.write(path, {"texts": ["a", "b"]})
     assert json.loads(path.read_text())["texts"] == ["a", "b"]
 
@@ -47,6 +53,6 @@ def test_other_texts_than_were_kept_are_damage(tmp_path):
     replies.write(path, {"texts": ["a", "b"]})
     path.write_text(path.read_text().replace('"b"', '"c"'))
     with pytest.warns(UserWarning, match="other texts than were kept"):
-        assert replies.texts(path, 2) is None
+        assert replies.read(kept(path)) is None
     path.write_text('{"texts": ["a", "c"]}')  # as it was kept before there was a sum
-    assert replies.texts(path, 2) == ["a", "c"]
+    assert replies.read(kept(path)) == ["a", "c"]

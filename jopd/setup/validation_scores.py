@@ -1,0 +1,83 @@
+"""Rejects what asks more of a teacher than log-probabilities of what was written.
+
+Those with another tokenizer, or behind a server, give no more.
+"""
+
+from ml_collections import ConfigDict
+
+from jopd.setup.needs import (
+    distributions_read,
+    facts_read,
+    models_named,
+    panels_of,
+    teachers_of,
+    trace_signals,
+    whole,
+)
+from jopd.teachers import roles, spans
+
+
+def check_without_logits(config: ConfigDict, terms) -> None:
+    """Raises ValueError: names the term or key, and what to use instead."""
+    known = teachers_of(config)
+    others = roles.without_logits(known)
+    trace_signals(terms, others)
+    _check_spans(terms, roles.of_own_tokens(known))
+    if not others:
+        return
+    _check_distributions(config, terms, others)
+    for name in sorted(others):
+        if roles.reads_peer(known[name]):
+            raise ValueError(
+                f"{name}.context={known[name].context!r} shows {{peer}}, which changes "
+                f"from batch to batch; {name}.{others[name]} reads prompts that do not"
+            )
+    _check_writers(config, others)
+    if config.objective.temperature != 1:
+        first = min(others)
+        raise ValueError(
+            f"objective.temperature={config.objective.temperature} divides the logits "
+            f"of both models, and {first}.{others[first]} has none; set "
+            "objective.temperature=1.0"
+        )
+
+
+def _check_spans(terms, of_own_tokens: set[str]) -> None:
+    """How tokens lie on a teacher's is known where it has its own."""
+    for term in terms:
+        for fact in sorted(facts_read(term)):
+            key, _, name = fact.partition("/")
+            if key in spans.Scored._fields and name not in of_own_tokens:
+                raise ValueError(
+                    f"loss.{term.name} reads {fact}, how the student's tokens lie on "
+                    f"those of {name!r}, which is for {name}.tokenizer='own'"
+                )
+
+
+def _check_distributions(config: ConfigDict, terms, others) -> None:
+    for term in terms:
+        made = term._replace(signal=None, advantage=None, weights=(), report=None)
+        wide = distributions_read(term) | models_named((made,))
+        for name in sorted(wide & others.keys()):
+            raise ValueError(whole(f"loss.{term.name}", name, others[name]))
+    for panel in panels_of(config):
+        for name in sorted(others.keys() & panel.members):
+            raise ValueError(whole(f"panels.{panel.name}", name, others[name]))
+
+
+def _check_writers(config: ConfigDict, others) -> None:
+    c = config.rollout
+    keys = {
+        "rollout.prefix.source": c.prefix.source,
+        "rollout.early_stop.teacher": c.early_stop.function and c.early_stop.teacher,
+        "probes.teacher": config.probes.samples and config.probes.teacher,
+        "audit.teacher": config.audit.chunks
+        and config.audit.teacher == "local"
+        and "teacher",
+    }
+    for key, name in keys.items():
+        if name in others:
+            raise ValueError(
+                f"{key} has {name!r} write, or read along, with the student's tokens, "
+                f"which {name}.{others[name]} cannot; name another model"
+            )
