@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 
 from jopd.losses import groups, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
+from jopd.losses.elsewhere import Likely, likely_in, scored_in, spread
 from jopd.losses.heads import exact_logp, logits_of, tempered
 from jopd.losses.panel import Panel
 from jopd.losses.scoring import (
@@ -101,6 +102,7 @@ class Chunked(NamedTuple):
     hidden: dict[str, jax.Array]
     serves: dict[str, jax.Array]
     scored: dict[str, jax.Array]
+    likely: dict[str, Likely]
     weighed: dict[str, Weighed]
 
 
@@ -233,15 +235,6 @@ def facts(
     )
 
 
-def scored_in(batch: Batch) -> dict[str, jax.Array]:
-    """``Outputs.scored`` of whole rows: what annotations found of models elsewhere."""
-    return {
-        key.removeprefix("logp/"): value
-        for key, value in batch.extra.items()
-        if key.startswith("logp/")
-    }
-
-
 def _per_token(batch: Batch) -> dict[str, jax.Array]:
     """``Batch.serves`` as bool[B, T]."""
     shape = batch.mask_BT.shape
@@ -340,6 +333,7 @@ def objective(
         hidden={name: align(value) for name, value in frozen_hidden.items()},
         serves=_per_token(batch),
         scored=scored_in(batch),
+        likely=likely_in(batch),
         weighed=weighed,
     )
     heads = _read(frozen_heads, frozen_hidden, cut.vocabulary)
@@ -382,6 +376,8 @@ def _strip_loss(
     """Loss of some tokens of a chunk, from all models' logits, and its parts."""
     others, rows = rest
     logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
+    for name, likely in rows.likely.items():
+        logits[name] = spread(likely, rows.scored[name], logits["student"])
     logits |= panel.combine_all(panels, logits, rows.serves)
     logp = exact_logp(logits, rows.tokens) if exactly else None
     written = rows.tokens, rows.behavior_logp

@@ -30,6 +30,8 @@ def token_facts(outputs: Outputs) -> dict[str, jax.Array]:
     facts, logits = {}, outputs.logits
     for name in outputs.scored:
         facts[f"logp/{name}"] = log_prob(outputs, name)
+    # Of a model that is not here, a part of its logits at the most.
+    logits = {name: logits[name] for name in logits if name not in outputs.scored}
     for name, rows in logits.items():
         facts[f"logp/{name}"] = log_prob(outputs, name)
         facts[f"entropy/{name}"] = divergences.entropy(rows)

@@ -1,4 +1,5 @@
-"""A model behind HTTP.
+"""A model behind HTTP, by OpenAI's protocol: who asks, what is read together, answers.
 
-For a further field of requests change `protocol`, for a further route `app`.
+Uses ``setup.model`` and rooms below. A new field of requests goes to ``protocol``, a
+new route to ``app``.
 """

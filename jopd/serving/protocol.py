@@ -355,4 +355,4 @@ def _by_id(model: Model, prompt, read: Read, t: int, k: int) -> dict | None:
     }
     own = {"logprob": float(read.logp[t - 1])}
     own |= {"decoded_token": model.tokenizer.decode([prompt[t]])}
-    return found if str(prompt[t]) in found else found | {str(prompt[t]): own}
+    return {str(prompt[t]): own} | found  # its own first, as vLLM has it

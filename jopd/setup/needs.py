@@ -269,10 +269,13 @@ def check_fact(where: str, fact) -> None:
         )
 
 
-def trace_signals(terms, without_logits: Mapping[str, str] = {}) -> None:
+def trace_signals(
+    terms, without_logits: Mapping[str, str] = {}, top_k: Mapping[str, int] = {}
+) -> None:
     """Traces every signal, so that a bad argument is said before anything loads.
 
-    ``without_logits`` is that of ``roles``.
+    ``without_logits`` is that of ``roles``; ``top_k`` how many likely tokens of them
+    are known, by name.
 
     Raises:
       ValueError: names the term, and the model whose logits it needs.
@@ -282,7 +285,9 @@ def trace_signals(terms, without_logits: Mapping[str, str] = {}) -> None:
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     for term in terms:
         named = models_named((term,))
-        logits = dict.fromkeys(("student", *(named - without_logits.keys())), rows)
+        here = named - without_logits.keys()
+        here |= {name for name in top_k if reads_likely(term.signal, top_k[name])}
+        logits = dict.fromkeys(("student", *(named & here)), rows)
         scored = dict.fromkeys(named & without_logits.keys(), token)
         written = jax.ShapeDtypeStruct((2,), jnp.int32)
         outputs = Outputs(
@@ -300,10 +305,26 @@ def trace_signals(terms, without_logits: Mapping[str, str] = {}) -> None:
             raise ValueError(said) from error
 
 
+def reads_likely(signal, top_k: int) -> bool:
+    """Whether a signal reads no more of the other model than its ``top_k`` likeliest
+    tokens: it has a k of at most that, and no other support."""
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(signal).parameters.items()
+    }
+    k = given.get("k")
+    return k is not None and k <= top_k and given.get("support", "teacher") == "teacher"
+
+
 def whole(who: str, name: str, why: str) -> str:
     """That whole distributions are asked of a model that has none."""
     return (
         f"{who} compares whole distributions with {name!r}, and {name}.{why} gives "
         "log-probabilities of what was written only; use signal='policy_gradient' or "
         "another that reads those"
+        + (
+            f", or one with a k on the teacher's likeliest tokens, and {name}.top_k of "
+            "as many"
+        )
+        * (why != "tokenizer='own'")
     )

@@ -110,7 +110,7 @@ TEACHER = {
     "reward_window": COUNT,
     "reward_margin": real(-1e6, 1e6),
     "tail_ratio": real(1, 1e6),
-    **{"tokenizer": choice("student", "own"), "route": GROUP},
+    **{"tokenizer": choice("student", "own"), "route": GROUP, "top_k": whole(0, 1024)},
     **dict.fromkeys(("url", "model", "context"), TEXT),
 }
 

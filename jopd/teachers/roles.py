@@ -46,6 +46,7 @@ class Teacher(NamedTuple):
       weights: one of ``WEIGHTS``.
       path: of the model directory, for ``path`` only.
       url, model: of the server, and how that calls the model, for ``served`` only.
+      top_k: likeliest tokens at every place that the server is asked for, too.
       dtype: of compute.
       quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
       rate: the student's share in an ``ema`` update, in (0, 1].
@@ -67,6 +68,7 @@ class Teacher(NamedTuple):
     path: str = ""
     url: str = ""
     model: str = ""
+    top_k: int = 0
     dtype: str = "float32"
     quantize: str = ""
     rate: float = 0.05
@@ -96,9 +98,9 @@ def check(name: str, teacher: Teacher) -> None:
             f"a term compares with {name!r}, but {name}.path is empty; name a model, "
             f"or set {name}.weights to initial, live, ema, snapshot or served"
         )
-    for key in ("url", "model"):
+    for key in ("url", "model", "top_k"):
         asked, given = teacher.weights == "served", getattr(teacher, key)
-        if asked and not given:
+        if asked and not given and key != "top_k":
             raise ValueError(
                 f"{name}.weights='served' needs {name}.{key}, "
                 + {"url": "such as 'http://localhost:8000/v1'"}.get(
@@ -107,7 +109,7 @@ def check(name: str, teacher: Teacher) -> None:
             )
         if given and not asked:
             raise ValueError(
-                f"{name}.{key}={secrecy.hidden_within({key: given})[key]!r} is for "
+                f"{name}.{key}={secrecy.hidden(str(given))!r} is for "
                 f"{name}.weights='served'; {name}.weights={teacher.weights!r} asks no "
                 "server"
             )

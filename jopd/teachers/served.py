@@ -36,22 +36,38 @@ class Asked(NamedTuple):
     first: int
 
 
+class Scores(NamedTuple):
+    """Of a response's R tokens, in nats.
+
+    Attributes:
+      logp: f32[R], log-probabilities.
+      ids, likely: i32[R, K] and f32[R, K], the likeliest tokens at their places, the
+        best first, and their log-probabilities.
+    """
+
+    logp: np.ndarray
+    ids: np.ndarray
+    likely: np.ndarray
+
+
 class Client(NamedTuple):
     """A server that gives log-probabilities.
 
     Attributes:
-      score: ``Sequence[Asked]`` to f32[R] each, log-probabilities of a response's R
-        tokens; None where the server did not answer.
+      score: ``Sequence[Asked]`` to ``Scores`` each; None where the server did not
+        answer.
       counts: ``() -> dict``, totals since ``connect``: ``servers.COUNTS``.
       form: how it is asked, one of ``FORMS``.
+      top_k: likely tokens that it gives at every place.
       probe: f32, what it says of the tokens of a text that all are asked about, but the
         first: by which the model is known again.
     """
 
-    score: Callable[[Sequence[Asked]], list[np.ndarray | None]]
+    score: Callable[[Sequence[Asked]], list[Scores | None]]
     counts: Callable[[], dict[str, float]]
     form: str
     probe: np.ndarray
+    top_k: int
 
 
 class _Form(NamedTuple):
@@ -59,6 +75,7 @@ class _Form(NamedTuple):
 
     name: str
     fields: Mapping[str, Any]
+    top_k: int
 
 
 class Wrong(ValueError):
@@ -71,6 +88,7 @@ def connect(
     tokenizer,
     *,
     name: str,
+    top_k: int = 0,
     body: Mapping | None = None,
     **way,
 ) -> Client:
@@ -80,6 +98,7 @@ def connect(
       url, model, way: of ``servers.reach``, errors as there.
       tokenizer: the student's, which has to be the server's, too.
       name: of the teacher in the config, for errors.
+      top_k: likeliest tokens that are asked for at every place.
       body: fields that every request has, too; None takes a field out.
 
     Raises:
@@ -89,34 +108,36 @@ def connect(
     totals, more = Counter(), dict(body or {})
     text = vocabulary.probe(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    form, logp = _form_of(server, totals, model, more, ids)
+    top_k = min(top_k, len(tokenizer))
+    form, found = _form_of(server, totals, forms(top_k), model, more, ids)
     _check_tokenizer(server, totals, form, model, more, text, ids)
 
-    def score(asked: Sequence[Asked]) -> list[np.ndarray | None]:
+    def score(asked: Sequence[Asked]) -> list[Scores | None]:
         calls = [
             functools.partial(_answer, server, totals, form, model, more, one)
             for one in asked
         ]
         found = servers.ask(server, totals, calls, f"{name}.url")
         return [
-            None if isinstance(row, Unusable) else np.asarray(row, np.float32)
-            for row in found
+            None if isinstance(row, Unusable) else _scores(row, top_k) for row in found
         ]
 
     return Client(
         score,
         lambda: {k: totals[k] for k in servers.COUNTS},
         form.name,
-        np.asarray(logp, np.float32),
+        _scores(found, top_k).logp,
+        top_k,
     )
 
 
-def forms() -> list[_Form]:
+def forms(top_k: int) -> list[_Form]:
     """Ways to ask, the best first: without writing a token where that is possible."""
-    by_id = {"prompt_logprobs": 1}
-    echo = {"echo": True, "logprobs": 1, "return_tokens_as_token_ids": True}
+    k = max(top_k, 1)
+    by_id = {"prompt_logprobs": k}
+    echo = {"echo": True, "logprobs": k, "return_tokens_as_token_ids": True}
     return [
-        _Form(kind, fields | {"max_tokens": most})
+        _Form(kind, fields | {"max_tokens": most}, top_k)
         for kind, fields in zip(FORMS, (by_id, echo))
         for most in (0, 1)
     ]
@@ -127,10 +148,10 @@ def _request(form: _Form, model: str, body: Mapping, prompt) -> dict:
     return {name: v for name, v in (request | dict(body)).items() if v is not None}
 
 
-def _form_of(server: Server, totals, model, body, ids) -> tuple[_Form, list]:
+def _form_of(server: Server, totals, known, model, body, ids) -> tuple[_Form, list]:
     """The first way that the server knows, and its answer. Raises ValueError: none."""
     why = []
-    for form in forms():
+    for form in known:
         try:
             reply = _tried(server, totals, form, model, body, ids)
             return form, _numbers(form, reply, ids, 1)
@@ -170,7 +191,7 @@ def _check_tokenizer(server: Server, totals, form, model, body, text, ids) -> No
 async def _answer(server, totals, form, model, body, asked: Asked, http):
     request = _request(form, model, body, list(map(int, asked.tokens)))
     place = replies.file_of(server.cache_dir, server.wire.url, "logp", request)
-    count = len(asked.tokens) - asked.first
+    count = (len(asked.tokens) - asked.first) * (1 + 2 * form.top_k)
     kept = Kept(place, "numbers", count, (float, int))
 
     def read(reply):
@@ -182,55 +203,89 @@ async def _answer(server, totals, form, model, body, asked: Asked, http):
     return await servers.answer(server, totals, PATH, request, read, kept, http)
 
 
+def _scores(numbers: Sequence, top_k: int) -> Scores:
+    """From what is kept: (logp, ids, their log-probabilities) at every place."""
+    rows = np.asarray(numbers, np.float64).reshape(-1, 1 + 2 * top_k)
+    logp, ids, likely = np.split(rows, (1, 1 + top_k), axis=1)
+    return Scores(
+        logp[:, 0].astype(np.float32), ids.astype(np.int32), likely.astype(np.float32)
+    )
+
+
+class _Place(NamedTuple):
+    """What an answer has of a token: None of the first, and likely ones by id."""
+
+    logp: Any
+    likely: Mapping[int, float]
+
+
 def _numbers(form: _Form, reply: Mapping, tokens: Sequence[int], first: int) -> list:
-    """Log-probabilities of tokens ``first`` and on.
+    """``_scores``'s numbers of the tokens ``first`` and on.
 
     Raises:
       Unusable: an answer without them, about other tokens, or with no finite ones.
     """
     read = _by_id if form.name == "prompt_logprobs" else _echoed
     try:
-        found = read(form, reply["choices"][0], tokens)
-    except (LookupError, TypeError, AttributeError):
+        places = read(form, reply["choices"][0], tokens)
+    except (LookupError, TypeError, AttributeError, ValueError):
         raise Unusable("without log-probabilities of the prompt") from None
-    if len(found) != len(tokens):
-        raise Unusable(f"for {len(found)} of {len(tokens)} tokens: it cuts prompts")
-    for place, logp in enumerate(found[first:], start=first):
-        good = isinstance(logp, float | int) and not isinstance(logp, bool)
-        if not good or not math.isfinite(logp) or not LEAST < logp <= 1e-3:
-            raise Unusable(f"{logp!r:.40} as the log-probability of token {place}")
-    return [min(float(logp), 0.0) for logp in found[first:]]
-
-
-def _by_id(form: _Form, choice: Mapping, tokens: Sequence[int]) -> list:
-    """vLLM's: a mapping from ids at every place; nothing at the first."""
+    if len(places) != len(tokens):
+        raise Unusable(f"for {len(places)} of {len(tokens)} tokens: it cuts prompts")
     found = []
-    for place, (token, entry) in enumerate(zip(tokens, choice["prompt_logprobs"])):
+    for at, place in enumerate(places[first:], start=first):
+        for logp in (place.logp, *place.likely.values()):
+            good = isinstance(logp, float | int) and not isinstance(logp, bool)
+            if not good or not math.isfinite(logp) or not LEAST < logp <= 1e-3:
+                raise Unusable(f"{logp!r:.40} as a log-probability at token {at}")
+        likely = sorted(place.likely.items(), key=lambda pair: -pair[1])[: form.top_k]
+        if len(likely) < form.top_k:
+            raise Unusable(
+                f"with {len(likely)} likely tokens at token {at} where "
+                f"{form.top_k} were asked for"
+            )
+        found.append(min(float(place.logp), 0.0))
+        found += [token for token, _ in likely]
+        found += [min(float(logp), 0.0) for _, logp in likely]
+    return found
+
+
+def _by_id(form: _Form, choice: Mapping, tokens: Sequence[int]) -> list[_Place]:
+    """vLLM's: a mapping from ids at every place; nothing at the first."""
+    found, entries = [], choice["prompt_logprobs"]
+    for at, (token, entry) in enumerate(zip(tokens, entries)):
         if entry is None:
-            found.append(None)
+            found.append(_Place(None, {}))
             continue
         if token is not None and str(token) not in entry:
-            raise Unusable(
-                f"about {', '.join(entry)} where token {place} is {token}: about other "
-                "tokens than it was asked for"
-            )
-        found.append(entry[str(token)]["logprob"] if token is not None else None)
-    return found + [None] * (len(choice["prompt_logprobs"]) - len(found))
+            raise _other_tokens(", ".join(entry), at, token)
+        likely = {int(i): one["logprob"] for i, one in entry.items()}
+        found.append(_Place(likely.get(token), likely))
+    return found + [_Place(None, {})] * (len(entries) - len(found))
 
 
-def _echoed(form: _Form, choice: Mapping, tokens: Sequence[int]) -> list:
-    """OpenAI's: a list of all tokens, and what was written behind them."""
+def _echoed(form: _Form, choice: Mapping, tokens: Sequence[int]) -> list[_Place]:
+    """OpenAI's: lists of all tokens, and of what was written behind them."""
+    found = choice["logprobs"]
     written = form.fields["max_tokens"]
-    logprobs = choice["logprobs"]
-    found, said = logprobs["token_logprobs"], logprobs["tokens"]
-    if len(found) < len(tokens) + written and choice.get("finish_reason") == "stop":
-        written = max(len(found) - len(tokens), 0)  # its end of turn left out
-    found, said = found[: len(found) - written], said[: len(said) - written]
-    for place, (token, text) in enumerate(zip(tokens, said)):
-        other = text.startswith(AS_ID) and text != f"{AS_ID}{token}"
-        if token is not None and other:
-            raise Unusable(
-                f"about {text.removeprefix(AS_ID)} where token {place} is {token}: "
-                "about other tokens than it was asked for"
-            )
-    return found
+    if len(found["tokens"]) == len(tokens) and choice.get("finish_reason") == "stop":
+        written = 0  # the end of a turn, which some leave out
+    size, places = len(found["tokens"]) - written, []
+    most = found.get("top_logprobs") or [None] * size
+    for at, said in enumerate(found["tokens"][:size]):
+        token = tokens[at] if at < len(tokens) else None
+        if token is not None and said.startswith(AS_ID) and said != f"{AS_ID}{token}":
+            raise _other_tokens(said.removeprefix(AS_ID), at, token)
+        by_id = (most[at] or {}) if form.top_k else {}
+        if not all(key.startswith(AS_ID) for key in by_id):
+            raise Unusable("with likely tokens as texts, not as ids")
+        likely = {int(key.removeprefix(AS_ID)): logp for key, logp in by_id.items()}
+        places.append(_Place(found["token_logprobs"][at], likely))
+    return places
+
+
+def _other_tokens(said: str, at: int, token: int) -> Unusable:
+    return Unusable(
+        f"about {said:.80} where token {at} is {token}: about other tokens than it was "
+        "asked for"
+    )

@@ -115,8 +115,8 @@ Three seeds each; the whole effect of a method is in methods.md.
   level with all tokens: half of the tokens, chosen so, teach what all do.
 - **many faces**: the naive divergence on a support ends in a student that writes
   nonsense to the limit in all seeds; renormalised it does not.
-- **GNDPO** over its clip alone: +6.0 ± 8.9, not decided; the clip costs 13.7 against
-  plain OPD here, where large log-ratios are what teaches.
+- **GNDPO** over its clip alone: +6.0 ± 8.9, not decided. Against plain OPD the clip,
+  with GNDPO's mean per response and 16 prompts of 8 rollouts, loses 13.7.
 - **FiRe-OPD**'s filter is not better than dropping as many rows by a coin; both lose to
   all rows.
 - **Rock-Freeze** loses 4.0 ± 1.6 to freezing other ids of like frequency, which itself
