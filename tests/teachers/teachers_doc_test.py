@@ -7,7 +7,9 @@ import pytest
 
 import runs
 from jopd.setup import builders, config, needs, validation
+from jopd.teachers import roles
 from jopd.training import loop as train
+from jopd_server import serving
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 TEXT = (runs.ROOT / "docs" / "teachers.md").read_text()
@@ -35,9 +37,21 @@ def built(models, snippet: str):
     return c.lock()
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_a_snippet_trains(number, models, tmp_path):
-    c = built(models, SNIPPETS[number])
+@pytest.fixture
+def served(models, request):
+    """A snippet with a server in the place of the one that it names."""
+    snippet = SNIPPETS[request.param]
+    if "http://localhost:8000/v1" not in snippet:
+        yield snippet
+        return
+    with serving(models / "teacher", "--name=demo:teacher") as (url, _):
+        yield snippet.replace("http://localhost:8000/v1", url)
+
+
+@pytest.mark.parametrize("served", range(len(SNIPPETS)), indirect=True)
+def test_a_snippet_trains(served, models, tmp_path):
+    c = built(models, served)
+    c.remote.cache_dir = str(tmp_path / "cache")
     train.run(c, tmp_path / "run")
     rows = runs.updates(tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2]
@@ -46,7 +60,8 @@ def test_a_snippet_trains(number, models, tmp_path):
         assert sum(abs(row[f"loss/{term.name}"]) for row in rows) > 0
         for name in term.models:
             key = "kl/forward" if name == "teacher" else f"kl/forward_{name}"
-            key = "log_ratio/mean" if c.teacher.tokenizer == "own" else key
+            elsewhere = c.teacher.tokenizer == "own" or c.teacher.weights == "served"
+            key = "log_ratio/mean" if elsewhere else key
             assert all(np.isfinite(row[key] or 0) for row in rows)
     for name in c.teachers:
         if c.teachers[name].get("weights") == "gated":
@@ -75,9 +90,9 @@ def test_complementary_routes_share_the_rows_of_a_run(models, tmp_path):
 
 
 def test_the_page_shows_every_kind():
-    for kind in ("path", "initial", "live", "ema", "snapshot", "gated"):
+    for kind in roles.WEIGHTS:
         assert f"| `{kind}` |" in TEXT
-    assert len(SNIPPETS) == 8
+    assert len(SNIPPETS) == 9
 
 
 @pytest.mark.parametrize(
