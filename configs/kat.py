@@ -32,11 +32,8 @@ def get_config():
         window=16,
         exempt=4,
     )
-    c.loss.opd = dict(
-        signal="reverse_kl",
-        weights=dict(before=before),
-        normalizer="weights",
-    )
+    weights = dict(before=before)
+    c.loss.opd = dict(signal="reverse_kl", weights=weights, normalizer="weights")
     used = c.loss.opd.weights.before
     windows = dict(window=used.get_ref("window"), exempt=used.get_ref("exempt"))
     c.memory.minima = dict(function="kat.minima", capacity=512, **windows)

@@ -1,5 +1,6 @@
 """README's table of methods says what the kept runs say."""
 
+import re
 import sys
 
 import numpy as np
@@ -33,6 +34,21 @@ def ran(seed: int, before: int, after: int) -> dict:
             for phase, r in earned.items()
         },
     }
+
+
+def test_what_methods_add_is_as_the_tool_writes_it():
+    page = runs.ROOT / "docs" / "methods" / "sizes.md"
+    assert page.read_text() == method_table.sizes()
+
+
+def test_no_room_that_runs_a_method_names_one():
+    package = runs.ROOT / "jopd"
+    own = {path.stem for path in (package / "methods").glob("[a-z]*.py")}
+    configs = {path.stem for path in (runs.ROOT / "configs").glob("*.py")}
+    names = re.compile(rf"\b({'|'.join(sorted(own | configs))})\b")
+    for room in ("training", "batches", "rollouts"):
+        for path in (package / room).glob("*.py"):
+            assert not names.search(path.read_text()), path
 
 
 def test_readme_is_as_the_tool_writes_it(made):

@@ -1,12 +1,14 @@
-"""Writes what is measured of every method into README's table.
+"""Writes what is measured of every method into README's table, and what it adds.
 
     python tools/method_table.py
 
 The numbers are those of the runs kept beside ``docs/results/methods.md``, of which
 ``tools/studies/methods.py`` says what they are and what each is compared with. A row
-without any keeps what it says. A test does the same and finds nothing to change.
+without any keeps what it says. ``docs/methods/sizes.md`` has the lines of config, code
+and tests. A test does the same and finds nothing to change.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -88,7 +90,50 @@ def half(found: verdicts.Difference) -> str:
     return f" ± {100 * max(known):.1f}" if known else ""
 
 
+def sizes() -> str:
+    """The page of what each config adds to the library."""
+    rows = []
+    for config in sorted((ROOT / "configs").glob("*.py")):
+        text = config.read_text()
+        body = text[text.index("def get_config") :].splitlines()
+        lines = sum(not re.fullmatch(r"\s*(#.*)?", line) for line in body)
+        own = sorted(set(re.findall(r'"(\w+)\.\w+"', text)))
+        files = [ROOT / "jopd" / "methods" / f"{name}.py" for name in own]
+        code = [f"`{f.name}` {lines_of_code(f)}" for f in files if f.exists()]
+        tests = [ROOT / "tests" / "methods" / f"{name}_test.py" for name in own]
+        tried = [f"`{f.name}` {lines_of_code(f)}" for f in tests if f.exists()]
+        more = ", ".join(code) or "none", ", ".join(tried) or "`methods_test.py`"
+        rows.append(f"| `{config.stem}` | {lines} | {more[0]} | {more[1]} |")
+    return SIZES + "\n".join(rows) + "\n"
+
+
+SIZES = """# What a method adds
+
+Lines of `get_config`, of code and of tests, without blank ones, comments and docstrings.
+A method is a config, at most a file in `jopd/methods/`, and its tests. No file of
+`jopd/training/`, `jopd/batches/` or `jopd/rollouts/` names a method or a file of
+`jopd/methods/` (`tests/method_table_test.py`), so none is edited for one. What several
+share, such as memories of earlier updates, facts of logits or supports, is in
+`jopd/losses/`, signals and weights in `losses/signals.py` and `losses/weights.py`, where
+configs without a file of their own have theirs.
+
+| config | lines | its own code | its own tests |
+|---|---|---|---|
+"""
+
+
+def lines_of_code(path: Path) -> int:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            body[:] = body[1:] or [ast.Pass()]
+    return sum(bool(line.strip()) for line in ast.unparse(tree).splitlines())
+
+
 def main() -> None:
+    (ROOT / "docs" / "methods" / "sizes.md").write_text(sizes())
     made = study.load(str(STUDY))
     README.write_text(filled(README.read_text(), made, results(made)))
 

@@ -106,6 +106,23 @@ def test_nothing_is_frozen_before_it_is_time():
         np.testing.assert_array_equal(rock.frozen(read, memory="rocks", top=0), 1)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [{"ids": (1,), "weight": 1.0}, {"memory": "rocks", "top": 0}],
+)
+def test_nothing_frozen_is_opd_to_the_bit(keys):
+    held = rock.statistics(5).step((jnp.int32(3), jnp.zeros((5, 2))), scores())
+    read = scores(source=np.zeros((2, 4)))._replace(memory={"rocks": held})
+    weigh = lambda *weights: (
+        objective.weigh((objective.Term("t", signals.reverse_kl, weights),), read)[
+            "t"
+        ].weight_BT
+    )
+    plain = weigh()
+    np.testing.assert_array_equal(weigh(lambda s: rock.frozen(s, **keys)), plain)
+    assert np.asarray(plain).any()
+
+
 def test_only_the_gradient_at_frozen_labels_goes():
     """Of reverse KL by hand, p_u (log p_u - log q_u - KL), and by autodiff."""
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
+from jopd.losses import objective, signals
 from jopd.methods import ta_opd
 
 RNG = np.random.default_rng(3)
@@ -80,7 +81,15 @@ def test_teachable_and_incompatible_are_the_divergence():
     np.testing.assert_allclose(total, wanted("divergence"))
 
 
-def test_a_share_of_one_is_opd():
+def test_a_share_of_one_is_opd_to_the_bit():
+    term = lambda *weights: objective.Term("t", signals.policy_gradient, weights)
+    weigh = lambda *weights: objective.weigh((term(*weights),), scores())["t"].weight_BT
+    whole = weigh(lambda s: ta_opd.keep(s, share=1.0))
+    np.testing.assert_array_equal(whole, weigh())
+    assert np.asarray(whole).any()
+
+
+def test_a_share_of_one_keeps_everything():
     everything = ta_opd.keep(scores(), share=1.0)
     np.testing.assert_array_equal(everything, MASK)
     assert everything.dtype == jnp.float32

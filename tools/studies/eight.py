@@ -8,8 +8,9 @@ What selects, filters or whitens is compared with a control: as many rows droppe
 coin for FiRe-OPD's filter, as many tokens kept by a coin for TA-OPD, rows ended by a
 coin of 0.02 per token for KAT (not matched in amount), the clip alone for GNDPO, other
 ids of like frequency for Rock-Freeze, the naive form for many faces, a teacher copied
-every 30 updates or never for CGTR; and with plain OPD or the exact reverse KL. All but the controls are runs of [methods](methods.md), each in
-its regime there; a control has the rate and the budget of its method.
+every 30 updates or never for CGTR; and with plain OPD or the exact reverse KL. All but
+the controls are runs of [methods](methods.md), each in its regime there; a control has
+the rate and the budget of its method.
 """
 SEEDS = (0, 1, 2)
 COMMON = methods.COMMON

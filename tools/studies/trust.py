@@ -89,9 +89,9 @@ FOUND = """
   student stays where it was; with it and without a prefix greedy answers double
   (+10.9 ± 5.1) and samples too (+7.0 ± 6.3).
 - **The guiding prefix costs here** (-3.1 ± 2.4 in samples), and one that stays to the
-  end is worst. Prefixes are the teacher's own responses, at first nearly all of them, so
-  that the first updates have next to no tokens of the student's own; the KL then rises
-  above that of plain OPD.
+  end is worst. Prefixes are the teacher's own responses, at first nearly all of them:
+  the first updates have next to no tokens of the student's own; the KL then rises above
+  that of plain OPD.
 - Gradient norms of OPD and EOPD are five to ten times those of TrOPD; what bounds them
   here is `optimizer.clip_norm`, whose lack costs OPD 2.6 ± 2.3 in greedy answers.
 """
