@@ -109,13 +109,13 @@ def sizes() -> str:
 
 SIZES = """# What a method adds
 
-Lines of `get_config`, of code and of tests, without blank ones, comments and docstrings.
-A method is a config, at most a file in `jopd/methods/`, and its tests. No file of
-`jopd/training/`, `jopd/batches/` or `jopd/rollouts/` names a method or a file of
-`jopd/methods/` (`tests/method_table_test.py`), so none is edited for one. What several
-share, such as memories of earlier updates, facts of logits or supports, is in
-`jopd/losses/`, signals and weights in `losses/signals.py` and `losses/weights.py`, where
-configs without a file of their own have theirs.
+Lines of `get_config`, of code and of tests, without blank ones, comments and
+docstrings. A method is a config, at most a file in `jopd/methods/`, and its tests. No
+file of `jopd/training/`, `jopd/batches/` or `jopd/rollouts/` names a method or a file
+of `jopd/methods/` (`tests/method_table_test.py`), so none is edited for one. What
+several share, such as memories of earlier updates, facts of logits or supports, is in
+`jopd/losses/`, signals and weights in `losses/signals.py` and `losses/weights.py`,
+where configs without a file of their own have theirs.
 
 | config | lines | its own code | its own tests |
 |---|---|---|---|
