@@ -16,6 +16,7 @@ import numpy as np
 
 from jopd.serving import reading
 from jopd.setup.model import Model, Written
+from jopd.teachers.likely import Scores
 
 
 class Desk(NamedTuple):
@@ -38,7 +39,7 @@ async def opened(model: Model) -> AsyncIterator[Desk]:
     line: asyncio.Queue[_Texts] = asyncio.Queue()
     loop, pool = asyncio.get_running_loop(), ThreadPoolExecutor(1)
 
-    async def read(rows, k: int = 0, asked=None) -> list[reading.Read]:
+    async def read(rows, k: int = 0, asked=None) -> list[Scores]:
         given = _Texts(rows, k, asked, loop.create_future())
         line.put_nowait(given)
         return await given.answer

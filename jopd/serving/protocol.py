@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jopd.serving.reading import Read
 from jopd.setup.model import Model, Written
+from jopd.teachers.likely import Scores
 
 MOST_LIKELY = 1024  # tokens at a place
 MOST_SAMPLES = 1024
@@ -244,7 +244,7 @@ def answer(
     model: Model,
     job: Job,
     written: Sequence[Sequence[Written]],
-    reads: Sequence[Read],
+    reads: Sequence[Scores],
 ) -> dict[str, Any]:
     """The body of an answer; ``reads`` are those of ``texts_read``."""
     choices = []
@@ -271,7 +271,7 @@ def answer(
     }
 
 
-def _choice(model: Model, job: Job, prompt, one: Written, read: Read | None) -> dict:
+def _choice(model: Model, job: Job, prompt, one: Written, read: Scores | None) -> dict:
     found: dict[str, Any] = {"finish_reason": "stop" if one.ended else "length"}
     if job.chat:
         found["message"] = {"role": "assistant", "content": one.text}
@@ -303,11 +303,11 @@ class _Place(NamedTuple):
     likely: list[tuple[str, float]]
 
 
-def _place(model: Model, job: Job, tokens, read: Read, t: int) -> _Place:
+def _place(model: Model, job: Job, tokens, read: Scores, t: int) -> _Place:
     said = lambda i: f"token_id:{i}" if job.as_ids else model.tokenizer.decode([i])
     if t == 0:
         return _Place(said(tokens[0]), None, [])
-    ids, logps = read.ids[t - 1, : job.likely], read.logps[t - 1, : job.likely]
+    ids, logps = read.ids[t - 1, : job.likely], read.likely[t - 1, : job.likely]
     likely = [(said(i), p) for i, p in zip(ids.tolist(), logps.tolist())]
     return _Place(said(tokens[t]), float(read.logp[t - 1]), likely)
 
@@ -340,11 +340,11 @@ def _in_chat(places: Sequence[_Place]) -> dict[str, Any]:
     }
 
 
-def _by_id(model: Model, prompt, read: Read, t: int, k: int) -> dict | None:
+def _by_id(model: Model, prompt, read: Scores, t: int, k: int) -> dict | None:
     """Likely tokens at a place, and the one that stands there, by id."""
     if t == 0:
         return None
-    ids, logps = read.ids[t - 1, :k].tolist(), read.logps[t - 1, :k].tolist()
+    ids, logps = read.ids[t - 1, :k].tolist(), read.likely[t - 1, :k].tolist()
     found = {
         str(i): {
             "logprob": logp,

@@ -48,7 +48,7 @@ def choose_cast(config, terms) -> Cast:
     known, named = used_teachers(config, terms), needs.models_named(terms)
     paths = {"student": inputs.model_path(config.student.path)}
     for name, teacher in known.items():
-        if teacher.weights == "served":
+        if teacher.weights in ("served", "stored"):
             continue
         own = inputs.model_path(teacher.path) if teacher.weights == "path" else None
         paths[name] = own or paths["student"]

@@ -55,13 +55,15 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "adapter": "",
     }
     c.teacher = {
-        "weights": "path",  # path, the student: initial live ema snapshot gated; served
+        # path | the student, in one way: initial live ema snapshot gated | served, by a
+        # server | stored, scores of gold rows
+        "weights": "path",
         "path": "demo:teacher",
         # Served: a server that gives log-probabilities of given tokens, asked by the
         # way of ``remote`` (docs/teachers.md)
         "url": "",
         "model": "",  # as that calls it
-        "top_k": 0,  # likeliest tokens at a place that it gives, too
+        "top_k": 0,  # likeliest tokens at a place that are served or stored, too
         "dtype": "float32",  # of weights and computation; auto as for the student
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update

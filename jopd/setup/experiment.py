@@ -24,7 +24,7 @@ from jopd.setup import (
 )
 from jopd.setup import rows as row_sets
 from jopd.setup.cast import Cast, choose_cast, copies, load_models
-from jopd.teachers import remote, roles, served
+from jopd.teachers import remote, roles, served, stored
 
 
 class Experiment(NamedTuple):
@@ -35,7 +35,8 @@ class Experiment(NamedTuple):
     ``frozen`` holds the parameters of those that have some of their own and keep them.
     ``panels`` are those that terms name. ``rewards_first``: an update reads rewards, so
     it waits for the verifier. ``generator``: what rollouts run under, "pmap" or "jit".
-    ``server``: of the audit; ``served``: of the teachers that have one, by name.
+    ``server``: of the audit; ``served``: of the teachers that have one, by name;
+    ``stored``: what others said once.
     """
 
     config: Any
@@ -56,6 +57,7 @@ class Experiment(NamedTuple):
     generator: str
     server: remote.Client | None
     served: dict[str, served.Client]
+    stored: dict[str, stored.Table]
     memory: memory.Plan
     notes: list[str]
 
@@ -223,10 +225,15 @@ def build(config, *, train: bool = True) -> Experiment:
     for name, teacher in cast.teachers.items():
         if teacher.weights == "served":
             clients[name] = inputs.connect_served(config, name, teacher, tokenizer)
-    positions = dict.fromkeys(clients, student.max_positions)
+    positions = dict.fromkeys(cast.teachers, student.max_positions)
     positions |= {name: shape.max_positions for name, shape in cast.shapes.items()}
     rows = row_sets.read_rows(config, tokenizer, cast.teachers, panels, positions)
     notes += rows.left_out
+    tables = {
+        name: row_sets.read_stored(name, teacher, tokenizer, rows.train)
+        for name, teacher in cast.teachers.items()
+        if teacher.weights == "stored" and train
+    }
     config = in_epochs(config, mix, len(rows.train.prompts))
     if train:
         row_sets.check_gold(config, mix, rows.train)
@@ -260,6 +267,7 @@ def build(config, *, train: bool = True) -> Experiment:
         generator=generator,
         server=server,
         served=clients,
+        stored=tables,
         memory=plan,
         notes=[
             *notes,

@@ -1,6 +1,8 @@
 """From a config to model directories, tokenizers and servers, each checked."""
 
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +19,13 @@ def load_tokenizer(path: str):
     """That of a model directory or hub id, or of an adapter's base if it has none."""
     folder = files.directory(path, ["*.json", *files.TOKENIZERS])
     return files.tokenizer(str(peft.with_tokenizer(folder)))
+
+
+def rules_of(tokenizer) -> str:
+    """A hash of all that decides into which tokens a text is cut."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    rules = core.to_str() if core else json.dumps(tokenizer.get_vocab())
+    return f"sha256 {hashlib.sha256(rules.encode()).hexdigest()}"
 
 
 def model_path(path: str) -> str:

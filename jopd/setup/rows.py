@@ -1,6 +1,7 @@
 """From a config to rows that everyone reads in their own way, and how wide they are."""
 
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel
 from jopd.setup import inputs, judges, lengths
 from jopd.setup.reading import read_examples
-from jopd.teachers import peers, roles
+from jopd.teachers import peers, roles, stored
 
 
 class Rows(NamedTuple):
@@ -117,6 +118,20 @@ def read_rows(
         notes=(*picked.notes, *judges.doubts((verifier, given), train, held)),
         digests={} if panels is None else picked.digests(),
     )
+
+
+def read_stored(name: str, teacher: roles.Teacher, tokenizer, train) -> stored.Table:
+    """What a teacher said of the gold rows of ``train``, all of them.
+
+    Raises:
+      ValueError: of other rows or tokens, or fewer likely ones.
+    """
+    table = stored.read(Path(teacher.path))
+    wanted = {"tokenizer": inputs.rules_of(tokenizer), "top_k": teacher.top_k}
+    rows = zip(train.ids, train.prompts, train.solutions)
+    gold = [row for row in rows if row[2] is not None]
+    stored.check(name, teacher.path, table, wanted, gold)
+    return table
 
 
 def _left_out(config, *datasets: Dataset) -> tuple[str, ...]:

@@ -15,6 +15,10 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     rows = [("student", f"{_describe(e.base or e.params, e.models['student'].config)}")]
     rows += [("adapter", _adapter(e))] * bool(e.base)
     for name, teacher in e.teachers.items():
+        if teacher.weights == "stored":
+            of = e.stored[name].settings["teacher"] if name in e.stored else "a teacher"
+            rows.append((name, f"what {of} said once, in {teacher.path}"))
+            continue
         if name in e.served:
             how = f"{teacher.model} behind a server, asked by {e.served[name].form}"
             about = ", own context" if teacher.context else ""

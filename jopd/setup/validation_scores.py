@@ -34,6 +34,7 @@ def check_without_logits(config: ConfigDict, terms) -> None:
                 f"from batch to batch; {name}.{others[name]} reads prompts that do not"
             )
     _check_writers(config, others)
+    _check_sources(config, terms, known)
     if config.objective.temperature != 1:
         first = min(others)
         raise ValueError(
@@ -64,6 +65,19 @@ def _check_distributions(config: ConfigDict, terms, others) -> None:
     for panel in panels_of(config):
         for name in sorted(others.keys() & panel.members):
             raise ValueError(whole(f"panels.{panel.name}", name, others[name]))
+
+
+def _check_sources(config: ConfigDict, terms, known) -> None:
+    """What is stored is of gold rows, and of prefixes that are their beginnings."""
+    sources = ["gold", *["teacher"] * (config.rollout.prefix.source == "gold")]
+    for term in terms:
+        for name in sorted(models_named((term,)) & known.keys()):
+            if known[name].weights == "stored" and term.source not in sources:
+                raise ValueError(
+                    f"loss.{term.name}.source={term.source!r} reads {name!r}, whose "
+                    f"stored scores are of {' and '.join(sources)} tokens; use "
+                    f"source={sources[0]!r}"
+                )
 
 
 def _check_writers(config: ConfigDict, others) -> None:

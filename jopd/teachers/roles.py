@@ -8,6 +8,7 @@
     snapshot   the student as it was at the last multiple of ``every_steps``
     gated      the student as it was when its reward had risen, see ``teachers.gate``
     served     behind a server that gives log-probabilities, see ``teachers.served``
+    stored     what it said of gold rows once, see ``teachers.stored``
 
 A teacher with a ``context`` reads another prompt than the student before the same
 response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
@@ -33,7 +34,7 @@ from jopd.data.sources import Example
 from jopd.losses.panel import Panel
 from jopd.teachers import gate, secrecy
 
-WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated", "served")
+WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated", "served", "stored")
 MOVING = ("ema", "snapshot", "gated")
 ROUTE = ("field", "equals")
 FIELDS = ("question", "answer", "solution", "peer")
@@ -44,9 +45,10 @@ class Teacher(NamedTuple):
 
     Attributes:
       weights: one of ``WEIGHTS``.
-      path: of the model directory, for ``path`` only.
+      path: of the model directory, for ``path``; of the scores, for ``stored``.
       url, model: of the server, and how that calls the model, for ``served`` only.
-      top_k: likeliest tokens at every place that the server is asked for, too.
+      top_k: likeliest tokens at every place that are asked of a server, or of what is
+        stored.
       dtype: of compute.
       quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
       rate: the student's share in an ``ema`` update, in (0, 1].
@@ -93,13 +95,15 @@ def check(name: str, teacher: Teacher) -> None:
             f"{name}.weights={teacher.weights!r} is unknown; use one of "
             f"{', '.join(WEIGHTS)}"
         )
-    if teacher.weights == "path" and not teacher.path:
+    if teacher.weights in ("path", "stored") and not teacher.path:
         raise ValueError(
             f"a term compares with {name!r}, but {name}.path is empty; name a model, "
             f"or set {name}.weights to initial, live, ema, snapshot or served"
         )
     for key in ("url", "model", "top_k"):
         asked, given = teacher.weights == "served", getattr(teacher, key)
+        if key == "top_k" and teacher.weights == "stored":
+            continue
         if asked and not given and key != "top_k":
             raise ValueError(
                 f"{name}.weights='served' needs {name}.{key}, "
@@ -205,9 +209,11 @@ def without_logits(teachers: Mapping[str, Teacher]) -> dict[str, str]:
     """Who gives log-probabilities of what was written, no whole distributions: by name
     the key that says so."""
     return {
-        name: "weights='served'" if teacher.weights == "served" else "tokenizer='own'"
+        name: f"weights={teacher.weights!r}"
+        if teacher.weights in ("served", "stored")
+        else "tokenizer='own'"
         for name, teacher in teachers.items()
-        if teacher.weights == "served" or teacher.tokenizer == "own"
+        if teacher.weights in ("served", "stored") or teacher.tokenizer == "own"
     }
 
 

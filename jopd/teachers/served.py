@@ -19,6 +19,7 @@ import numpy as np
 
 from jopd.data import vocabulary
 from jopd.teachers import replies, servers, transport
+from jopd.teachers.likely import Scores
 from jopd.teachers.replies import Kept
 from jopd.teachers.servers import Server
 from jopd.teachers.transport import Unusable
@@ -34,20 +35,6 @@ class Asked(NamedTuple):
 
     tokens: Sequence[int]
     first: int
-
-
-class Scores(NamedTuple):
-    """Of a response's R tokens, in nats.
-
-    Attributes:
-      logp: f32[R], log-probabilities.
-      ids, likely: i32[R, K] and f32[R, K], the likeliest tokens at their places, the
-        best first, and their log-probabilities.
-    """
-
-    logp: np.ndarray
-    ids: np.ndarray
-    likely: np.ndarray
 
 
 class Client(NamedTuple):

@@ -14,7 +14,7 @@ from jopd.setup import lengths
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, probes, remote, similarity
-from jopd.training import own_tokens, served, step
+from jopd.training import own_tokens, served, step, stored
 from jopd.training.placing import place_rows
 from jopd.training.writers import make_generate, placed
 
@@ -32,6 +32,7 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
         found.append(peers.make_annotate(shown, e.rows.train.prompts, texts_of))
     found += [own_tokens.make_annotate(e, name) for name in sorted(e.of_own_tokens)]
     found += [served.make_annotate(e, name) for name in sorted(e.served)]
+    found += [stored.make_annotate(e, name) for name in sorted(e.stored)]
     if e.config.probes.samples:
         found.append(probes.make_annotate(make_ask(e)))
     if e.config.log.leak_pattern:

@@ -94,12 +94,12 @@ def found(e: Experiment) -> dict[str, str]:
         if path != e.config.student.path and inputs.has_tokenizer(path)
     }
     return rows.digests | {
-        "the tokenizer": _rules(tokenizer),
+        "the tokenizer": inputs.rules_of(tokenizer),
         "the chat template": _sha(str(tokenizer.chat_template).encode()),
         TOKENS: _tokens(rows.train, rows.held),
         ENDS: f"{sorted(e.stop_ids)}",
         **{
-            f"the tokenizer of {name}": _rules(inputs.load_tokenizer(path))
+            f"the tokenizer of {name}": inputs.rules_of(inputs.load_tokenizer(path))
             for name, path in others.items()
         },
         **{
@@ -111,13 +111,16 @@ def found(e: Experiment) -> dict[str, str]:
             f"{ANSWERS}{name}": " ".join(f"{logp:.2f}" for logp in client.probe)
             for name, client in e.served.items()
         },
+        **{
+            f"the scores of {name}": _sha(
+                *(
+                    key.encode() + b"".join(leaf.tobytes() for leaf in scores)
+                    for key, scores in sorted(table.rows.items())
+                )
+            )
+            for name, table in e.stored.items()
+        },
     }
-
-
-def _rules(tokenizer) -> str:
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    rules = core.to_str() if core else json.dumps(tokenizer.get_vocab())
-    return _sha(rules.encode())
 
 
 def _tokens(*parts: Dataset) -> str:

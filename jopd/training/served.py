@@ -5,6 +5,7 @@ import numpy as np
 from jopd.batches import collect
 from jopd.setup.experiment import Experiment
 from jopd.teachers import served
+from jopd.teachers.likely import Scores
 from jopd.teachers.spans import UNKNOWN
 from jopd.types import Batch
 
@@ -23,15 +24,25 @@ def make_annotate(e: Experiment, name: str) -> collect.Annotate:
         lost = float((~known_BT[mask_BT]).mean()) if mask_BT.any() else None
         spent = {key: value - before[key] for key, value in client.counts().items()}
         facts = {f"served/{name}_{key}": value for key, value in spent.items()}
-        own = {f"logp/{name}": found.logp}
-        if found.ids.shape[-1]:
-            own |= {f"likely_ids/{name}": found.ids}
-            own |= {f"likely_logp/{name}": found.likely}
-        return batch._replace(extra=batch.extra | own), facts | {
-            f"served/{name}_unknown": lost
-        }
+        extra = batch.extra | extra_of(name, found)
+        return batch._replace(extra=extra), facts | {f"served/{name}_unknown": lost}
 
     return annotate
+
+
+def unknown(shape: tuple[int, int], k: int) -> Scores:
+    """Of places of which nothing is known; ids are distinct there, too."""
+    ids = np.broadcast_to(np.arange(k, dtype=np.int32), (*shape, k)).copy()
+    even = np.full((*shape, k), -np.log(max(k, 1)), np.float32)
+    return Scores(np.full(shape, UNKNOWN, np.float32), ids, even)
+
+
+def extra_of(name: str, found: Scores) -> dict[str, np.ndarray]:
+    """What ``losses.elsewhere`` reads."""
+    own = {f"logp/{name}": found.logp}
+    if found.ids.shape[-1]:
+        own |= {f"likely_ids/{name}": found.ids, f"likely_logp/{name}": found.likely}
+    return own
 
 
 def make_scored(e: Experiment, name: str):
@@ -41,7 +52,7 @@ def make_scored(e: Experiment, name: str):
 
 
 def make_read(e: Experiment, name: str, *, held: bool = False):
-    """``Batch -> served.Scores`` of all places, f32[B, T] and [B, T, K]; ``UNKNOWN``
+    """``Batch -> Scores`` of all places, f32[B, T] and [B, T, K]; ``UNKNOWN``
     outside of the mask, where the teacher's route leaves a row out, and where its
     server did not answer.
 
@@ -51,7 +62,7 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
     client = e.served[name]
     routed = None if held else e.rows.served.get(name)
 
-    def read(batch: Batch) -> served.Scores:
+    def read(batch: Batch) -> Scores:
         mask_BT, ids_B = np.asarray(batch.mask_BT), np.asarray(batch.prompt_id_B)
         tokens_BT = np.asarray(batch.rollout.tokens_BT)
         starts = np.asarray(batch.rollout.prompt_length_B)
@@ -63,13 +74,7 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
         for b in rows:
             prompt, response = prompts[ids_B[b]], tokens_BT[b, starts[b] : stops[b]]
             asked.append(served.Asked(np.concatenate([prompt, response]), len(prompt)))
-        most = (*mask_BT.shape, client.top_k)
-        found = served.Scores(
-            np.full(mask_BT.shape, UNKNOWN, np.float32),
-            # Distinct ids, also where they say nothing.
-            np.broadcast_to(np.arange(client.top_k, dtype=np.int32), most).copy(),
-            np.full(most, -np.log(max(client.top_k, 1)), np.float32),
-        )
+        found = unknown(mask_BT.shape, client.top_k)
         for b, scores in zip(rows, client.score(asked), strict=True):
             if scores is not None:
                 for whole, part in zip(found, scores, strict=True):

@@ -100,6 +100,7 @@ def about(e: Experiment) -> dict:
 
     def whose(t) -> str:
         known = {"path": t.path, "served": f"{t.model}, behind a server"}
+        known["stored"] = f"scores in {t.path}"
         return known.get(t.weights, f"the {t.weights} student")
 
     return {

@@ -26,8 +26,8 @@ def test_rows_of_all_lengths_are_read_together(model):
         logp = wanted(model, row)
         own = logp[np.arange(len(row) - 1), row[1:]]
         assert read.logp == pytest.approx(own, abs=2e-5)
-        assert read.ids.shape == read.logps.shape == (len(row) - 1, 3)
-        for place, ids, logps in zip(logp, read.ids, read.logps):
+        assert read.ids.shape == read.likely.shape == (len(row) - 1, 3)
+        for place, ids, logps in zip(logp, read.ids, read.likely):
             assert logps == pytest.approx(np.sort(place)[::-1][:3], abs=2e-5)
             assert place[ids] == pytest.approx(logps, abs=2e-5)
 
@@ -47,7 +47,7 @@ def test_ids_that_were_asked_for(model):
         logp = wanted(model, row)
         assert (read.ids == ids).all()
         exact = np.take_along_axis(logp, ids, axis=1)
-        np.testing.assert_allclose(read.logps, exact, atol=2e-5)
+        np.testing.assert_allclose(read.likely, exact, atol=2e-5)
 
 
 def test_what_cannot_be_read(model):

@@ -107,7 +107,7 @@ def test_a_real_server_says_what_the_model_says(tmp_path):
             assert scores.logp == pytest.approx(read.logp[asked.first - 1 :], abs=2e-5)
             assert (scores.ids == read.ids[asked.first - 1 :]).all()
             np.testing.assert_allclose(
-                scores.likely, read.logps[asked.first - 1 :], atol=2e-5
+                scores.likely, read.likely[asked.first - 1 :], atol=2e-5
             )
         counts = client.counts()
         assert counts["completion_tokens"] == 0, "nothing is written"
