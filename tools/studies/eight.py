@@ -116,14 +116,18 @@ Three seeds each; the whole effect of a method is in methods.md.
   level with all tokens: half of the tokens, chosen so, teach what all do.
 - **many faces**: the naive divergence on a support ends in a student that writes
   nonsense to the limit in all seeds; renormalised it does not.
-- **GNDPO** over its clip alone: +6.0 ± 8.9, not decided. Against plain OPD the clip,
-  with GNDPO's mean per response and 16 prompts of 8 rollouts, loses 13.7.
-- **FiRe-OPD**'s filter is not better than dropping as many rows by a coin; both lose to
-  all rows.
+- **GNDPO** over its clip alone: +6.0 ± 8.9, not decided. The clip itself does nothing
+  (+0.6 ± 10.7 without it): what loses 13.7 to plain OPD is GNDPO's mean per response
+  with 16 prompts of 8 rollouts, and whitening makes up for a part of that.
+- **FiRe-OPD**'s filter alone is not better than dropping as many rows by a coin (-4.2 ±
+  15.3), nor is it with the weights and the clip; both lose to all rows.
 - **Rock-Freeze** loses 4.0 ± 1.6 to freezing other ids of like frequency, which itself
   costs nothing: the tokens that it freezes are ones to learn here.
 - **KAT**'s cut loses 8.7 ± 3.8 in samples to ending rows by a coin, and is level in
   greedy answers; the coin keeps more tokens.
+- **CGTR**'s gate, a clock and a teacher that never moves are level (within 1 point):
+  in 200 updates no copy was of a student that had drifted, so there was nothing for the
+  gate to keep out. The paper's claim is about runs that do drift.
 - **SG-OPD** and **SCOPE** lose to plain OPD at its rate (-8.2 ± 4.0, -5.9 ± 4.5).
 
 Responses here have 35 tokens, with one right way; what is filtered, cut or frozen is

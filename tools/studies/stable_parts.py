@@ -120,5 +120,7 @@ FOUND = """
   without gold inflates like OPD; one of 0.5 mostly holds the length, and costs answers.
 - **SFT on the same gold rows is better** than StableOPD here (by 10.0 ± 3.5): the
   distillation beside it takes from it.
+- **Leaving truncated rows out is not enough**: at 2e-3 all rollouts are truncated in
+  the end with it as without it.
 - The two ports' weight of gold (0.1) inflates at this rate.
 """
