@@ -1,18 +1,21 @@
 """Every snippet of docs/teachers.md trains, and says in the metrics what it should."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import runs
-from jopd.setup import builders, config, needs, validation
+from jopd.setup import builders, config, experiment, needs, validation
 from jopd.teachers import roles
 from jopd.training import loop as train
+from jopd.training import stored
 from jopd_server import serving
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 TEXT = (runs.ROOT / "docs" / "teachers.md").read_text()
+ELSEWHERE = ("served", "stored")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -38,9 +41,17 @@ def built(models, snippet: str):
 
 
 @pytest.fixture
-def served(models, request):
+def served(models, request, tmp_path):
     """A snippet with a server in the place of the one that it names."""
     snippet = SNIPPETS[request.param]
+    if "runs/scores" in snippet:
+        folder = str(tmp_path / "scores")
+        snippet = snippet.replace("runs/scores", folder)
+        e = experiment.build(
+            built(models, "c.loss.opd = dict(signal='k2')"), train=False
+        )
+        how = dict(top_k=8, progress=lambda done, of: None)
+        stored.write(e, Path(folder), "teacher", **how)
     if "http://localhost:8000/v1" not in snippet:
         yield snippet
         return
@@ -60,7 +71,7 @@ def test_a_snippet_trains(served, models, tmp_path):
         assert sum(abs(row[f"loss/{term.name}"]) for row in rows) > 0
         for name in term.models:
             key = "kl/forward" if name == "teacher" else f"kl/forward_{name}"
-            elsewhere = c.teacher.tokenizer == "own" or c.teacher.weights == "served"
+            elsewhere = "own" in c.teacher.values() or c.teacher.weights in ELSEWHERE
             key = "log_ratio/mean" if elsewhere else key
             assert all(np.isfinite(row[key] or 0) for row in rows)
     for name in c.teachers:
@@ -92,7 +103,7 @@ def test_complementary_routes_share_the_rows_of_a_run(models, tmp_path):
 def test_the_page_shows_every_kind():
     for kind in roles.WEIGHTS:
         assert f"| `{kind}` |" in TEXT
-    assert len(SNIPPETS) == 9
+    assert len(SNIPPETS) == 10
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ GSM8K's solutions, cut at 96. Measured on 64 held-out questions, on 64 plain
 instructions, and on 64 word problems of one step, of which the teacher solves a part.
 "student" is the student untrained, measured in the same way. The divergence of OPD,
 GKD and StableOPD is exact, of whole distributions; "sampled" is OPD with its one-token
-estimate. Rates are not tuned arm by arm: 3e-4, an adapter 3e-3.
+estimate. Rates are not tuned arm by arm: 1e-4, an adapter 1e-3. (Twelve updates of OPD
+at 3e-4 go down to 0.48 nats and up again to 1.1; at 1e-4 they end at 0.6.)
 
 Models and rows, in the folder of the study:
 
@@ -37,7 +38,7 @@ COMMON = ROWS | {
     "eval.verifier": "numeric",
     "steps": 60,
     "eval.every_steps": 20,
-    "optimizer.learning_rate": 3e-4,
+    "optimizer.learning_rate": 1e-4,
     "checkpoint.every_steps": 0,
 }
 _EXACT = {"loss.opd.coef": 0.0, "loss.exact.signal": "reverse_kl"}
@@ -59,7 +60,7 @@ ARMS = {
     "OPD, LoRA": {
         "config": "opd",
         "overrides": _EXACT
-        | {"student.lora.rank": 32, "optimizer.learning_rate": 3e-3},
+        | {"student.lora.rank": 32, "optimizer.learning_rate": 1e-3},
     },
     "GKD": {"config": "gkd"},
     "StableOPD": {"config": "stableopd", "overrides": _EXACT},
