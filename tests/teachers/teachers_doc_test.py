@@ -35,6 +35,8 @@ def built(models, snippet: str):
     exec(snippet.replace("models/code", str(models / "code")), {"c": c})
     small = runs.SMALL | {"data.levels": (2, 3), "rollout.prompts_per_step": 4}
     paths = {f"{name}.path": str(models / name) for name in ("student", "teacher")}
+    if c.teacher.weights == "stored":
+        paths.pop("teacher.path")  # of scores
     rest = {"eval.verifier": "runs.begins_with_digit", "optimizer.warmup": 0}
     c.update_from_flattened_dict(small | paths | rest)
     return c.lock()
