@@ -2,7 +2,8 @@
 
     jopd serve --model=DIR --port=8000
 
-Answers /v1/models, /v1/completions, /v1/chat/completions and /health. As a teacher of
+Answers /v1/models, /v1/completions, /v1/chat/completions, scores of chosen tokens at
+/inference/v1/generate, and /health. As a teacher of
 another machine's run: docs/teachers.md, "Behind a server".
 """
 

@@ -5,12 +5,13 @@ import hmac
 import json
 from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from jopd.serving import desk, protocol
+from jopd.serving import chosen, desk, protocol
 from jopd.setup.model import Model
 
 LARGEST_BODY = 2**26  # bytes
@@ -35,34 +36,46 @@ def app(model: Model, name: str, *, key: str = "") -> Starlette:
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    def answering(chat: bool):
-        async def answer(request: Request) -> JSONResponse:
+    def answering(answer):
+        async def handle(request: Request) -> JSONResponse:
             if not _known(request, key):
                 return _refused(401, "the key is missing or wrong")
             try:
-                body = await _body(request)
-                asked = protocol.job(model, name, body, chat=chat)
-                found = await _answer(model, request.app.state.desk, asked)
+                found = await answer(request.app.state.desk, await _body(request))
             except protocol.Unknown as error:
                 return _refused(404, str(error))
             except ValueError as error:
                 return _refused(400, str(error))
+            except Exception as error:  # one request, not the server
+                return _refused(500, f"{type(error).__name__}: {error}")
             return JSONResponse(found)
 
-        return answer
+        return handle
+
+    def completing(chat: bool):
+        async def answer(at: desk.Desk, body) -> dict[str, Any]:
+            return await _complete(
+                model, at, protocol.job(model, name, body, chat=chat)
+            )
+
+        return answering(answer)
+
+    async def about_chosen(at: desk.Desk, body) -> dict[str, Any]:
+        return await _read_chosen(at, chosen.request(model, name, body))
 
     return Starlette(
         routes=[
             Route("/health", health),
             Route("/v1/models", models),
-            Route("/v1/completions", answering(False), methods=["POST"]),
-            Route("/v1/chat/completions", answering(True), methods=["POST"]),
+            Route("/v1/completions", completing(chat=False), methods=["POST"]),
+            Route("/v1/chat/completions", completing(chat=True), methods=["POST"]),
+            Route("/inference/v1/generate", answering(about_chosen), methods=["POST"]),
         ],
         lifespan=lifespan,
     )
 
 
-async def _answer(model: Model, at: desk.Desk, asked: protocol.Job) -> dict[str, Any]:
+async def _complete(model: Model, at: desk.Desk, asked: protocol.Job) -> dict[str, Any]:
     if asked.options["max_new_tokens"]:
         written = await at.write(asked.prompts, asked.options)
     else:
@@ -71,6 +84,17 @@ async def _answer(model: Model, at: desk.Desk, asked: protocol.Job) -> dict[str,
     if asked.reads is not None:
         reads = await at.read(protocol.texts_read(asked, written), asked.reads)
     return protocol.answer(model, asked, written, reads)
+
+
+async def _read_chosen(at: desk.Desk, asked: chosen.Chosen) -> dict[str, Any]:
+    """Of the places behind ``start``; those before it are read for nothing."""
+    rows, width = asked.ids.shape
+    if not rows or not width:
+        return chosen.answer(asked, None)
+    ids = np.zeros((len(asked.tokens) - 1, width), np.int32)
+    ids[asked.start :] = np.maximum(asked.ids, 0)
+    (read,) = await at.read([asked.tokens], width, [ids])
+    return chosen.answer(asked, read)
 
 
 async def _body(request: Request) -> Any:

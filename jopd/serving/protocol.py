@@ -98,10 +98,10 @@ def job(model: Model, name: str, body: Any, *, chat: bool) -> Job:
     """
     if not isinstance(body, Mapping):
         raise ValueError("the body must be a JSON object")
-    _check_fields(body, OF_CHAT if chat else OF_TEXTS)
+    check_fields(body, OF_CHAT if chat else OF_TEXTS)
     if body.get("model", name) != name:
         raise Unknown(f"the model {body['model']!r} is not here; this is {name!r}")
-    get = lambda *about: _number(body, *about)
+    get = lambda *about: number(body, *about)
     options = dict(
         samples=get("n", 1, 1, MOST_SAMPLES, int),
         max_new_tokens=_most(body, chat),
@@ -113,7 +113,7 @@ def job(model: Model, name: str, body: Any, *, chat: bool) -> Job:
         stop_strings=_stops(body.get("stop")),
     )
     prompts = _of_chat(model, body) if chat else _of_texts(model, body)
-    _check_prompts(model, prompts, options["max_new_tokens"])
+    check_prompts(model, prompts, options["max_new_tokens"])
     likely = get("logprobs", None, 0, MOST_LIKELY, int) if not chat else None
     if chat and _flag(body, "logprobs"):
         likely = get("top_logprobs", 0, 0, MOST_LIKELY, int)
@@ -129,7 +129,7 @@ def job(model: Model, name: str, body: Any, *, chat: bool) -> Job:
     )
 
 
-def _check_fields(body: Mapping, known: set[str]) -> None:
+def check_fields(body: Mapping, known: set[str]) -> None:
     for field, value in body.items():
         if field in ONLY and value not in ONLY[field]:
             raise ValueError(f"{field}={value!r:.80} is not served; leave it out")
@@ -139,7 +139,7 @@ def _check_fields(body: Mapping, known: set[str]) -> None:
             )
 
 
-def _number(body: Mapping, field: str, default, low, high, kind):
+def number(body: Mapping, field: str, default, low, high, kind):
     value = body.get(field)
     if value is None:
         return default
@@ -161,7 +161,7 @@ def _flag(body: Mapping, field: str, default: bool = False) -> bool:
 
 def _most(body: Mapping, chat: bool) -> int:
     field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    return _number(body, field, 128 if chat else 16, 0, 2**20, int)
+    return number(body, field, 128 if chat else 16, 0, 2**20, int)
 
 
 def _stops(given) -> tuple[str, ...]:
@@ -171,13 +171,16 @@ def _stops(given) -> tuple[str, ...]:
     return tuple(found)
 
 
+def are_ids(given) -> bool:
+    is_id = lambda x: isinstance(x, int) and not isinstance(x, bool)
+    return isinstance(given, list) and bool(given) and all(map(is_id, given))
+
+
 def _of_texts(model: Model, body: Mapping) -> list[list[int]]:
     given, special = body.get("prompt"), _flag(body, "add_special_tokens", True)
-    is_id = lambda x: isinstance(x, int) and not isinstance(x, bool)
-    is_ids = lambda x: isinstance(x, list) and bool(x) and all(map(is_id, x))
-    several = [given] if isinstance(given, str) or is_ids(given) else given
+    several = [given] if isinstance(given, str) or are_ids(given) else given
     good = isinstance(several, list) and several
-    if not good or not all(isinstance(one, str) or is_ids(one) for one in several):
+    if not good or not all(isinstance(one, str) or are_ids(one) for one in several):
         raise ValueError(
             f"prompt={given!r:.80} must be a text, a list of token ids, or several of "
             "them"
@@ -214,7 +217,7 @@ def nothing(job: Job) -> list[list[Written]]:
     return [[Written([], "", False)] * job.options["samples"] for _ in job.prompts]
 
 
-def _check_prompts(model: Model, prompts: Sequence[Sequence[int]], new: int) -> None:
+def check_prompts(model: Model, prompts: Sequence[Sequence[int]], new: int) -> None:
     room, size = model.config.max_positions, model.config.vocab_size
     for ids in prompts:
         if not ids or len(ids) + new > room:

@@ -64,6 +64,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "url": "",
         "model": "",  # as that calls it
         "top_k": 0,  # likeliest tokens at a place that are served or stored, too
+        "support": "teacher",  # whose: teacher | student (served only)
         "dtype": "float32",  # of weights and computation; auto as for the student
         "quantize": "",  # int8: its layers' matrices in a quarter of the memory
         "rate": 0.05,  # ema: the student's share at every update

@@ -150,7 +150,8 @@ def connect_served(
     Raises:
       ConnectionError, ValueError: as ``served.connect``.
     """
-    more = dict(name=name, top_k=teacher.top_k, body=config.remote.body.to_dict())
+    more = dict(name=name, body=config.remote.body.to_dict(), top_k=teacher.top_k)
+    more["chosen"] = teacher.support == "student"
     return served.connect(teacher.url, teacher.model, tokenizer, **more, **_way(config))
 
 

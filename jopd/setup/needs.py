@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from jopd.losses import panel
+from jopd.losses import elsewhere, panel
 from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
@@ -269,13 +270,10 @@ def check_fact(where: str, fact) -> None:
         )
 
 
-def trace_signals(
-    terms, without_logits: Mapping[str, str] = {}, top_k: Mapping[str, int] = {}
-) -> None:
+def trace_signals(terms, known: Mapping[str, roles.Teacher] = {}) -> None:
     """Traces every signal, so that a bad argument is said before anything loads.
 
-    ``without_logits`` is that of ``roles``; ``top_k`` how many likely tokens of them
-    are known, by name.
+    ``known`` teachers may be without logits; of some likely tokens are known.
 
     Raises:
       ValueError: names the term, and the model whose logits it needs.
@@ -283,11 +281,11 @@ def trace_signals(
     # Nothing is computed: a vocabulary that holds every id a term may name.
     rows = jax.ShapeDtypeStruct((2, 2**20), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
+    without_logits = roles.without_logits(known)
     for term in terms:
         named = models_named((term,))
         here = named - without_logits.keys()
-        here |= {name for name in top_k if reads_likely(term.signal, top_k[name])}
-        logits = dict.fromkeys(("student", *(named & here)), rows)
+        logits = dict.fromkeys(("student", *here), rows)
         scored = dict.fromkeys(named & without_logits.keys(), token)
         written = jax.ShapeDtypeStruct((2,), jnp.int32)
         outputs = Outputs(
@@ -301,19 +299,42 @@ def trace_signals(
             if not without_logits.keys() >= set(error.args):
                 raise
             name = error.args[0]
+            if known[name].top_k and knows_enough(
+                term.signal, outputs, name, known[name]
+            ):
+                continue
             said = whole(f"loss.{term.name}", name, without_logits[name])
             raise ValueError(said) from error
 
 
-def reads_likely(signal, top_k: int) -> bool:
-    """Whether a signal reads no more of the other model than its ``top_k`` likeliest
-    tokens: it has a k of at most that, and no other support."""
-    given = {
-        name: parameter.default
-        for name, parameter in inspect.signature(signal).parameters.items()
-    }
-    k = given.get("k")
-    return k is not None and k <= top_k and given.get("support", "teacher") == "teacher"
+def knows_enough(signal, outputs: Outputs, name: str, teacher: roles.Teacher) -> bool:
+    """Whether a signal finds the same where of a model only likely tokens are known.
+
+    Tried on random logits, as no name of an argument tells whose likely tokens a
+    signal reads. ``outputs`` says which other models and arrays there are.
+    """
+    rng, rows = np.random.default_rng(0), 8
+    draw = lambda *shape: jnp.asarray(rng.normal(0, 3, shape), jnp.float32)
+    names = sorted({*outputs.logits, name})
+    logits = {one: draw(rows, 2 * VOCABULARY) for one in names}
+    # Of the student's likeliest token, so that no ratio makes a difference small.
+    written = jnp.argmax(logits["student"], axis=-1)
+    own = jnp.max(jax.nn.log_softmax(logits["student"]), axis=-1)
+    advantage = None if outputs.advantage is None else draw(rows)
+    scored = {one: -jnp.abs(draw(rows)) for one in outputs.scored}
+    given = Outputs(logits, written, own, advantage, scored=scored)
+    ids = jax.lax.top_k(logits[teacher.support], teacher.top_k)[1]
+    logp = jax.nn.log_softmax(logits[name])
+    likely = elsewhere.Likely(ids, jnp.take_along_axis(logp, ids, axis=-1))
+    part = elsewhere.spread(likely, scored[name], logits["student"])
+    try:
+        whole, found = (
+            signal(given._replace(logits=logits | {name: known}))
+            for known in (logits[name], part)
+        )
+    except ValueError:  # ids beyond this vocabulary
+        return False
+    return bool(jnp.allclose(whole, found, rtol=1e-4, atol=1e-5))
 
 
 def whole(who: str, name: str, why: str) -> str:
@@ -323,8 +344,8 @@ def whole(who: str, name: str, why: str) -> str:
         "log-probabilities of what was written only; use signal='policy_gradient' or "
         "another that reads those"
         + (
-            f", or one with a k on the teacher's likeliest tokens, and {name}.top_k of "
-            "as many"
+            f", or one on k likely tokens, {name}.top_k of as many, and {name}.support "
+            "for whose"
         )
         * (why != "tokenizer='own'")
     )

@@ -105,12 +105,12 @@ TEACHER = {
     "dtype": DTYPE,
     "quantize": choice("", "int8"),
     "rate": MASS,
-    "every_steps": COUNT,
-    "check_steps": COUNT,
-    "reward_window": COUNT,
+    **dict.fromkeys(("every_steps", "check_steps", "reward_window"), COUNT),
     "reward_margin": real(-1e6, 1e6),
     "tail_ratio": real(1, 1e6),
-    **{"tokenizer": choice("student", "own"), "route": GROUP, "top_k": whole(0, 1024)},
+    "tokenizer": choice("student", "own"),
+    "support": choice("teacher", "student"),
+    **{"route": GROUP, "top_k": whole(0, 1024)},
     **dict.fromkeys(("url", "model", "context"), TEXT),
 }
 

@@ -21,8 +21,7 @@ def check_without_logits(config: ConfigDict, terms) -> None:
     """Raises ValueError: names the term or key, and what to use instead."""
     known = teachers_of(config)
     others = roles.without_logits(known)
-    top_k = {name: known[name].top_k for name in others if known[name].top_k}
-    trace_signals(terms, others, top_k)
+    trace_signals(terms, known)
     _check_spans(terms, roles.of_own_tokens(known))
     if not others:
         return

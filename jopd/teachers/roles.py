@@ -49,6 +49,7 @@ class Teacher(NamedTuple):
       url, model: of the server, and how that calls the model, for ``served`` only.
       top_k: likeliest tokens at every place that are asked of a server, or of what is
         stored.
+      support: whose likeliest tokens, "teacher" or, of a server, "student".
       dtype: of compute.
       quantize: "int8" keeps the layers' matrices in eight bits, for ``path`` only.
       rate: the student's share in an ``ema`` update, in (0, 1].
@@ -71,6 +72,7 @@ class Teacher(NamedTuple):
     url: str = ""
     model: str = ""
     top_k: int = 0
+    support: str = "teacher"
     dtype: str = "float32"
     quantize: str = ""
     rate: float = 0.05
@@ -117,6 +119,12 @@ def check(name: str, teacher: Teacher) -> None:
                 f"{name}.weights='served'; {name}.weights={teacher.weights!r} asks no "
                 "server"
             )
+    asks = teacher.weights == "served" and teacher.top_k
+    if teacher.support != "teacher" and not asks:
+        raise ValueError(
+            f"{name}.support={teacher.support!r} needs {name}.weights='served' and "
+            f"{name}.top_k; they are {teacher.weights!r} and {teacher.top_k}"
+        )
     if teacher.quantize not in ("", "int8"):
         raise ValueError(
             f"{name}.quantize={teacher.quantize!r} is unknown; use 'int8', or '' for "

@@ -1,10 +1,15 @@
 """Teachers behind servers read responses, and say how probable their tokens are."""
 
+import functools
+
+import jax
 import numpy as np
 
 from jopd.batches import collect
+from jopd.models import sharding
+from jopd.setup import experiment
 from jopd.setup.experiment import Experiment
-from jopd.teachers import served
+from jopd.teachers import likely, served
 from jopd.teachers.likely import Scores
 from jopd.teachers.spans import UNKNOWN
 from jopd.types import Batch
@@ -14,11 +19,12 @@ def make_annotate(e: Experiment, name: str) -> collect.Annotate:
     """Adds ``logp/<name>`` to every batch, with what is likely where that is asked for,
     and what it cost to the metrics."""
     read, client = make_read(e, name), e.served[name]
+    choose = make_choice(e, name)
 
     def annotate(params, batch: Batch, step: int):
-        del params, step
+        del step
         before = client.counts()
-        found = read(batch)
+        found = read(batch, choose(params, batch))
         known_BT = found.logp != UNKNOWN
         mask_BT = np.asarray(batch.mask_BT)
         lost = float((~known_BT[mask_BT]).mean()) if mask_BT.any() else None
@@ -28,6 +34,24 @@ def make_annotate(e: Experiment, name: str) -> collect.Annotate:
         return batch._replace(extra=extra), facts | {f"served/{name}_unknown": lost}
 
     return annotate
+
+
+def make_choice(e: Experiment, name: str):
+    """``(params, Batch) -> i32[B, T, K]``: the student's likeliest tokens at the places
+    of its tokens, to ask about; None where the teacher's own are asked for."""
+    if e.teachers[name].support == "teacher":
+        return lambda params, batch: None
+    columns, k = e.shape.vocabulary, e.served[name].top_k
+    cut = dict(columns=columns, chunk=experiment.chunk_tokens(e.config, columns))
+    place = functools.partial(jax.device_put, device=sharding.rows(e.mesh))
+
+    def choose(params, batch: Batch) -> np.ndarray:
+        rollout = batch.rollout
+        given = place((np.asarray(rollout.tokens_BT), np.asarray(rollout.length_B)))
+        found = likely.scores(e.models["student"], params, *given, k=k, **cut)
+        return np.pad(jax.device_get(found.ids), ((0, 0), (1, 0), (0, 0)))
+
+    return choose
 
 
 def unknown(shape: tuple[int, int], k: int) -> Scores:
@@ -52,9 +76,9 @@ def make_scored(e: Experiment, name: str):
 
 
 def make_read(e: Experiment, name: str, *, held: bool = False):
-    """``Batch -> Scores`` of all places, f32[B, T] and [B, T, K]; ``UNKNOWN``
+    """``(Batch, ids) -> Scores`` of all places, f32[B, T] and [B, T, K]; ``UNKNOWN``
     outside of the mask, where the teacher's route leaves a row out, and where its
-    server did not answer.
+    server did not answer. ``ids`` are those of ``make_choice``.
 
     ``held``: of the rows that are held out.
     """
@@ -62,7 +86,7 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
     client = e.served[name]
     routed = None if held else e.rows.served.get(name)
 
-    def read(batch: Batch) -> Scores:
+    def read(batch: Batch, ids_BTK=None) -> Scores:
         mask_BT, ids_B = np.asarray(batch.mask_BT), np.asarray(batch.prompt_id_B)
         tokens_BT = np.asarray(batch.rollout.tokens_BT)
         starts = np.asarray(batch.rollout.prompt_length_B)
@@ -73,8 +97,12 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
         rows, asked = np.flatnonzero(asks_B), []
         for b in rows:
             prompt, response = prompts[ids_B[b]], tokens_BT[b, starts[b] : stops[b]]
-            asked.append(served.Asked(np.concatenate([prompt, response]), len(prompt)))
-        found = unknown(mask_BT.shape, client.top_k)
+            ids = None if ids_BTK is None else ids_BTK[b, starts[b] : stops[b]]
+            row = np.concatenate([prompt, response])
+            asked.append(served.Asked(row, len(prompt), ids))
+        chosen = e.teachers[name].support == "student"
+        k = 0 if chosen and ids_BTK is None else client.top_k
+        found = unknown(mask_BT.shape, k)
         for b, scores in zip(rows, client.score(asked), strict=True):
             if scores is not None:
                 for whole, part in zip(found, scores, strict=True):

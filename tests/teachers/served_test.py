@@ -1,10 +1,13 @@
 """Teachers behind servers that give log-probabilities: good servers and bad ones."""
 
+import base64
 import contextlib
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import jax
 import numpy as np
 import pytest
 
@@ -120,6 +123,96 @@ def test_a_real_server_says_what_the_model_says(tmp_path):
         assert len(again.probe) > 5 and (again.probe == client.probe).all()
         # A whole vocabulary is all that can be asked for.
         assert connect(url, top_k=99).score(ROWS)[0].ids.shape == (2, 18)
+
+
+def matrix(rows) -> str:
+    content = io.BytesIO()
+    np.save(content, rows)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def about_chosen(body, dtype=np.float32, change=lambda rows: rows, least=0):
+    """vLLM's reply to ``prompt_logprob_token_ids``, as ``as_vllm`` has them."""
+    params = body["sampling_params"]
+    if params["max_tokens"] < least:
+        return 400, {"message": "max_tokens must be at least 1"}
+    ids = np.asarray(params["prompt_logprob_token_ids"])
+    places = params["prompt_logprob_start"] + 1 + np.arange(len(ids))
+    rows = -0.5 - places[:, None] / 8 - 0.01 * ((ids - ids[:, :1]) % 18)
+    return {"prompt_token_id_logprobs": matrix(change(rows.astype(dtype)))}
+
+
+def both(**how):
+    """A server that can be asked in two ways."""
+    return lambda body: (
+        about_chosen(body, **how) if "token_ids" in body else as_vllm(body)
+    )
+
+
+def test_chosen_tokens_are_asked_about(tmp_path):
+    ids = [np.int32([[1, 2], [3, 4]]), np.int32([[5, 6]] * 4)]
+    rows = [one._replace(ids=i) for one, i in zip(ROWS, ids)]
+    teacher = model.load("demo:teacher")
+    with serving("demo:teacher", "--name=tiny") as (url, _):
+        client = connect(url, top_k=2, chosen=True, cache_dir=tmp_path / "cache")
+        assert client.form == "prompt_logprob_token_ids"
+        found, again = client.score(rows), client.score(rows)
+        assert client.counts()["cache_hits"] == 2
+        (bare,) = client.score(ROWS[:1])
+        assert client.counts()["completion_tokens"] == 0
+    assert bare.ids.shape == (2, 0) and bare.logp == pytest.approx(found[0].logp)
+    for asked, one, kept in zip(rows, found, again):
+        tokens = list(asked.tokens)
+        logp = np.asarray(jax.nn.log_softmax(teacher.logits([tokens]))[0], float)
+        places = np.arange(asked.first, len(tokens))
+        exact = logp[places - 1, np.asarray(tokens)[places]]
+        assert one.logp == pytest.approx(exact, abs=2e-5)
+        assert (one.ids == asked.ids).all()
+        exact = np.take_along_axis(logp[places - 1], asked.ids, axis=1)
+        np.testing.assert_allclose(one.likely, exact, atol=2e-5)
+        assert all((a == b).all() for a, b in zip(one, kept))
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_server_that_has_to_write_a_token(least):
+    with answering(both(least=least)) as url:
+        client = connect(url, top_k=1, chosen=True)
+        (one,) = client.score([ROWS[0]._replace(ids=np.int32([[17], [8]]))])
+    assert one.logp == pytest.approx([-1.0, -1.125])
+    assert one.likely[:, 0] == pytest.approx([-1.01, -1.135])
+
+
+CHOSEN = {
+    "shape": (dict(change=lambda rows: rows[:, :1]), "for .* tokens"),
+    "rows": (dict(change=lambda rows: rows[1:]), "for .* tokens"),
+    "whole numbers": (dict(dtype=np.int32), "with int32"),
+    "infinite": (dict(change=lambda rows: rows - np.inf), "-inf as a log-prob"),
+    "a probability": (dict(change=lambda rows: rows + 9), "as a log-probability"),
+    "shifted": (
+        dict(change=lambda rows: np.roll(rows, len(rows) // 2, axis=0)),
+        "other log-probabilities than as prompt_logprobs",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_matrices_that_cannot_be_used(kind):
+    how, said = CHOSEN[kind]
+    with (
+        answering(both(**how)) as url,
+        pytest.raises(ValueError, match=f"teacher.support='student': .*{said}"),
+    ):
+        connect(url, top_k=1, chosen=True)
+
+
+@pytest.mark.parametrize("reply", [{}, {"prompt_token_id_logprobs": "no base64"}])
+def test_a_server_that_does_not_know_chosen_tokens(reply):
+    known = lambda body: reply if "token_ids" in body else as_vllm(body)
+    with (
+        answering(known) as url,
+        pytest.raises(ValueError, match="without log-probabilities of chosen tokens"),
+    ):
+        connect(url, top_k=1, chosen=True)
 
 
 @pytest.mark.parametrize("answer", [as_vllm, as_openai])

@@ -67,6 +67,25 @@ def test_every_loss_is_that_of_a_teacher_that_is_here(models, url, tmp_path):
     assert there["after"]["accuracy"] == here["after"]["accuracy"]
 
 
+OWN = {
+    "loss__exact": dict(
+        signal="restricted_kl", support="student", k=5, form="tail", coef=0.5
+    ),
+    "loss__sdpo": dict(signal="sdpo.distil", k=4, renormalize="both"),
+}
+
+
+def test_a_teacher_asked_about_the_students_likely_tokens(models, url, tmp_path):
+    """The reverse KL on these and their tail, as a teacher that is here gives it."""
+    train.run(runs.config(models, "opd", **OWN), tmp_path / "here")
+    more = dict(teacher__top_k=6, teacher__support="student")
+    train.run(served(models, url, tmp_path, **more, **OWN), tmp_path / "there")
+    same_losses(tmp_path / "here", tmp_path / "there")
+    for row in runs.updates(tmp_path / "there"):
+        assert row["served/teacher_unknown"] == 0
+    assert summary(tmp_path / "there")["after"]["sampled_kl"] is not None
+
+
 def test_a_teacher_that_is_the_student_teaches_nothing(models, tmp_path):
     """What would be shifted by a token, or read otherwise, would not be 0."""
     with serving(models / "student", "--name=teacher") as (url, _):
@@ -159,6 +178,22 @@ REFUSED = {
     "more than is given": (
         dict(teacher__top_k=4, loss__near=dict(signal="top_k_forward_kl", k=5)),
         "loss.near compares whole distributions",
+    ),
+    "somebody else's likely tokens": (
+        dict(teacher__top_k=9, loss__near=dict(signal="sdpo.distil", k=4)),
+        "loss.near compares whole distributions",
+    ),
+    "the teacher's likely tokens, asked about the student's": (
+        dict(
+            teacher__top_k=9,
+            teacher__support="student",
+            loss__near=dict(signal="top_k_forward_kl", k=4),
+        ),
+        "loss.near compares whole distributions",
+    ),
+    "a support without likely tokens": (
+        dict(teacher__support="student"),
+        "support='student' needs teacher.weights='served' and teacher.top_k",
     ),
     "the student's support": (
         dict(
