@@ -7,6 +7,7 @@ Answers /v1/models, /v1/completions, /v1/chat/completions, scores of chosen toke
 another machine's run: docs/teachers.md, "Behind a server".
 """
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -33,7 +34,11 @@ def main(argv: list[str]) -> None:
     from jopd.training import kept
 
     f = flags.FLAGS
-    with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # how a server is ended
+        commandline.one_error(),
+        kept.as_model(f.model, f.checkpoint) as path,
+    ):
         uvicorn, serving = needed()
         key = key_of(f.key_env)
         served = model.load(path, dtype=f.dtype)

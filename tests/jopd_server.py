@@ -11,12 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
-def serving(model, *words: str, port: int = 0):
+def serving(model, *words: str, port: int = 0, stderr=None):
     """Yields its address and the process, kills it at the end."""
     command = [sys.executable, "-m", "jopd", "serve", f"--model={model}"]
     process = subprocess.Popen(
         [*command, f"--port={port}", *words],
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jopd.losses import divergences
 
+LEAST = 1e-4  # temperature above 0: what logits divided by less overflow
 # Width of the second level of ``sample``: one vector register row on TPU.
 _LANES = 128
 
@@ -24,7 +25,8 @@ class Filter(NamedTuple):
     """How the behaviour distribution is cut. Static Python numbers, not arrays.
 
     Attributes:
-      temperature: divides the logits; 0 is greedy, and then nothing below matters.
+      temperature: divides the logits, ``LEAST`` at the least; 0 is greedy, and then
+        nothing below matters.
       top_k: keep the k likeliest tokens, ties with the k-th included; 0 keeps all.
       top_p: keep the fewest likeliest tokens whose mass reaches top_p; 1 keeps all.
       min_p: keep tokens with at least min_p times the likeliest one's probability; 0
@@ -124,6 +126,10 @@ def row_uniforms(keys_B: jax.Array, position: jax.Array | int) -> jax.Array:
 def _check(f: Filter) -> None:
     if not 0.0 <= f.temperature < math.inf:
         raise ValueError(f"temperature={f.temperature} must be >= 0 (0 is greedy)")
+    if 0.0 < f.temperature < LEAST:
+        raise ValueError(
+            f"temperature={f.temperature} must be 0 (greedy) or at least {LEAST}"
+        )
     if f.top_k < 0 or f.top_k != int(f.top_k):
         raise ValueError(f"top_k={f.top_k} must be an integer >= 0 (0 keeps all)")
     if not 0.0 < f.top_p <= 1.0:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -46,6 +46,8 @@ def app(model: Model, name: str, *, key: str = "") -> Starlette:
                 return _refused(404, str(error))
             except ValueError as error:
                 return _refused(400, str(error))
+            except ClientDisconnect:
+                return _refused(400, "the body ended before its end")
             except Exception as error:  # one request, not the server
                 return _refused(500, f"{type(error).__name__}: {error}")
             return JSONResponse(found)
@@ -110,8 +112,9 @@ async def _body(request: Request) -> Any:
 
 
 def _known(request: Request, key: str) -> bool:
-    given = request.headers.get("Authorization", "")
-    return not key or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    same = hmac.compare_digest(given.encode(), key.encode())
+    return not key or (same and kind.lower() == "bearer")
 
 
 def _refused(status: int, why: str) -> JSONResponse:

@@ -8,11 +8,13 @@ as well; ``prompt_logprobs=k`` for those of the prompt's tokens and the k likeli
 their places, by id. ``max_tokens=0`` writes nothing. What is not known is refused.
 """
 
+import inspect
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jopd.rollouts import sampling
 from jopd.setup.model import Model, Written
 from jopd.teachers.likely import Scores
 
@@ -105,7 +107,7 @@ def job(model: Model, name: str, body: Any, *, chat: bool) -> Job:
     options = dict(
         samples=get("n", 1, 1, MOST_SAMPLES, int),
         max_new_tokens=_most(body, chat),
-        temperature=float(get("temperature", 1.0, 0.0, 1e3, float)),
+        temperature=_temperature(get("temperature", 1.0, 0.0, 1e3, float)),
         top_p=float(get("top_p", 1.0, 1e-6, 1.0, float)),
         top_k=max(get("top_k", 0, -1, 2**31 - 1, int), 0),
         min_p=float(get("min_p", 0.0, 0.0, 1.0, float)),
@@ -159,13 +161,19 @@ def _flag(body: Mapping, field: str, default: bool = False) -> bool:
     return default if value is None else bool(value)
 
 
+def _temperature(value: float) -> float:
+    """As other servers have it, what is next to 0 is greedy."""
+    return 0.0 if value < sampling.LEAST else float(value)
+
+
 def _most(body: Mapping, chat: bool) -> int:
     field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     return number(body, field, 128 if chat else 16, 0, 2**20, int)
 
 
 def _stops(given) -> tuple[str, ...]:
-    found = [given] if isinstance(given, str) else given or []
+    found = [given] if isinstance(given, str) else given
+    found = [] if found is None else found
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
         raise ValueError(f"stop={given!r:.80} must be a text or a list of texts")
     return tuple(found)
@@ -185,8 +193,17 @@ def _of_texts(model: Model, body: Mapping) -> list[list[int]]:
             f"prompt={given!r:.80} must be a text, a list of token ids, or several of "
             "them"
         )
-    encode = lambda text: model.tokenizer(text, add_special_tokens=special)["input_ids"]
-    return [encode(one) if isinstance(one, str) else one for one in several]
+    return [
+        _encoded(model, one, special) if isinstance(one, str) else one
+        for one in several
+    ]
+
+
+def _encoded(model: Model, text: str, special: bool) -> list[int]:
+    try:
+        return model.tokenizer(text, add_special_tokens=special)["input_ids"]
+    except Exception as error:  # whatever a tokenizer raises
+        raise ValueError(f"{text!r:.80} cannot be tokenised: {error}") from error
 
 
 def _of_chat(model: Model, body: Mapping) -> list[list[int]]:
@@ -195,10 +212,17 @@ def _of_chat(model: Model, body: Mapping) -> list[list[int]]:
     turns = body.get("messages")
     good = isinstance(turns, list) and turns and all(isinstance(t, dict) for t in turns)
     if not good:
-        raise ValueError(f"messages={turns!r:.80} must be a list of turns")
-    more = body.get("chat_template_kwargs") or {}
-    if not isinstance(more, dict):
-        raise ValueError(f"chat_template_kwargs={more!r:.80} must be an object")
+        raise ValueError(
+            f"messages={turns!r:.80} must be a list of turns, one at least"
+        )
+    more = body.get("chat_template_kwargs")
+    more = {} if more is None else more
+    own = inspect.signature(model.tokenizer.apply_chat_template).parameters
+    if not isinstance(more, dict) or own.keys() & more.keys():
+        raise ValueError(
+            f"chat_template_kwargs={more!r:.80} must be an object of what the template "
+            "reads"
+        )
     try:
         text = model.tokenizer.apply_chat_template(
             turns,
@@ -209,7 +233,7 @@ def _of_chat(model: Model, body: Mapping) -> list[list[int]]:
         )
     except Exception as error:  # whatever a template raises
         raise ValueError(f"the chat template refuses the messages: {error}") from error
-    return [model.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return [_encoded(model, text, special=False)]
 
 
 def nothing(job: Job) -> list[list[Written]]:

@@ -169,7 +169,20 @@ class Model:
                 rollout.tokens_BT, starts, stops, texts, rollout.finished_B, whole
             )
         ]
+        prompts = [row[:start] for row, start in zip(rollout.tokens_BT, starts)]
+        found = [
+            self._without_rest(prompt, one, ends) if one.text != uncut else one
+            for prompt, one, uncut in zip(prompts, found, whole, strict=True)
+        ]
         return [found[i : i + copies] for i in range(0, len(found), copies)]
+
+    def _without_rest(self, prompt, one: "Written", ends) -> "Written":
+        """Without the tokens behind the one with which a stop string was whole."""
+        for count in range(1, len(one.ids) + 1):
+            text = decoding.text_of(self.tokenizer, prompt, one.ids[:count])
+            if decoding.before_end(text, ends) != text:
+                return one._replace(ids=one.ids[:count])
+        return one
 
     def stream(
         self,

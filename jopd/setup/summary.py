@@ -7,6 +7,7 @@ from jopd.data import templates
 from jopd.models import decoder
 from jopd.setup import memory
 from jopd.setup.experiment import Experiment
+from jopd.teachers import secrecy
 
 
 def summary_rows(e: Experiment) -> list[tuple[str, str]]:
@@ -20,7 +21,10 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
             rows.append((name, f"what {of} said once, in {teacher.path}"))
             continue
         if name in e.served:
-            how = f"{teacher.model} behind a server, asked by {e.served[name].form}"
+            how = f"{teacher.model} at {secrecy.hidden(teacher.url)}, asked by "
+            how += e.served[name].form
+            if teacher.top_k:
+                how += f" of the {teacher.support}'s {teacher.top_k} likeliest tokens"
             about = ", own context" if teacher.context else ""
             rows.append((name, how + about + _share(e, name)))
             continue

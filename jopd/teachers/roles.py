@@ -100,7 +100,8 @@ def check(name: str, teacher: Teacher) -> None:
     if teacher.weights in ("path", "stored") and not teacher.path:
         raise ValueError(
             f"a term compares with {name!r}, but {name}.path is empty; name a model, "
-            f"or set {name}.weights to initial, live, ema, snapshot or served"
+            "or with weights='stored' the folder of jopd score, or set "
+            f"{name}.weights to initial, live, ema, snapshot or served"
         )
     for key in ("url", "model", "top_k"):
         asked, given = teacher.weights == "served", getattr(teacher, key)

@@ -75,12 +75,14 @@ class _Form(NamedTuple):
 
 
 class _Talk(NamedTuple):
-    """A server, what every request to it has, and what it has cost."""
+    """A server, what every request to it has, and what it has cost; ``mark`` is a hash
+    of what the model says of the probe, since names and addresses change hands."""
 
     server: Server
     totals: Counter
     model: str
     body: Mapping
+    mark: str = ""
 
 
 class Wrong(ValueError):
@@ -120,6 +122,7 @@ def connect(
     form, found = _form_of(talk, forms(0 if chosen else top_k), ids)
     probe = _scores(found, form.top_k).logp
     _check_tokenizer(talk, form, text, ids)
+    talk = talk._replace(mark=" ".join(f"{logp:.2f}" for logp in probe))
     ask, said = functools.partial(_answer, talk, form), form.name
     if chosen:
         most = _check_chosen(talk, ids, probe)
@@ -167,11 +170,12 @@ def _form_of(talk: _Talk, known: Sequence[_Form], ids) -> tuple[_Form, list]:
             reply = _tried(talk, form, ids)
             return form, _numbers(form, reply, ids, 1)
         except Unusable as error:
-            why.append(f"{form.name}: {error}")
+            why.append(f"{form.name}: {error!s:.80}")
     raise ValueError(
-        f"{talk.server.where}: {talk.server.wire.url} gives no log-probabilities of "
-        f"prompts ({'; '.join(dict.fromkeys(why))}); serve the model by vLLM, SGLang "
-        "or jopd serve, or use a teacher that only writes text (audit.teacher='http')"
+        f"{talk.server.where}.url={talk.server.wire.url!r} gives no log-probabilities "
+        f"of prompts ({'; '.join(dict.fromkeys(why))}); correct it, or serve the model "
+        "by vLLM, SGLang or jopd serve, or use a teacher that only writes text "
+        "(audit.teacher='http')"
     )
 
 
@@ -214,7 +218,8 @@ async def _answer(talk: _Talk, form: _Form, asked: Asked, http):
 
 
 async def _asked(talk, server: Server, path, request, read, count: int, http):
-    place = replies.file_of(server.cache_dir, server.wire.url, "logp", request)
+    of = server.wire.url, "logp", talk.mark, request
+    place = replies.file_of(server.cache_dir, *of)
     kept = Kept(place, "numbers", count, (float, int))
 
     def numbers(reply):

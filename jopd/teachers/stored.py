@@ -16,6 +16,7 @@ import numpy as np
 from jopd.teachers.likely import Scores
 
 SETTINGS = "scores.json"
+APART = 0.05  # nats between answers of one model, in the mean
 COLUMNS = ("row", "logp", "ids", "likely")
 
 
@@ -40,12 +41,14 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     _parquet(folder)
     file = folder / SETTINGS
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out={folder} is a file; name a folder")
     if file.exists():
         kept = settings_of(folder)
         differ = [
             f"{key} was {kept.get(key)!r}, is {settings.get(key)!r}"
             for key in sorted(kept.keys() | settings.keys())
-            if kept.get(key) != settings.get(key)
+            if not _same(key, kept.get(key), settings.get(key))
         ]
         if differ:
             raise ValueError(
@@ -61,6 +64,16 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     temporary.replace(file)
 
 
+def _same(key: str, kept, now) -> bool:
+    """Whether two settings are one; a teacher is known by what it is, not by a name."""
+    if key == "teacher":
+        return True
+    if key != "answers" or not (kept and now):
+        return kept == now
+    a, b = (np.array(side.split(), float) for side in (kept, now))
+    return a.shape == b.shape and bool(np.abs(a - b).mean() <= APART)
+
+
 def settings_of(folder: Path) -> dict[str, Any]:
     """Raises ValueError: no scores there."""
     try:
@@ -71,7 +84,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{folder} has no scores that can be read ({error}); make them with jopd "
-            "score --config=... --out=FOLDER"
+            "score --config=... --out=FOLDER, in a new or empty folder"
         ) from None
 
 
@@ -148,8 +161,8 @@ def check(
     if lost:
         raise ValueError(
             f"{name}.path={folder!r} has no scores of {len(lost):,} of {len(rows):,} "
-            f"gold rows, such as {lost[0]!r}: other rows, another template or other "
-            f"limits of length; {again}"
+            f"gold rows, such as {lost[0]!r}: other rows (a seed or data.size may "
+            f"choose them), another template or other limits of length; {again}"
         )
 
 

@@ -22,6 +22,7 @@ from jopd.teachers.secrecy import hidden
 
 BACKOFF_SECONDS = 0.5  # before the first repetition, doubled with each further one
 LONGEST_WAIT_SECONDS = 60.0
+AGAIN = {429, *range(500, 600)} - {501, 505}  # that may be answered another time
 LARGEST_REPLY = 2**26  # bytes, decompressed
 
 
@@ -133,7 +134,7 @@ async def post(http, wire: Wire, totals: Counter, path: str, body: dict) -> dict
             why = f"{reply.status} {wire.hide(reply.text)[:200]!r}"
             if reply.status in (401, 403, 404):
                 raise ValueError(refused(wire, reply))
-            if reply.status != 429 and reply.status < 500:
+            if reply.status not in AGAIN:
                 raise Unusable(why)
             wait = asked_wait(reply.headers.get("Retry-After"), wait)
         finally:
@@ -145,10 +146,11 @@ async def post(http, wire: Wire, totals: Counter, path: str, body: dict) -> dict
 
 
 def refused(wire: Wire, reply: Reply) -> str:
-    return (
-        f"{wire.url} answers {reply.status} {wire.hide(reply.text)[:200]!r}; check the "
-        "key in the variable that remote.key_env names, and remote.model"
-    )
+    doubt = "the address, which ends in its version, such as /v1, and the model's name"
+    if reply.status != 404:
+        doubt = "the key in the variable that remote.key_env names"
+    said = wire.hide(reply.text)[:200]
+    return f"{wire.url} answers {reply.status} {said!r}; check {doubt}"
 
 
 def decoded(wire: Wire, reply: Reply) -> dict:

@@ -16,13 +16,13 @@ from jopd.models import hf
 from jopd.models.decoder import DecoderConfig
 from jopd.setup import adapter, inputs
 from jopd.setup.experiment import Experiment
+from jopd.teachers import served, stored
 from jopd.training import sums, workdir
 
 NAME = "inputs.json"
 TOKENS, ENDS = FOLLOWING = ("tokens of the rows", "ends of responses")
 SHOWN = 12  # characters of a hash in an error
 ANSWERS = "log-probabilities of a probe text by the server of "
-APART = 0.05  # nats, in the mean; sums in another order move less, also in bfloat16
 
 
 def check(directory: Path, now: dict[str, str]) -> None:
@@ -77,7 +77,7 @@ def _same(name: str, before: str, now: str | None) -> bool:
     if now is None or not name.startswith(ANSWERS):
         return before == now
     a, b = (np.array(side.split(), float) for side in (before, now))
-    return a.shape == b.shape and bool(np.abs(a - b).mean() <= APART)
+    return a.shape == b.shape and bool(np.abs(a - b).mean() <= stored.APART)
 
 
 def _short(fact: str) -> str:
@@ -107,10 +107,7 @@ def found(e: Experiment) -> dict[str, str]:
             for name, data in rows.own_prompts.items()
         },
         **_weights(e),
-        **{
-            f"{ANSWERS}{name}": " ".join(f"{logp:.2f}" for logp in client.probe)
-            for name, client in e.served.items()
-        },
+        **{f"{ANSWERS}{name}": answers(client) for name, client in e.served.items()},
         **{
             f"the scores of {name}": _sha(
                 *(
@@ -131,6 +128,11 @@ def _tokens(*parts: Dataset) -> str:
         for row in (*data.prompts, *(s for s in data.solutions if s is not None))
     )
     return _sha(*(np.append(row, -1).tobytes() for row in tokens))
+
+
+def answers(client: served.Client) -> str:
+    """What a server says of a text that all are asked about, in nats a token."""
+    return " ".join(f"{logp:.2f}" for logp in client.probe)
 
 
 def _own(e: Experiment) -> dict[str, str]:

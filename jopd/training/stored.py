@@ -1,6 +1,7 @@
 """Scores of gold rows: written once by a teacher, then read by runs without it."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -11,9 +12,9 @@ from jopd.models import sharding
 from jopd.setup import experiment, inputs
 from jopd.setup.experiment import Experiment
 from jopd.setup.model import padded
-from jopd.teachers import likely, stored
+from jopd.teachers import likely, roles, stored
 from jopd.teachers.likely import Scores
-from jopd.training import own_tokens, served
+from jopd.training import origins, own_tokens, served
 from jopd.types import GOLD, TEACHER, Batch
 
 
@@ -44,23 +45,44 @@ def make_annotate(e: Experiment, name: str) -> collect.Annotate:
     return annotate
 
 
+def check_teacher(name: str, teacher: roles.Teacher) -> None:
+    """Raises ValueError for a teacher that moves, or is stored already."""
+    if teacher.weights not in ("path", "initial", "served"):
+        raise ValueError(
+            f"{name}.weights={teacher.weights!r}: scores are stored of a teacher that "
+            "stays as it is; use path, initial or served"
+        )
+    if roles.reads_peer(teacher):
+        raise ValueError(
+            f"{name}.context={teacher.context!r} shows {{peer}}, which gold rows lack"
+        )
+
+
 def settings(e: Experiment, name: str, top_k: int) -> dict:
     """What a folder of scores is of."""
-    teacher = e.teachers[name]
-    whose = teacher.model if teacher.weights == "served" else teacher.path
-    return {
-        "teacher": whose or f"the {teacher.weights} student",
+    teacher, kwargs = e.teachers[name], e.config.data.teacher_template_kwargs.to_dict()
+    found = {
+        "teacher": teacher.model or teacher.path or f"the {teacher.weights} student",
+        "dtype": teacher.dtype,
         "context": teacher.context,
+        "template": json.dumps(kwargs, sort_keys=True, default=str),
         "tokens": "its own" if name in e.of_own_tokens else "the student's",
         "top_k": top_k,
         "tokenizer": inputs.rules_of(e.rows.tokenizer),
     }
+    if name in e.served:
+        return found | {"answers": origins.answers(e.served[name])}
+    own = teacher.path if teacher.weights == "path" else e.config.student.path
+    return found | {"weights": origins.of_model(inputs.model_path(own))}
 
 
-def write(e: Experiment, folder: Path, name: str, *, top_k: int, progress) -> int:
-    """Scores all gold rows that a folder has not yet; returns how many those were.
+def write(
+    e: Experiment, folder: Path, name: str, *, top_k: int, progress
+) -> tuple[int, int]:
+    """Scores all gold rows that a folder has not yet.
 
-    ``progress(done, of)`` is told after every part.
+    ``progress(done, of)`` is told after every part. Returns how many it wrote, and how
+    many a server left unanswered.
 
     Raises:
       ValueError: no gold rows, a folder of other scores, or likely tokens of a teacher
@@ -75,11 +97,8 @@ def write(e: Experiment, folder: Path, name: str, *, top_k: int, progress) -> in
             f"--top_k={top_k}: {name} has tokens of its own, and the likeliest of them "
             "are none of the student's; use --top_k=0"
         )
-    if name in e.served and top_k != e.teachers[name].top_k:
-        raise ValueError(
-            f"--top_k={top_k}, but the server is asked for {name}.top_k="
-            f"{e.teachers[name].top_k}; use one number"
-        )
+    served_k = e.served[name].top_k if name in e.served else e.shape.vocabulary
+    top_k = min(top_k, served_k)  # all there are
     stored.begin(folder, settings(e, name, top_k))
     known, read = stored.read(folder).rows, make_read(e, name, top_k)
     key = lambda i: stored.key_of(train.prompts[i], train.solutions[i])
@@ -87,6 +106,7 @@ def write(e: Experiment, folder: Path, name: str, *, top_k: int, progress) -> in
     left.sort(key=lambda i: len(train.prompts[i]) + len(train.solutions[i]))
     rows, width = e.config.eval.batch_rows or e.mix.rows, e.widths.rows[-1]
     rows += -rows % e.mesh.devices.size
+    wrote = 0
     for first in range(0, len(left), rows):
         some = left[first : first + rows]
         batch = collect.gold_batch(train, some, count=rows, width=width)
@@ -96,12 +116,15 @@ def write(e: Experiment, folder: Path, name: str, *, top_k: int, progress) -> in
         for b, i in enumerate(some):
             places = slice(starts[b], starts[b] + len(train.solutions[i]))
             scores = Scores(*(leaf[b, places] for leaf in found))
-            if (scores.logp <= 0).all():  # what a server lost is asked again
+            # What a server lost is asked again; what tokens of another teacher's own
+            # cannot say stays unknown.
+            if name not in e.served or (scores.logp <= 0).all():
                 part[key(i)] = scores
         if part:
             stored.append(folder, part)
+        wrote += len(part)
         progress(min(first + rows, len(left)), len(left))
-    return len(left)
+    return wrote, len(left) - wrote
 
 
 def make_read(e: Experiment, name: str, top_k: int):

@@ -261,6 +261,7 @@ def test_bfloat16_logits():
     ("f", "named"),
     [
         (Filter(temperature=-1.0), "temperature=-1.0"),
+        (Filter(temperature=1e-5), "temperature=1e-05 must be 0"),
         (Filter(top_k=-1), "top_k=-1"),
         (Filter(top_p=0.0), "top_p=0.0"),
         (Filter(top_p=1.1), "top_p=1.1"),

@@ -5,6 +5,9 @@ import concurrent.futures
 import io
 import json
 import re
+import signal
+import socket
+import subprocess
 
 import httpx2
 import jax
@@ -207,6 +210,7 @@ def test_a_conversation(talker):
         ({"prompt": "1", "n": True}, "n=True must be a whole number"),
         ({"prompt": "1", "temperature": "hot"}, "temperature='hot' must be a number"),
         ({"prompt": "1", "echo": "yes"}, "echo='yes' must be true or false"),
+        ({"prompt": "1", "stop": {}}, r"stop=\{\} must be a text or a list"),
         ({"prompt": "1", "stop": [1]}, r"stop=\[1\] must be a text or a list"),
         ({"prompt": "1", "stream": True}, "stream=True is not served"),
         ({"prompt": "1", "logit_bias": {"3": 5}}, "logit_bias=.* is not served"),
@@ -219,6 +223,84 @@ def test_a_request_that_cannot_be_answered(url, body, said):
     error = reply.json()["error"]
     assert error["type"] == "invalid_request_error"
     assert re.search(said, error["message"])
+
+
+def test_what_is_written_ends_with_its_stop_string(url):
+    body = dict(prompt="12+3=", max_tokens=60, temperature=0, logprobs=0, stop="#")
+    reply = post(url, **body).json()
+    (one,) = reply["choices"]
+    tokens = one["logprobs"]["tokens"]
+    assert "".join(tokens) == one["text"] + "#"
+    assert reply["usage"]["completion_tokens"] == len(tokens)
+
+
+def test_next_to_no_temperature_is_greedy(url):
+    ask = lambda t: choices(url, prompt="12+3=", max_tokens=9, temperature=t)
+    ((cold,), (colder,)) = ask(0), ask(1e-40)
+    assert cold["text"] == colder["text"] != ""
+
+
+@pytest.mark.parametrize("prompt", ["\N{SNOWMAN}", "a", "\x00", ["1+1=", "b"]])
+def test_a_text_that_the_tokenizer_refuses(url, prompt):
+    reply = post(url, prompt=prompt, max_tokens=0)
+    assert reply.status_code == 400
+    assert "cannot be tokenised" in reply.json()["error"]["message"]
+
+
+def test_half_of_a_surrogate_pair(url, talker):
+    for address, path, body in (
+        (url, "completions", b'{"prompt": "\\ud800"}'),
+        (
+            talker[0],
+            "chat/completions",
+            b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        ),
+    ):
+        reply = httpx2.post(f"{address}/{path}", content=body)
+        assert reply.status_code == 400, reply.text
+        assert "cannot be tokenised" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "kwargs", [[], {"chat_template": "{{ 1 }}"}, {"tokenize": True}]
+)
+def test_what_a_template_is_not_given(talker, kwargs):
+    turns = [dict(role="user", content="hello")]
+    body = dict(messages=turns, chat_template_kwargs=kwargs)
+    reply = post(talker[0], "chat/completions", **body)
+    assert reply.status_code == 400
+    assert "of what the template reads" in reply.json()["error"]["message"]
+
+
+def test_clients_that_leave_leave_no_trace(url):
+    """In the middle of a body, or of an answer."""
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    for sent in (b'{"prompt": "1', b'{"prompt": "12+3=", "max_tokens": 200, "n": 40}'):
+        with socket.create_connection((host, int(port))) as connection:
+            head = (
+                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n"
+            )
+            connection.sendall(head + b"\r\n" + sent)
+    assert choices(url, prompt="12+3=", max_tokens=2)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_is_ended_without_a_word(end):
+    with serving("demo:teacher", stderr=subprocess.PIPE) as (url, process):
+        assert choices(url, prompt="12+3=", max_tokens=2)
+        process.send_signal(end)
+        _, said = process.communicate(timeout=60)
+    assert said == "", said
+
+
+def test_a_key(monkeypatch):
+    monkeypatch.setenv("JOPD_TEST_KEY", "secret")
+    with serving("demo:teacher", "--key_env=JOPD_TEST_KEY") as (url, _):
+        ask = lambda **headers: httpx2.get(f"{url}/models", headers=headers).status_code
+        assert ask() == ask(Authorization="Bearer wrong") == 401
+        assert ask(Authorization="secret") == ask(Authorization="Basic secret") == 401
+        assert ask(Authorization="Bearer secret") == 200
+        assert ask(Authorization="bearer secret") == 200
 
 
 def test_other_refusals(url, tmp_path):

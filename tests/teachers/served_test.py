@@ -293,10 +293,43 @@ def test_fewer_likely_tokens_than_were_asked_for():
             connect(url, top_k=3)
 
 
+def test_answers_are_not_those_of_another_model(tmp_path):
+    """Of the same name at the same address, as servers of checkpoints are."""
+    said = [0.0]
+    answer = lambda body: as_vllm(body, logp=lambda at: said[0] - 0.5 - at / 8)
+    with answering(answer) as url:
+        ask = lambda: connect(url, cache_dir=tmp_path / "cache").score(ROWS[:1])[0].logp
+        first = ask()
+        said[0] = -1.0
+        assert ask() == pytest.approx(first - 1.0)
+        said[0] = 0.0
+        assert ask() == pytest.approx(first)
+
+
+def test_a_site_that_is_no_server_is_said_at_once():
+    """What is not implemented will not be in a second either."""
+    asked = []
+    page = lambda body: asked.append(body) or (501, {"page": "x" * 900})
+    with answering(page) as url, pytest.raises(ValueError) as error:
+        connect(url)
+    assert len(asked) == 4 and len(str(error.value)) < 600
+    assert f"teacher.url='{url}'" in str(error.value)
+
+
+def test_an_address_without_its_version():
+    with (
+        answering(lambda body: (404, {"detail": "Not Found"})) as url,
+        pytest.raises(ValueError, match=r"ends in its version, such as /v1"),
+    ):
+        connect(url)
+
+
 def test_a_server_without_log_probabilities():
     with (
         answering(lambda body: {"choices": [{"text": "x"}]}) as url,
-        pytest.raises(ValueError, match=r"teacher: .* no log-probabilities of prompts"),
+        pytest.raises(
+            ValueError, match=r"teacher.url=.* no log-probabilities of prompts"
+        ),
     ):
         connect(url)
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import runs
-from jopd.setup import experiment
+from jopd.setup import experiment, inputs
 from jopd.training import control, origins, workdir
 from jopd.training import loop as train
 
@@ -112,7 +112,7 @@ def test_a_teacher_of_its_own_has_its_tokenizer_and_prompts_kept(begun, monkeypa
     theirs = "tokens of the rows as teacher reads them"
     assert found["the tokenizer of teacher"] == found["the tokenizer"]
     assert theirs in found and theirs not in begun()
-    monkeypatch.setattr(origins, "_rules", lambda tokenizer: tokenizer.name_or_path)
+    monkeypatch.setattr(inputs, "rules_of", lambda tokenizer: tokenizer.name_or_path)
     one, two = (begun()[f"the tokenizer{of}"] for of in ("", " of teacher"))
     assert one.endswith("student") and two.endswith("teacher")
 

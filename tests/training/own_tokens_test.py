@@ -122,7 +122,7 @@ def test_spans_are_shared_as_dpca_has_it(models, byte_teacher, tmp_path):
         ),
         ({"rollout__prefix__source": "teacher"}, "rollout.prefix.source has 'teacher'"),
         ({"objective__temperature": 2.0}, "objective.temperature=2.0 divides"),
-        ({"teacher__weights": "ema"}, "teacher.tokenizer='own' is for models of their"),
+        ({"teacher__weights": "ema"}, "teacher.tokenizer='own' is for weights='path'"),
         (
             {"panels__both": dict(members=("teacher", "reference"))},
             "panels.both compares whole",

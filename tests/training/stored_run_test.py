@@ -1,6 +1,7 @@
 """Runs that read what a teacher said once, beside runs that hold it."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import runs
 from jopd.setup import experiment, validation
-from jopd.teachers import stored
+from jopd.teachers import likely, roles, stored
 from jopd.training import loop as train
 from jopd.training import stored as writing
 from jopd_server import serving
@@ -22,13 +23,16 @@ GOLD = {
     "mix__student": 0.5,
     "mix__gold": 0.5,
 }
+NONE = np.zeros((0,), np.int32), np.zeros((0,), np.float32)
 QUIET = lambda done, of: None
 
 
 def written(models, folder, top_k: int = 6, **changes) -> int:
     """Scores by the teacher; how many rows."""
     e = experiment.build(runs.config(models, "opd", **changes), train=False)
-    return writing.write(e, folder, "teacher", top_k=top_k, progress=QUIET)
+    wrote, lost = writing.write(e, folder, "teacher", top_k=top_k, progress=QUIET)
+    assert not lost
+    return wrote
 
 
 def reading(models, folder, **changes):
@@ -86,8 +90,8 @@ def test_scoring_goes_on_where_it_was_stopped(models, folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         writing.write(e, place, "teacher", top_k=6, progress=stop)
     assert len(stored.read(place).rows) == 16
-    assert writing.write(e, place, "teacher", top_k=6, progress=QUIET) == 24
-    assert writing.write(e, place, "teacher", top_k=6, progress=QUIET) == 0
+    assert writing.write(e, place, "teacher", top_k=6, progress=QUIET) == (24, 0)
+    assert writing.write(e, place, "teacher", top_k=6, progress=QUIET) == (0, 0)
     whole, again = stored.read(folder).rows, stored.read(place).rows
     assert whole.keys() == again.keys()
     for key, row in whole.items():
@@ -110,9 +114,8 @@ def test_a_served_teacher_scores_the_same(models, folder, tmp_path):
             train=False,
         )
         place = tmp_path / "scores"
-        assert writing.write(e, place, "teacher", top_k=6, progress=QUIET) == 40
-        with pytest.raises(ValueError, match=r"asked for teacher.top_k=6; use one"):
-            writing.write(e, place, "teacher", top_k=5, progress=QUIET)
+        found = writing.write(e, place, "teacher", top_k=6, progress=QUIET)
+        assert found == (40, 0)
     for key, row in stored.read(folder).rows.items():
         found = stored.read(place).rows[key]
         np.testing.assert_allclose(found.logp, row.logp, atol=1e-5)
@@ -130,6 +133,58 @@ def test_a_teacher_with_tokens_of_its_own(models, tmp_path):
     e = experiment.build(runs.config(models, "opd", **own), train=False)
     with pytest.raises(ValueError, match=r"--top_k=3: teacher has tokens of its own"):
         writing.write(e, tmp_path / "more", "teacher", top_k=3, progress=QUIET)
+
+
+def test_a_folder_is_of_one_teacher(models, folder, tmp_path):
+    """By its weights, whatever it is called."""
+    copy = tmp_path / "copy"
+    shutil.copytree(models / "teacher", copy)
+    assert written(models, folder, teacher__path=str(copy)) == 0, "the same"
+    for changes in (
+        {"teacher__path": str(models / "student")},
+        {"teacher__weights": "initial"},
+    ):
+        with pytest.raises(ValueError, match="weights was 'sha256"):
+            written(models, folder, **changes)
+    with pytest.raises(ValueError, match="dtype was 'float32'"):
+        written(models, folder, teacher__dtype="bfloat16")
+
+
+def test_more_likely_tokens_than_there_are(models, tmp_path):
+    assert written(models, tmp_path / "s", top_k=1000) == 40
+    assert stored.read(tmp_path / "s").settings["top_k"] == 18
+    assert written(models, tmp_path / "s", top_k=1000) == 0
+
+
+@pytest.mark.parametrize("weights", ["live", "ema", "snapshot", "gated", "stored"])
+def test_a_teacher_that_moves_is_not_stored(weights):
+    with pytest.raises(ValueError, match=r"of a teacher that stays as it is"):
+        writing.check_teacher("teacher", roles.Teacher(weights=weights, path="x"))
+
+
+def test_rows_that_a_server_lost_are_said_and_scored_again(models, tmp_path):
+    lost = {3, 7}
+
+    class Client:
+        top_k = 0
+
+        def score(self, asked):
+            rows = [
+                likely.Scores(np.full(len(a.tokens) - a.first, -1.0), *NONE)
+                for a in asked
+            ]
+            return [None if n in lost else row for n, row in enumerate(rows)]
+
+    e = experiment.build(runs.config(models, "opd"), train=False)
+    client, place = Client(), tmp_path / "scores"
+    client.probe = np.float32([-1.0])
+    teachers = {"teacher": roles.Teacher(weights="served", url="u", model="m")}
+    e = e._replace(served={"teacher": client}, teachers=teachers)
+    first = writing.write(e, place, "teacher", top_k=0, progress=QUIET)
+    assert first[1] >= 2 and sum(first) == 40
+    lost.clear()
+    again = writing.write(e, place, "teacher", top_k=0, progress=QUIET)
+    assert again == (first[1], 0)
 
 
 def test_other_rows_or_limits_are_refused(models, folder):
@@ -180,5 +235,5 @@ def test_the_command(models, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "40 rows more" in done.stdout + done.stderr
+    assert "40 rows more, 40 in all" in done.stdout + done.stderr
     assert stored.read(tmp_path / "s").settings["top_k"] == 3
