@@ -11,6 +11,13 @@ from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.models import decoder
 
+APART = 0.05  # nats, in the mean; one model's sums in another order move less
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two sets of log-probabilities of the same tokens are one model's."""
+    return one.shape == other.shape and bool(np.abs(one - other).mean() <= APART)
+
 
 class Scores(NamedTuple):
     """Of tokens at places ``[...]``, in nats.

@@ -24,7 +24,7 @@ import numpy as np
 
 from jopd.data import vocabulary
 from jopd.teachers import replies, servers, transport
-from jopd.teachers.likely import Scores
+from jopd.teachers.likely import Scores, alike
 from jopd.teachers.replies import Kept
 from jopd.teachers.servers import Server
 from jopd.teachers.transport import Unusable, Wire
@@ -265,7 +265,7 @@ def _check_chosen(talk: _Talk, ids: Sequence[int], probe: np.ndarray) -> int:
             why = str(error)
             continue
         for column in (0, 2):
-            if np.abs(rows[:, column] - probe).mean() > 0.05:  # as ``origins.APART``
+            if not alike(rows[:, column], probe):
                 why = "other log-probabilities than as prompt_logprobs: shifted rows?"
                 break
         else:

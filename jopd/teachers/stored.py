@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jopd.teachers.likely import Scores
+from jopd.teachers.likely import Scores, alike
 
 SETTINGS = "scores.json"
-APART = 0.05  # nats between answers of one model, in the mean
 COLUMNS = ("row", "logp", "ids", "likely")
 
 
@@ -70,8 +69,7 @@ def _same(key: str, kept, now) -> bool:
         return True
     if key != "answers" or not (kept and now):
         return kept == now
-    a, b = (np.array(side.split(), float) for side in (kept, now))
-    return a.shape == b.shape and bool(np.abs(a - b).mean() <= APART)
+    return alike(*(np.array(side.split(), float) for side in (kept, now)))
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

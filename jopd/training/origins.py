@@ -16,7 +16,7 @@ from jopd.models import hf
 from jopd.models.decoder import DecoderConfig
 from jopd.setup import adapter, inputs
 from jopd.setup.experiment import Experiment
-from jopd.teachers import served, stored
+from jopd.teachers import likely, served
 from jopd.training import sums, workdir
 
 NAME = "inputs.json"
@@ -76,8 +76,7 @@ def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
 def _same(name: str, before: str, now: str | None) -> bool:
     if now is None or not name.startswith(ANSWERS):
         return before == now
-    a, b = (np.array(side.split(), float) for side in (before, now))
-    return a.shape == b.shape and bool(np.abs(a - b).mean() <= stored.APART)
+    return likely.alike(*(np.array(side.split(), float) for side in (before, now)))
 
 
 def _short(fact: str) -> str:

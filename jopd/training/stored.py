@@ -143,7 +143,7 @@ def make_read(e: Experiment, name: str, top_k: int):
 
     def read(batch: Batch) -> Scores:
         rollout, ids_B = batch.rollout, np.asarray(batch.prompt_id_B)
-        found = served.unknown(batch.mask_BT.shape, min(top_k, columns))
+        found = served.unknown(batch.mask_BT.shape, top_k)
         starts, ends = np.asarray(rollout.prompt_length_B), np.asarray(rollout.length_B)
         rows = [
             np.concatenate([prompts[i], row[start:end]])
@@ -158,10 +158,10 @@ def make_read(e: Experiment, name: str, top_k: int):
         length_B = np.asarray([len(row) for row in rows], np.int32)
         params = e.frozen.get(name, e.params)
         given = params, *place((tokens_BT, length_B))
-        answers = likely.scores(model, *given, k=min(top_k, columns), **cut)
+        answers = jax.device_get(likely.scores(model, *given, k=top_k, **cut))
         for b, i in enumerate(ids_B):
             first = len(prompts[i]) - 1
-            for whole, part in zip(found, jax.device_get(answers), strict=True):
+            for whole, part in zip(found, answers, strict=True):
                 whole[b, starts[b] : ends[b]] = part[b, first : length_B[b] - 1]
         return found
 
