@@ -11,16 +11,17 @@ The bundled student, trained further so that it can use an answer in its prompt 
 begins its response with a mark (`python tools/make_hint_models.py`). The self-teachers
 read the answer, the student never does. A response with the mark is a leak. The answer
 is a function of the question here, so a student could copy the teacher completely, mark
-included. 8 prompts x 8 rollouts per update, one learning rate for all, constant after
-its warm-up; accuracy looks at the last number only and forgives the mark.
+included. 8 prompts x 8 rollouts per update; rates are tuned by avg@4 on a seed of
+their own; accuracy looks at the last number only and forgives the mark.
 """
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
+GRID = (2.5e-5, 1e-4)
+WIDEN = 1
 COMMON = REGIMES["digits"].keys | {
     "steps": 200,
     "student.path": "runs/hint_models/student",
     "rollout.prompts_per_step": 8,
     "rollout.group_size": 8,
-    "optimizer.learning_rate": 1e-4,
     "optimizer.schedule": "constant",
     "optimizer.warmup": 50,
     "data.levels": (2, 3, 4, 5, 6, 7),
@@ -30,6 +31,16 @@ COMMON = REGIMES["digits"].keys | {
     "export.enabled": False,
 }
 HINT = {"teachers.self.context": "{answer};{question}"}
+SDPO = {
+    "teachers.self.weights": "ema",
+    "teachers.self.rate": 0.01,
+    "loss.opsd.coef": 0.0,
+    "loss.sdpo.signal": "sdpo.distil",
+    "loss.sdpo.other": "self",
+    "loss.sdpo.alpha": 0.5,
+    "loss.sdpo.k": 100,
+    "loss.sdpo.is_clip": 2.0,
+}
 ARMS = {
     "GRPO": {"config": "grpo"},
     "RLSD": {"config": "rlsd", "overrides": HINT},
@@ -40,7 +51,10 @@ ARMS = {
             "loss.grpo.coef.end": 0.5,
             "loss.evidence.coef.end": 0.5,
         },
+        "rate_of": "RLSD",
     },
+    # Without its peers, whose rows it would be left with.
+    "SDPO's loss, reads the answer": {"config": "opsd", "overrides": HINT | SDPO},
     "OPSD, initial": {
         "config": "opsd",
         "overrides": {**HINT, "loss.opsd.clip": 0.05},
@@ -60,8 +74,37 @@ METRICS = {
     "before.accuracy": "accuracy before, %",
     "accuracy": "accuracy, %",
     "avg_at_k": "avg@4, %",
+    "mean reward/mean": "reward of rollouts, mean",
+    "last entropy/student": "entropy",
     "mean_length": "length",
     "reverse_kl": "reverse KL to the bundled teacher",
+}
+JUDGED = ("avg_at_k", "-leak_rate")
+BASELINE = START = "GRPO"
+
+
+def _leaks(arm: str, against: str, direction: str) -> dict:
+    return dict(arm=arm, against=against, metric="leak_rate", direction=direction)
+
+
+def _beats(arm: str, against: str, metric: str = "avg_at_k") -> dict:
+    return dict(arm=arm, against=against, metric=metric, direction="higher")
+
+
+FREE = "OPSD, initial, no clip"
+CLAIMS = {
+    "paper: OPSD leaks": _leaks(FREE, "before", "higher"),
+    "paper: RLSD leaks less than OPSD": _leaks("RLSD", FREE, "lower"),
+    "RLSD leaks more than GRPO": _leaks("RLSD", "GRPO", "higher"),
+    "RLSD leaks more where lambda stays": _leaks(
+        "RLSD, lambda held at 0.5", "GRPO", "higher"
+    ),
+    "SDPO leaks": _leaks("SDPO's loss, reads the answer", "before", "higher"),
+    "the released clip leaks less": _leaks("OPSD, initial", FREE, "lower"),
+    "paper: RLSD ends above GRPO": _beats("RLSD", "GRPO"),
+    "paper: RLSD ends above OPSD": _beats("RLSD", FREE),
+    "paper: RLSD gains sooner than GRPO": _beats("RLSD", "GRPO", "mean reward/mean"),
+    "GRPO improves its student": _beats("GRPO", "before"),
 }
 FOUND = """
 - **OPSD without its clip leaks completely.** More than half of the rollouts carry the
