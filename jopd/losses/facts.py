@@ -73,6 +73,17 @@ def local_forward_kl(outputs: Outputs, *, k: int, other: str = "teacher") -> jax
     )
 
 
+def squared_log_ratio(outputs: Outputs, *, other: str = "teacher") -> jax.Array:
+    """E_S[(log S - log T)^2], in squared nats: f32[...].
+
+    Less the square of KL(S || T) it is the variance of the estimate of that KL from one
+    token, k1. Where the student has no mass nothing is added.
+    """
+    student, rows = (jax.nn.log_softmax(x, axis=-1) for x in _pair(outputs, other))
+    p = jnp.exp(student)
+    return jnp.sum(jnp.where(p > 0, p * (student - rows) ** 2, 0.0), axis=-1)
+
+
 def top_k_reverse_kl(
     outputs: Outputs,
     *,

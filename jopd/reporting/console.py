@@ -98,6 +98,40 @@ def evaluation(found: Mapping[str, Any], *, console: Console | None = None) -> N
     (console or rich.get_console()).print(Group(table, *_explained([("", found)])))
 
 
+def examination(findings, nats, advice, *, console: Console | None = None) -> None:
+    """Prints what ``jopd doctor`` found: a line for each check, nats, what to set."""
+    style = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
+    lines = Table(box=None, show_header=False, padding=(0, 1))
+    for overflow in ("ellipsis", "ellipsis", "fold"):
+        lines.add_column(overflow=overflow, no_wrap=overflow == "ellipsis")
+    for one in findings:
+        state = Text(one.state, style=style[one.state])
+        lines.add_row(state, Text(one.check, style="dim"), Text(hidden(one.line)))
+    console = console or rich.get_console()
+    console.print(lines)
+    if nats:
+        console.print(_nats_table(nats))
+    for line in advice:
+        say(f"set   {line}", console=console)
+
+
+def _nats_table(rows) -> Table:
+    """Nats a token: a row for each kind of tokens, a column for each model."""
+    table = Table(box=box.SIMPLE_HEAD, title="nats a token")
+    table.title_justify = "left"
+    models = list(dict.fromkeys(model for *_, model, _ in rows))
+    table.add_column("")
+    for model in models:
+        table.add_column(model, justify="right")
+    kinds = list(dict.fromkeys((text, kind) for text, kind, *_ in rows))
+    known = {(text, kind, model): nats for text, kind, model, nats in rows}
+    for text, kind in kinds:
+        cells = [known.get((text, kind, model)) for model in models]
+        shown = [NONE if nats is None else f"{nats:.2f}" for nats in cells]
+        table.add_row(f"{text}: {kind}", *shown)
+    return table
+
+
 def say(text: str, *, console: Console | None = None) -> None:
     """Prints one line of news; a progress bar that is running stays below it."""
     (console or rich.get_console()).print(Text(text), soft_wrap=True)

@@ -20,6 +20,7 @@ from jopd.setup import (
     lengths,
     memory,
     needs,
+    pairing,
     validation,
 )
 from jopd.setup import rows as row_sets
@@ -36,7 +37,8 @@ class Experiment(NamedTuple):
     ``panels`` are those that terms name. ``rewards_first``: an update reads rewards, so
     it waits for the verifier. ``generator``: what rollouts run under, "pmap" or "jit".
     ``server``: of the audit; ``served``: of the teachers that have one, by name;
-    ``stored``: what others said once.
+    ``stored``: what others said once. ``looked``: checks of the pair, see ``pairing``;
+    those that are not well are among ``notes``.
     """
 
     config: Any
@@ -59,6 +61,7 @@ class Experiment(NamedTuple):
     served: dict[str, served.Client]
     stored: dict[str, stored.Table]
     memory: memory.Plan
+    looked: list[pairing.Finding]
     notes: list[str]
 
     @property
@@ -240,6 +243,7 @@ def build(config, *, train: bool = True) -> Experiment:
         if rows.rewards is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
             validation.check_no_rewards(config, terms, why)
+    looked = pairing.look(config, cast, rows) if train else []
     stop_ids, doubt = find_ends(config, cast, rows)
     widths = lengths.pick_widths(config, rows)
     lengths.check_positions(config, cast.shapes, rows, widths)
@@ -269,8 +273,10 @@ def build(config, *, train: bool = True) -> Experiment:
         served=clients,
         stored=tables,
         memory=plan,
+        looked=looked,
         notes=[
             *notes,
+            *(f.line for f in looked if f.state != pairing.OK),
             *heads,
             *rows.notes,
             *doubt,

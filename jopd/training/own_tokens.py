@@ -42,7 +42,9 @@ def make_annotate(e: Experiment, name: str) -> collect.Annotate:
 def make_scored(e: Experiment, name: str):
     """``Batch -> Batch`` of held-out rows, with the log-probabilities in it."""
     read = make_read(e, name, held=True)
-    return lambda batch: batch._replace(extra={f"logp/{name}": read(batch).logp})
+    return lambda batch: batch._replace(
+        extra=batch.extra | {f"logp/{name}": read(batch).logp}
+    )
 
 
 def make_read(e: Experiment, name: str, *, held: bool = False):

@@ -1,6 +1,7 @@
 """The functions of a run, bound to its experiment; nothing compiles before a call."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jopd.batches import collect
@@ -112,17 +113,8 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     only serve terms.
     """
     c, rows = e.config, evaluation_rows(e)
-    compared = {"student", "teacher"} & e.models.keys() - e.without_logits
-    models = {name: e.models[name] for name in sorted(compared)}
-    token_facts = step.make_facts(models, e.shape)
-    own = {name: held for name, (_, held) in e.rows.own_prompts.items()}
-    place = place_rows(e, {name: own[name] for name in own if name in models})
+    read = make_reading(e, {"teacher"} & e.teachers.keys())
     shapes = dict(buckets=e.widths.prompts[-1:], limit=c.rollout.max_new_tokens)
-    scored = lambda batch: batch
-    if "teacher" in e.of_own_tokens:
-        scored = own_tokens.make_scored(e, "teacher")
-    elif "teacher" in e.served:
-        scored = served.make_scored(e, "teacher")
     drawn = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
     copies = shared_reading(e, rows, c.eval.k)
     bound = functools.partial(
@@ -145,12 +137,34 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     )
 
     def evaluate(params, frozen):
-        theirs = {name: frozen.get(name, params) for name in models}
-        theirs.pop("student")
-        facts = lambda batch: token_facts(params, theirs, place(scored(batch)))
+        facts = functools.partial(read, params, frozen)
         return bound(placed(e, "student", params), facts=facts)
 
     return evaluate
+
+
+def make_reading(e: Experiment, names: Iterable[str], named=None):
+    """``(params, frozen, batch) -> token facts`` of held-out rows.
+
+    ``names``: teachers that the student is compared with; ``named``: facts of one's
+    own. A teacher that shows no logits has only log-probabilities of what was written.
+    """
+    compared = {"student", *names} & e.models.keys() - e.without_logits
+    models = {name: e.models[name] for name in sorted(compared)}
+    token_facts = step.make_facts(models, e.shape, named)
+    own = {name: held for name, (_, held) in e.rows.own_prompts.items()}
+    place = place_rows(e, {name: own[name] for name in own if name in models})
+    others = [own_tokens.make_scored(e, n) for n in names if n in e.of_own_tokens]
+    others += [served.make_scored(e, n) for n in names if n in e.served]
+
+    def read(params, frozen, batch):
+        for scored in others:
+            batch = scored(batch)
+        theirs = {name: frozen.get(name, params) for name in models}
+        theirs.pop("student")
+        return token_facts(params, theirs, place(batch))
+
+    return read
 
 
 def repetition_test(e: Experiment):

@@ -5,6 +5,7 @@ Parameters of frozen models travel as arguments: never donated, never in a check
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from jopd.losses.objective import (
     weigh,
 )
 from jopd.losses.panel import Panel
-from jopd.losses.scoring import facts_of
+from jopd.losses.scoring import Fact, facts_of
 from jopd.models import decoder, lora
 from jopd.rollouts import sampling
 from jopd.types import Batch
@@ -300,13 +301,20 @@ def make_term_norms(
     return term_norms
 
 
-def make_facts(models: dict[str, decoder.Decoder], shape: Shape):
-    """``(params, frozen, batch) -> token facts``, f32[B, T] each, for evaluation."""
+def make_facts(
+    models: dict[str, decoder.Decoder],
+    shape: Shape,
+    named: Mapping[str, Fact] | None = None,
+):
+    """``(params, frozen, batch) -> token facts``, f32[B, T] each, for evaluation.
+
+    ``named``: more of them, ``name -> Outputs -> f32[...]``.
+    """
 
     @jax.jit
     def of_batch(params, frozen, batch: Batch) -> dict[str, jax.Array]:
         hidden, heads = read_by_all(models, params, frozen, batch, hidden_states)
-        return facts(hidden, heads, batch, **shape._asdict())
+        return facts(hidden, heads, batch, **shape._asdict(), named=named or {})
 
     return of_batch
 

@@ -37,6 +37,10 @@ CASES = {
     "compatibility all": (dict(k=6, other="mentor"), 1.0),
     "local_forward_kl": (dict(k=2, other="mentor"), 0.595983),
     "local_forward_kl all": (dict(k=9, other="mentor"), kl(T, S)),
+    "squared_log_ratio": (
+        dict(other="mentor"),
+        np.sum(np.asarray(S) * np.log(np.asarray(S) / np.asarray(T)) ** 2),
+    ),
     "top_k_reverse_kl": (dict(k=2, other="mentor"), kl(TAIL_S, TAIL_T)),
     "top_k_reverse_kl theirs": (
         dict(k=2, other="mentor", of="mentor"),

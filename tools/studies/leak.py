@@ -14,7 +14,7 @@ is a function of the question here, so a student could copy the teacher complete
 included. 8 prompts x 8 rollouts per update; rates are tuned by avg@4 on a seed of
 their own; accuracy looks at the last number only and forgives the mark.
 """
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 GRID = (2.5e-5, 1e-4)
 WIDEN = 1
 COMMON = REGIMES["digits"].keys | {
