@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jopd.batches import collect
-from jopd.data import chat, dataset
+from jopd.data import chat, dataset, judging
 from jopd.data.sources import Example
 from jopd.models import files, hf
 from jopd.setup import inputs
@@ -157,11 +156,9 @@ def gold(config, rows: Rows) -> list[Finding]:
     if judge is None or not whole:
         return []
     width = max(len(data.prompts[i]) + len(data.solutions[i]) for i in whole)
-    rollout = dataset.gold_rows(data, whole, width=width)
-    row_set = rows.training._replace(verifier=judge)
-    texts = row_set.texts(rollout)
-    judged, _ = collect.rewarded(collect.batch_of(rollout), texts, row_set)
-    right_N = np.asarray(judged.reward_B) >= 1
+    texts = rows.training.texts(dataset.gold_rows(data, whole, width=width))
+    reward_N, _ = judging.judge(judge, judging.of_rows(data, np.asarray(whole), texts))
+    right_N = np.asarray(reward_N) >= 1
     said = f"the verifier accepts {right_N.sum()} of {len(whole)} gold solutions"
     if right_N.all():
         return [Finding("gold", OK, said)]

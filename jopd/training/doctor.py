@@ -108,7 +108,7 @@ def _rollouts(e: Experiment, found: Measured) -> Finding:
     )
     if found.truncated <= 0.5:
         return Finding("rollouts", OK, said)
-    how = "raise rollout.max_new_tokens, or see 'ends' and configs/stableopd.py"
+    how = "raise rollout.max_new_tokens, or mend its ends: docs/doctor.md"
     return Finding("rollouts", WARN, said, how)
 
 
@@ -172,7 +172,7 @@ def _distance(found: Measured, name: str) -> Finding:
     )
     if far <= MANY_FAR:
         return Finding("distance", OK, said)
-    how = "begin with gold (mix.gold, configs/sft.py), or take configs/tropd.py"
+    how = "begin with gold rows (mix.gold), or see docs/doctor.md"
     return Finding("distance", WARN, said, how)
 
 
