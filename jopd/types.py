@@ -155,6 +155,19 @@ class Memory(NamedTuple):
     step: Callable[[Any, Scores], Any]
 
 
+class Aligned(NamedTuple):
+    """A model over tokens of its own, where it and the student go on from one text.
+
+    Attributes:
+      logits: f32[..., V'] over its own vocabulary, of its next token.
+      known: bool[...], whether both begin a token at this byte; elsewhere the logits
+        mean nothing.
+    """
+
+    logits: jax.Array
+    known: jax.Array
+
+
 class Outputs(NamedTuple):
     """What signals read, for a chunk of tokens of any leading shape ``[...]``.
 
@@ -167,6 +180,7 @@ class Outputs(NamedTuple):
         bits; None: whoever wants it makes it of the logits, see ``scoring.log_prob``.
       scored: name -> f32[...], log-probability of the written token under a model whose
         logits are not here; above 0 where it is not known.
+      aligned: name -> ``Aligned`` of a model with another tokenizer.
     """
 
     logits: dict[str, jax.Array]
@@ -175,3 +189,4 @@ class Outputs(NamedTuple):
     advantage: jax.Array | None = None
     logp: jax.Array | None = None
     scored: dict[str, jax.Array] = {}  # never changed in place
+    aligned: dict[str, Aligned] = {}  # never changed in place

@@ -1,7 +1,9 @@
 """What models whose logits are not here said of the tokens that were written.
 
 Annotations leave it in ``Batch.extra``: ``logp/<name>``, and of some models also the
-likeliest tokens at every place, ``likely_ids/<name>`` and ``likely_logp/<name>``.
+likeliest tokens at every place, ``likely_ids/<name>`` and ``likely_logp/<name>``. Of
+one with another tokenizer that a term reads whole there are its final hidden states at
+the student's places, ``states/<name>``, and where they count, ``begins/<name>``.
 """
 
 from typing import NamedTuple
@@ -9,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopd.types import Batch
+from jopd.types import Aligned, Batch
 
 LEAST_TAIL = 1e-7  # what float32 log-probabilities can tell from none
 
@@ -33,6 +35,29 @@ def likely_in(batch: Batch) -> dict[str, Likely]:
         name: Likely(ids, logp[name])
         for name, ids in _named(batch, "likely_ids/").items()
     }
+
+
+def states_in(batch: Batch) -> dict[str, jax.Array]:
+    """Hidden states f32[B, T, D] of models with another tokenizer, unaligned."""
+    return _named(batch, "states/")
+
+
+def begins_in(batch: Batch, names) -> dict[str, jax.Array]:
+    """Where those of ``names`` count, f32[B, T]: 1 or 0."""
+    known = _named(batch, "begins/")
+    return {name: known[name] for name in names if name in known}
+
+
+def without_states(batch: Batch) -> Batch:
+    """The same for who has been given the states apart."""
+    kept = {k: v for k, v in batch.extra.items() if not k.startswith("states/")}
+    return batch._replace(extra=kept)
+
+
+def aligned(logits, begins) -> tuple[dict[str, jax.Array], dict[str, Aligned]]:
+    """(logits over the student's tokens, those over others'), by name."""
+    apart = {name: Aligned(logits[name], begins[name] > 0) for name in begins}
+    return {name: logits[name] for name in logits if name not in begins}, apart
 
 
 def _named(batch: Batch, kind: str) -> dict[str, jax.Array]:

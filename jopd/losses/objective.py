@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jopd.losses import groups, panel
+from jopd.losses import elsewhere, groups, panel
 from jopd.losses.chunks import in_chunks, in_strips, sum_over_chunks, sum_over_strips
 from jopd.losses.elsewhere import Likely, likely_in, scored_in, spread
 from jopd.losses.heads import exact_logp, logits_of, tempered
@@ -103,6 +103,7 @@ class Chunked(NamedTuple):
     serves: dict[str, jax.Array]
     scored: dict[str, jax.Array]
     likely: dict[str, Likely]
+    begins: dict[str, jax.Array]
     weighed: dict[str, Weighed]
 
 
@@ -171,10 +172,13 @@ def _weigh_one(term: Term, scores: Scores) -> Weighed:
     return Weighed(weight_BT, advantage_BT)
 
 
-def _read(heads, hidden, vocabulary: int) -> dict[str, jax.Array]:
-    """Heads as logits are made with them, cast before devices ask for parts of them."""
+def _read(heads, hidden, vocabulary: int, whole=()) -> dict[str, jax.Array]:
+    """Heads as logits are made with them, cast before devices ask for parts of them.
+
+    Those that are ``whole`` have a vocabulary of their own.
+    """
     return {
-        name: head[:vocabulary].astype(hidden[name].dtype)
+        name: head[: None if name in whole else vocabulary].astype(hidden[name].dtype)
         for name, head in heads.items()
     }
 
@@ -228,20 +232,11 @@ def facts(
     written = batch.rollout.tokens_BT, batch.rollout.behavior_logp_BT
     return in_chunks(
         of_chunk,
-        (aligned, *written, batch.mask_BT, _per_token(batch), scored_in(batch)),
+        (aligned, *written, batch.mask_BT, panel.serves_in(batch), scored_in(batch)),
         batch.mask_BT,
         chunk_tokens=cut.chunk_tokens,
         rows=cut.rows,
     )
-
-
-def _per_token(batch: Batch) -> dict[str, jax.Array]:
-    """``Batch.serves`` as bool[B, T]."""
-    shape = batch.mask_BT.shape
-    return {
-        name: jnp.broadcast_to(serves_B[:, None], shape)
-        for name, serves_B in batch.serves.items()
-    }
 
 
 def scores(batch: Batch, per_token: dict[str, jax.Array], memory=None) -> Scores:
@@ -324,6 +319,7 @@ def objective(
       summed; with ``with_facts`` also f32[B, T] for every name in ``token_facts``.
     """
     rollout, cut = batch.rollout, Shape(**shape)
+    of_others = elsewhere.begins_in(batch, frozen_hidden)
     rows = Chunked(
         # A masked id may lie outside the vocabulary; its log-prob would be NaN, and so
         # would be the head's gradient (0 times NaN).
@@ -331,12 +327,13 @@ def objective(
         mask=batch.mask_BT,
         behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
         hidden={name: align(value) for name, value in frozen_hidden.items()},
-        serves=_per_token(batch),
+        serves=panel.serves_in(batch),
         scored=scored_in(batch),
         likely=likely_in(batch),
+        begins=of_others,
         weighed=weighed,
     )
-    heads = _read(frozen_heads, frozen_hidden, cut.vocabulary)
+    heads = _read(frozen_heads, frozen_hidden, cut.vocabulary, of_others)
     caps = dict.fromkeys(("student", *heads), 0.0) | dict(cut.caps)
     strip_loss = functools.partial(
         _strip_loss,
@@ -376,12 +373,14 @@ def _strip_loss(
     """Loss of some tokens of a chunk, from all models' logits, and its parts."""
     others, rows = rest
     logits = tempered({"student": logits} | jax.lax.stop_gradient(others), temperature)
+    logits, apart = elsewhere.aligned(logits, rows.begins)
     for name, likely in rows.likely.items():
         logits[name] = spread(likely, rows.scored[name], logits["student"])
     logits |= panel.combine_all(panels, logits, rows.serves)
     logp = exact_logp(logits, rows.tokens) if exactly else None
     written = rows.tokens, rows.behavior_logp
-    outputs = Outputs(logits, *written, logp=logp, scored=rows.scored)
+    scored = dict(scored=rows.scored, aligned=apart)
+    outputs = Outputs(logits, *written, logp=logp, **scored)
     loss, parts = 0.0, {}
     for term in terms:
         weight, advantage = rows.weighed[term.name]

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopd.types import Batch
+
 KINDS = ("mixture", "product")
 
 
@@ -151,3 +153,12 @@ def with_members(names: Iterable[str], panels: Iterable[Panel]) -> set[str]:
     """``names`` with those of panels replaced by their members."""
     members = {panel.name: set(panel.shares) for panel in panels}
     return set().union(*(members.get(name, {name}) for name in names))
+
+
+def serves_in(batch: Batch) -> dict[str, jax.Array]:
+    """``Batch.serves`` as bool[B, T]."""
+    shape = batch.mask_BT.shape
+    return {
+        name: jnp.broadcast_to(serves_B[:, None], shape)
+        for name, serves_B in batch.serves.items()
+    }

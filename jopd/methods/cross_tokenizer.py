@@ -19,7 +19,7 @@ The other way, what the teacher thinks of the student's token itself, is
 import jax
 import jax.numpy as jnp
 
-from jopd.types import Scores
+from jopd.types import Aligned, Outputs, Scores
 
 SHARES = ("ratio", "shift")
 
@@ -53,6 +53,53 @@ def proportional(
     ratio_BT = jnp.where(given, scaled_BT, alone_BT)
     shared_BT = equally_BT if share == "shift" else ratio_BT
     return jnp.where(inside_BT, jnp.clip(shared_BT, -bound, bound), 0.0)
+
+
+def sorted_l1(outputs: Outputs, *, other: str = "teacher", k: int = 0) -> jax.Array:
+    """ULD (arXiv:2402.12030): sum_i |S_(i) - T_(i)|, both sorted from the likeliest on.
+
+    f32[...] in [0, 2], differentiated in the student. The shorter vocabulary has zeros
+    behind its end. What a token says plays no part, only how sure the two are: it is 0
+    for any relabelling of tokens. With ``k`` only the k likeliest of each are compared,
+    and what is left of each as one more.
+
+    Only where student and teacher go on from the same bytes (``begins``), and 0
+    elsewhere; the paper pairs token t with token t, TRL's GOLD spans, of whose several
+    tokens it multiplies probabilities. Take ``begins`` as a weight and the normaliser
+    "weights" for a mean over what is compared. Of a teacher with the student's own
+    tokens it is everywhere.
+    """
+    student, there = outputs.logits["student"], outputs.aligned.get(other)
+    if there is None:
+        rows = outputs.logits[other]
+        there = Aligned(rows, jnp.ones(rows.shape[:-1], bool))
+    theirs = jnp.where(there.known[..., None], there.logits, 0.0)
+    sizes = student.shape[-1], theirs.shape[-1]
+    count = min(k, *sizes) if k else max(sizes)
+    pair = [_sorted(rows, count, bool(k)) for rows in (student, theirs)]
+    distance = jnp.sum(jnp.abs(pair[0] - pair[1]), axis=-1)
+    return jnp.where(there.known, distance, 0.0)
+
+
+def _sorted(logits: jax.Array, count: int, rest: bool) -> jax.Array:
+    """f32[..., count]: probabilities from the largest on; with ``rest`` one for those
+    that are left out behind them."""
+    p = jax.nn.softmax(logits, axis=-1)
+    found = jax.lax.top_k(p, min(count, p.shape[-1]))[0]
+    lack = [(0, 0)] * (found.ndim - 1) + [(0, count - found.shape[-1])]
+    found = jnp.pad(found, lack)
+    if not rest:
+        return found
+    return jnp.concatenate([found, 1 - jnp.sum(found, -1, keepdims=True)], axis=-1)
+
+
+def begins(scores: Scores, *, other: str = "teacher") -> jax.Array:
+    """1 on tokens that begin where one of the teacher's begins, in the same text.
+
+    There is such a thing where a term compares whole distributions with a teacher of
+    another tokenizer (``sorted_l1``).
+    """
+    return scores.extra[f"begins/{other}"]
 
 
 def _per_span(values_BT: jax.Array, span_BT: jax.Array) -> jax.Array:

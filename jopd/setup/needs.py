@@ -14,7 +14,7 @@ from jopd.losses.binding import nearest
 from jopd.losses.objective import Term
 from jopd.losses.panel import Panel
 from jopd.teachers import audit, peers, probes, roles, spans
-from jopd.types import Memory, Outputs, Scores
+from jopd.types import Aligned, Memory, Outputs, Scores
 
 VOCABULARY = 1024  # of what is traced
 MODELS = ("other", "of", "anchor")  # arguments that name one
@@ -242,7 +242,8 @@ def _abstract_scores(models: tuple[str, ...], kept: dict, facts) -> Scores:
 
 def _of_spans(models) -> list[str]:
     """What is found of models with tokens of their own, see ``spans.Scored``."""
-    return [f"{key}/{name}" for name in models for key in spans.Scored._fields]
+    keys = (*spans.Scored._fields, "begins")
+    return [f"{key}/{name}" for name in models for key in keys]
 
 
 def check_fact(where: str, fact) -> None:
@@ -291,6 +292,9 @@ def trace_signals(terms, known: Mapping[str, roles.Teacher] = {}) -> None:
         outputs = Outputs(
             logits, written, token, term.advantage and token, scored=scored
         )
+        flags = jax.ShapeDtypeStruct((2,), jnp.bool_)
+        own = roles.of_own_tokens(known) & named
+        outputs = outputs._replace(aligned=dict.fromkeys(own, Aligned(rows, flags)))
         try:
             jax.eval_shape(term.signal, outputs)
         except ValueError as error:
@@ -305,6 +309,24 @@ def trace_signals(terms, known: Mapping[str, roles.Teacher] = {}) -> None:
                 continue
             said = whole(f"loss.{term.name}", name, without_logits[name])
             raise ValueError(said) from error
+
+
+def reads_aligned(term: Term, name: str) -> bool:
+    """Whether a term's signal reads a model over the model's own tokens."""
+    rows = jax.ShapeDtypeStruct((2, VOCABULARY), jnp.float32)
+    token = jax.ShapeDtypeStruct((2,), jnp.float32)
+    named = models_named((term,))
+    if name not in named:
+        return False
+    logits = dict.fromkeys({"student", *named} - {name}, rows)
+    written = jax.ShapeDtypeStruct((2,), jnp.int32)
+    given = Outputs(logits, written, token, term.advantage and token)
+    given = given._replace(scored={name: token})
+    try:
+        jax.eval_shape(term.signal, given)
+    except KeyError:  # of ``name``, as ``trace_signals`` has found
+        return True
+    return False
 
 
 def knows_enough(signal, outputs: Outputs, name: str, teacher: roles.Teacher) -> bool:

@@ -48,7 +48,7 @@ def _check_spans(terms, of_own_tokens: set[str]) -> None:
     for term in terms:
         for fact in sorted(facts_read(term)):
             key, _, name = fact.partition("/")
-            if key in spans.Scored._fields and name not in of_own_tokens:
+            if key in (*spans.Scored._fields, "begins") and name not in of_own_tokens:
                 raise ValueError(
                     f"loss.{term.name} reads {fact}, how the student's tokens lie on "
                     f"those of {name!r}, which is for {name}.tokenizer='own'"

@@ -362,6 +362,19 @@ def _reached(row: Row, own_R: np.ndarray, mass_RK: np.ndarray) -> np.ndarray:
     return found
 
 
+def begun_together(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """(student's tokens, teacher's tokens) that begin a span, side by side.
+
+    There both go on from one text, so what they say of the next token can be compared.
+    """
+    firsts = []
+    for side in (row.span, row.span_of):
+        number, first = np.unique(np.asarray(side, int), return_index=True)
+        firsts.append(dict(zip(number[number > 0], first[number > 0])))
+    both = sorted(firsts[0].keys() & firsts[1].keys())
+    return tuple(np.asarray([first[n] for n in both], int) for first in firsts)
+
+
 def kinds(span_T: np.ndarray, span_R: np.ndarray) -> np.ndarray:
     """Of every token, were it known."""
     ours, theirs = (

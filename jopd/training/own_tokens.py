@@ -1,6 +1,7 @@
 """Teachers with another tokenizer read responses, and say what of them is likely."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.losses.objective import blank
 from jopd.models import decoder, sharding
-from jopd.setup import experiment, inputs
+from jopd.setup import experiment, inputs, needs
 from jopd.setup.experiment import Experiment
 from jopd.teachers import spans
 from jopd.types import Batch
@@ -25,16 +26,17 @@ KINDS |= {"unknown": 0}
 
 def make_annotate(e: Experiment, name: str) -> collect.Annotate:
     """Adds ``logp/<name>`` and the rest of ``spans.Scored`` to every batch."""
-    read = make_read(e, name)
+    whole = any(needs.reads_aligned(term, name) for term in e.terms)
+    read = make_read(e, name, whole=whole)
 
     def annotate(params, batch: Batch, step: int):
         del params, step
-        scored = read(batch)
+        scored, more = read(batch)
         own = {f"{key}/{name}": value for key, value in scored._asdict().items()}
         kind_N = scored.kind[np.asarray(batch.mask_BT)]
         share = lambda code: float((kind_N == code).mean()) if kind_N.size else None
         shares = {f"spans/{name}_{kind}": share(code) for kind, code in KINDS.items()}
-        return batch._replace(extra=batch.extra | own), shares
+        return batch._replace(extra=batch.extra | own | more), shares
 
     return annotate
 
@@ -43,18 +45,19 @@ def make_scored(e: Experiment, name: str):
     """``Batch -> Batch`` of held-out rows, with the log-probabilities in it."""
     read = make_read(e, name, held=True)
     return lambda batch: batch._replace(
-        extra=batch.extra | {f"logp/{name}": read(batch).logp}
+        extra=batch.extra | {f"logp/{name}": read(batch)[0].logp}
     )
 
 
-def make_read(e: Experiment, name: str, *, held: bool = False):
-    """``Batch -> spans.Scored`` of its responses, behind the teacher's own prompts.
+def make_read(e: Experiment, name: str, *, held: bool = False, whole: bool = False):
+    """``Batch -> (spans.Scored, more)`` of responses behind the teacher's own prompts.
 
-    ``held``: those of the rows that are held out.
+    ``held``: those of the rows that are held out; ``more`` is what ``losses.elsewhere``
+    knows as ``begins`` and, if ``whole``, as ``states``.
     """
     parts = e.rows.own_prompts[name]
     dataset, model = parts[held], e.models[name]
-    pair, answer = make_pair(e, name), make_answer(e, name)
+    pair, answer = make_pair(e, name), make_answer(e, name, whole)
     prompts = max(len(prompt) for part in parts for prompt in part.prompts)
     most = model.config.max_positions - prompts
     place = functools.partial(jax.device_put, device=sharding.rows(e.mesh))
@@ -87,11 +90,34 @@ def make_read(e: Experiment, name: str, *, held: bool = False):
             several = 1
         for part in np.array_split(np.arange(len(rows)), several):
             some = place(tuple(leaf[part] for leaf in given))
-            found.append(jax.device_get(answer(e.frozen[name], order_N, *some)))
-        own_BR, mass_BRK = (np.concatenate(leaves) for leaves in zip(*found))
-        return spans.score(rows, own_BR, mass_BRK, starts, mask_BT.shape[1])
+            found.append(answer(e.frozen[name], order_N, *some))
+        parts = zip(*(jax.device_get(answers[:2]) for answers in found))
+        own_BR, mass_BRK = (np.concatenate(leaves) for leaves in parts)
+        scored = spans.score(rows, own_BR, mass_BRK, starts, mask_BT.shape[1])
+        hidden = [states for *_, states in found] if whole else []
+        return scored, _more(name, rows, starts, mask_BT.shape[1], hidden)
 
     return read
+
+
+def _more(name: str, rows, first_B, width: int, parts: list) -> dict[str, Any]:
+    """Where tokens begin together, and the hidden states of those that are there.
+
+    ``parts``: [rows, R, D], state r of which predicts token r of the teacher; they stay
+    on their devices. As with the student's own, the state before a token predicts it.
+    """
+    begins_BT = np.zeros((len(rows), width), np.float32)
+    source_BT = np.zeros((len(rows), width), np.int32)
+    for b, (row, first) in enumerate(zip(rows, np.asarray(first_B), strict=True)):
+        ours, theirs = spans.begun_together(row)
+        begins_BT[b, first + ours] = 1.0
+        source_BT[b, first + ours - 1] = theirs
+    found = {f"begins/{name}": begins_BT}
+    if parts:
+        hidden_BRD, at_BT1 = jnp.concatenate(parts), jnp.asarray(source_BT)[..., None]
+        states = jnp.take_along_axis(hidden_BRD, at_BT1, axis=1)
+        found[f"states/{name}"] = states
+    return found
 
 
 def _rounded(length: int) -> int:
@@ -125,11 +151,12 @@ def make_pair(e: Experiment, name: str) -> spans.Pair:
     )
 
 
-def make_answer(e: Experiment, name: str):
+def make_answer(e: Experiment, name: str, whole: bool = False):
     """The compiled side: ``prefixes.masses`` at every token of a teacher's responses.
 
     ``(params, order_N, tokens_BW, first_B, *spans.Asked)`` to f32[B, R] and
     f32[B, R, K]; ``tokens_BW`` are prompts and responses, which begin at ``first_B``.
+    ``whole``: and the hidden states [B, R, D] that they are of.
     """
     model = e.models[name]
     columns = model.config.vocab_size
@@ -156,6 +183,8 @@ def make_answer(e: Experiment, name: str):
             return prefixes.masses(logits, tokens, order_N, lo, hi)
 
         asked = (hidden_BRD, tokens_BR, mask_BR, lo, hi)
-        return in_chunks(of_chunk, asked, mask_BR, chunk_tokens=size, rows=e.shape.rows)
+        cut = dict(chunk_tokens=size, rows=e.shape.rows)
+        found = in_chunks(of_chunk, asked, mask_BR, **cut)
+        return (*found, hidden_BRD) if whole else found
 
     return answer

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd.batches import packing
-from jopd.losses import memories
+from jopd.losses import elsewhere, memories
 from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.losses.measures import term_metrics
@@ -165,6 +165,7 @@ def make_prepare(
         hidden, heads = read_by_all(models, params, frozen, batch, forward)
         read = scores(batch, facts(hidden, heads, batch, **cut), memory)
         hidden.pop("student")
+        hidden |= elsewhere.states_in(batch)
         weighed = weigh(terms, read)
         logged = term_metrics(terms, read, weighed)
         after = memories.step(terms, shape.vocabulary, read)
@@ -264,8 +265,10 @@ def make_update(
 
 
 def for_student(batch: Batch) -> Batch:
-    """Without the prompts of others, whose packings would ask for more programs."""
+    """Without the prompts of others, whose packings would ask for more programs, and
+    without states that are among those prepared."""
     own = {name: plan for name, plan in batch.packing.items() if not name}
+    batch = elsewhere.without_states(batch)
     return batch._replace(prompts={}, packing=own)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jopd.losses import scoring, signals
 from jopd.methods import cross_tokenizer
-from jopd.types import Outputs
+from jopd.types import Aligned, Outputs
 
 LOGP = np.log([[0.5, 0.1, 0.25, 0.2]])
 
@@ -84,3 +84,72 @@ def test_what_is_unknown_teaches_nothing():
     slope = jax.grad(loss)(logits)
     np.testing.assert_array_equal(slope[0], 0.0)
     assert abs(slope[1]).min() > 0
+
+
+def _sorted_by_hand(student, teacher, k=0):
+    """ULD in float64, a vocabulary as wide as the wider one."""
+    ours, theirs = (
+        sorted(np.exp(x - np.logaddexp.reduce(x)), reverse=True)
+        for x in (np.asarray(student, float), np.asarray(teacher, float))
+    )
+    if k:
+        ours, theirs = ([*p[:k], 1 - sum(p[:k])] for p in (ours, theirs))
+    size = max(len(ours), len(theirs))
+    ours, theirs = (p + [0.0] * (size - len(p)) for p in (ours, theirs))
+    return np.abs(np.subtract(ours, theirs)).sum()
+
+
+def _apart(student, teacher, known):
+    logits = dict(student=jnp.asarray(student, jnp.float32))
+    there = Aligned(jnp.asarray(teacher, jnp.float32), jnp.asarray(known))
+    token = jnp.zeros(len(student), jnp.int32)
+    return Outputs(logits, token, token * 0.0, aligned=dict(teacher=there))
+
+
+@pytest.mark.parametrize("k", [0, 1, 4, 50])
+@pytest.mark.parametrize("sizes", [(7, 12), (12, 7), (9, 9)])
+def test_sorted_probabilities_of_two_vocabularies(k, sizes):
+    rng = np.random.default_rng(0)
+    student, teacher = (rng.normal(0, 2, (6, size)) for size in sizes)
+    known = np.asarray([True, True, False, True, True, True])
+    given = _apart(student, teacher, known)
+    got = cross_tokenizer.sorted_l1(given, k=k)
+    few = min(k, *sizes)
+    want = [_sorted_by_hand(s, t, few) for s, t in zip(student, teacher)]
+    np.testing.assert_allclose(got, np.where(known, want, 0), rtol=1e-5, atol=1e-6)
+    assert (got >= 0).all() and (got <= 2).all()
+
+    def of(x):
+        moved = given._replace(logits=dict(student=x))
+        return jnp.sum(cross_tokenizer.sorted_l1(moved, k=k))
+
+    gradient = np.asarray(jax.grad(of)(given.logits["student"]))
+    assert np.isfinite(gradient).all() and (gradient[2] == 0).all()
+    for row, v in ((0, 1), (4, 3)):
+        step = np.zeros_like(student)
+        step[row, v] = 1e-5
+        ends = [
+            _sorted_by_hand(x[row], teacher[row], few)
+            for x in (student + step, student - step)
+        ]
+        assert gradient[row, v] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-4)
+
+
+def test_other_names_of_the_same_probabilities_are_the_same():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, 2, (3, 8))
+    mixed = np.stack([row[rng.permutation(8)] for row in rows])
+    wide = np.pad(mixed, ((0, 0), (0, 5)), constant_values=-1e9)
+    given = _apart(rows, wide, np.ones(3, bool))
+    np.testing.assert_allclose(cross_tokenizer.sorted_l1(given), 0, atol=1e-6)
+
+
+def test_of_a_teacher_with_the_students_tokens_it_is_everywhere():
+    rng = np.random.default_rng(2)
+    rows = [jnp.asarray(rng.normal(0, 2, (4, 8)), jnp.float32) for _ in range(2)]
+    token = jnp.zeros(4, jnp.int32)
+    plain = Outputs(dict(zip(("student", "teacher"), rows)), token, token * 0.0)
+    apart = _apart(*rows, np.ones(4, bool))
+    np.testing.assert_array_equal(
+        cross_tokenizer.sorted_l1(plain), cross_tokenizer.sorted_l1(apart)
+    )

@@ -10,6 +10,7 @@ from jopd.models import decoder
 from jopd.setup import experiment, validation
 from jopd.training import loop as train
 from jopd.training import own_tokens, stages
+from jopd.types import GOLD
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
 OWN = {"teacher__tokenizer": "own"}
@@ -108,9 +109,78 @@ def test_spans_are_shared_as_dpca_has_it(models, byte_teacher, tmp_path):
     assert all(row["optim/grad_norm"] > 0 for row in runs.updates(tmp_path / "run"))
 
 
+ULD = dict(
+    signal="cross_tokenizer.sorted_l1",
+    weights=dict(begins=dict(function="cross_tokenizer.begins")),
+    normalizer="weights",
+)
+
+
+def test_sorted_distributions_of_the_same_tokenizer_are_those_of_its_logits(
+    models, tmp_path
+):
+    """Whole distributions reach the signal as if they were not of other tokens."""
+    plain = {key: ULD[key] for key in ULD if key != "weights"}
+    for name, more, term in (("plain", {}, plain), ("own", OWN, ULD)):
+        built = runs.config(models, "opd", loss__opd__coef=0.0, loss__uld=term, **more)
+        train.run(built, tmp_path / name)
+    plain, own = (runs.updates(tmp_path / name) for name in ("plain", "own"))
+    for one, other in zip(plain, own, strict=True):
+        for key in ("loss/uld", "optim/grad_norm"):
+            assert other[key] == pytest.approx(one[key], rel=1e-4), key
+        assert other["weight/uld"] == 1.0 and one["loss/uld"] > 0.01
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_states_are_the_teachers_where_tokens_begin_together(
+    models, byte_teacher, tmp_path, accumulate
+):
+    built = crossed(models, byte_teacher, loss__uld=ULD, mix__gold=1.0)
+    built.optimizer.accumulate = accumulate
+    e = experiment.build(built)
+    batch = batch_of(e)
+    states = np.asarray(batch.extra["states/teacher"])
+    begins = np.asarray(batch.extra["begins/teacher"])
+    rollout, model = batch.rollout, e.models["teacher"].clone(mesh=None)
+    train_rows, _ = e.rows.own_prompts["teacher"]
+    speech = own_tokens.make_pair(e, "teacher").teacher
+    gold = np.flatnonzero(np.asarray(rollout.source_BT)[:, 0] == GOLD)
+    for b in gold:
+        start, end = int(rollout.prompt_length_B[b]), int(rollout.length_B[b])
+        ids = np.asarray(rollout.tokens_BT)[b, start : end - 1]
+        pieces = [e.rows.tokenizer.decode([i]) for i in ids]
+        told = speech.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+        prompt = train_rows.prompts[int(batch.prompt_id_B[b])]
+        row = jnp.asarray([*prompt, *told, train_rows.turn_end])[None]
+        places = jnp.arange(row.shape[1])[None]
+        params = {"params": e.frozen["teacher"]}
+        hidden, _ = model.apply(params, row, places, places >= 0)
+        sizes = [len(piece.encode()) for piece in pieces]
+        # A token a byte begins everywhere; spans of more than six are left out.
+        some = np.asarray([size <= 6 for size in sizes] + [True])
+        np.testing.assert_array_equal(begins[b, start:end], some)
+        want = np.asarray(hidden[0])[len(prompt) - 1 + np.cumsum([0, *sizes])]
+        got = states[b, start - 1 : end - 1]
+        np.testing.assert_allclose(got[some], want[some], atol=1e-4)
+    assert len(gold) and not begins[~np.asarray(batch.mask_BT)].any()
+    summary = train.run(built, tmp_path / "run")
+    for row in runs.updates(tmp_path / "run"):
+        assert 0 < row["loss/uld"] < 2 and row["optim/grad_norm"] > 0
+    assert np.isfinite(summary["after"]["sampled_kl"])
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
+        (
+            {
+                "teacher__tokenizer": "student",
+                "loss__opd__weights": dict(
+                    begins=dict(function="cross_tokenizer.begins")
+                ),
+            },
+            "loss.opd reads begins/teacher, how the student's tokens lie",
+        ),
         ({"loss__opd": dict(signal="reverse_kl")}, "loss.opd compares whole"),
         (
             {
