@@ -27,7 +27,7 @@ import numpy as np
 from jopd import commandline
 from jopd.reporting import console
 from jopd.setup import experiment
-from jopd.teachers import roles
+from jopd.teachers import moving
 from jopd.training import annotations, step, workdir
 
 SAMPLES = (1, 2, 4, 8, 16)
@@ -75,7 +75,7 @@ def audited(config, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     e = experiment.build(config)
     for note in e.notes:
         console.warn(note)
-    frozen = e.frozen | roles.start(e.teachers, e.params)
+    frozen = e.frozen | moving.start(e.teachers, e.params)
     got, _ = next(gradients.walk(e, frozen, 0))
     annotate, rows = annotations.make_audit(e), []
     for repeat in range(repeats):

@@ -48,7 +48,7 @@ from jopd.losses import memories
 from jopd.reporting import console
 from jopd.setup import builders, experiment, overrides
 from jopd.setup.config import base_config
-from jopd.teachers import roles
+from jopd.teachers import moving
 from jopd.training import stages, step, workdir
 
 UNCLIPPED = dict(clip_low=1.0, clip_high=float("inf"))
@@ -118,7 +118,7 @@ def draw(config, batches: int, at: int) -> Drawn:
     e = experiment.build(config)
     for note in e.notes:
         console.warn(note)
-    frozen = e.frozen | roles.start(e.teachers, e.params)
+    frozen = e.frozen | moving.start(e.teachers, e.params)
     more = walk(e, frozen, at)
     first = list(itertools.islice(more, batches))
     return Drawn(e, frozen, first, more, make_gradient(e))

@@ -81,6 +81,8 @@ def base_config(regime: str = "digits") -> ConfigDict:
         # own: another one than the student's; such a teacher gives log-probabilities of
         # tokens, no whole distributions (docs/teachers.md)
         "tokenizer": "student",
+        # own: of a teacher with the student's tokenizer and another chat template
+        "template": "student",
         "route": {},  # dict(field=, equals=): serves those rows only
     }
     # Further teachers by name, each with the keys of ``teacher``; terms name them by

@@ -1,5 +1,6 @@
 """From a config to model directories, tokenizers and servers, each checked."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -19,6 +20,23 @@ def load_tokenizer(path: str):
     """That of a model directory or hub id, or of an adapter's base if it has none."""
     folder = files.directory(path, ["*.json", *files.TOKENIZERS])
     return files.tokenizer(str(peft.with_tokenizer(folder)))
+
+
+def templated_as(tokenizer, path: str):
+    """``tokenizer`` with the chat template of another model.
+
+    Raises:
+      ValueError: the other has none.
+    """
+    theirs = load_tokenizer(model_path(path)).chat_template
+    if theirs is None:
+        raise ValueError(
+            f"{path} has no chat template of its own; a teacher there reads the "
+            "student's with template='student'"
+        )
+    found = copy.deepcopy(tokenizer)
+    found.chat_template = theirs
+    return found
 
 
 def rules_of(tokenizer) -> str:

@@ -18,7 +18,7 @@ from jopd.models import cache as caches
 from jopd.models import decoder, lora, quantize, sharding
 from jopd.setup import builders, lengths
 from jopd.setup.cast import Cast, Weights, wanted
-from jopd.teachers import roles
+from jopd.teachers import moving
 
 
 class Part(NamedTuple):
@@ -75,12 +75,12 @@ def plan(
     host = 0
     if train:
         state = _optimizer(config, trained, mesh)
-        moving = [n for n, t in cast.teachers.items() if t.weights in roles.MOVING]
+        movers = [n for n, t in cast.teachers.items() if t.weights in moving.MOVING]
         own, keys = per_device(trained, mesh), "student.lora.rank, mesh.fsdp"
-        parts += [_exact(name, own, keys) for name in moving]
+        parts += [_exact(name, own, keys) for name in movers]
         parts.append(_exact("optimizer", state[0], f"optimizer.name, {keys}"))
         parts.append(_exact("gradient", own, keys, "update"))
-        host = whole(trained) * (1 + len(moving)) + state[1]
+        host = whole(trained) * (1 + len(movers)) + state[1]
     parts += _copy(config, cast, mesh, generator)
     parts.append(_cache(config, cast, mesh, mix, widths, **more))
     if train:

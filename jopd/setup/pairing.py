@@ -17,7 +17,6 @@ from jopd.models import files, hf
 from jopd.setup import inputs
 from jopd.setup.cast import Cast
 from jopd.setup.rows import Rows
-from jopd.teachers import roles
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 JUDGED = 32  # gold solutions that are shown to the verifier
@@ -68,35 +67,30 @@ def precision(config, cast: Cast, name: str, path: str) -> Finding:
 
 
 def templates(config, cast: Cast, rows: Rows) -> list[Finding]:
-    """Whether each teacher that reads the student's prompts would lay them out so."""
-    ours = _layout(config, rows.tokenizer)
-    shown, found = _shown(ours), []
-    for name in sorted(roles.of_own_tokens(cast.teachers)):
-        theirs = _layout(config, inputs.load_tokenizer(cast.paths[name]))
-        how = f"its own layout, {_shown(theirs)[-64:]!r}"
-        how = how if theirs.form == "template" else "plain text: it has no template"
-        found.append(Finding("templates", OK, f"{name} reads {how}"))
-    paths = cast.of_one_tokenizer(cast.paths)
-    for name, path in paths.items():
-        reads = cast.teachers[name].weights == "path" if name != "student" else False
-        if not reads or path == paths["student"] or not inputs.has_tokenizer(path):
+    """Whether each teacher reads prompts laid out as it would lay them out."""
+    shown, found = _shown(_layout(config, rows.tokenizer)), []
+    for name, role in cast.teachers.items():
+        path = cast.paths.get(name)
+        itself = path == cast.paths["student"]
+        if role.weights != "path" or itself or not inputs.has_tokenizer(path):
             continue
-        theirs = _shown(_layout(config, inputs.load_tokenizer(path)))
-        if theirs == shown:
-            how = "the student's layout" if ours.form == "template" else "plain text"
-            found.append(
-                Finding("templates", OK, f"{name} reads {how}, which is its own")
-            )
+        layout = _layout(config, inputs.load_tokenizer(path), name)
+        theirs = _shown(layout)
+        how = repr(theirs[-64:]) if layout.form == "template" else "plain text"
+        if "own" in (role.tokenizer, role.template) or theirs == shown:
+            said = f"{name} reads its own layout, {how}"
+            found.append(Finding("templates", OK, said))
             continue
         at = next((i for i, (a, b) in enumerate(zip(shown, theirs)) if a != b), 0)
         at = max(at - 8, 0)
+        own = "template" if layout.form == "template" else "tokenizer"
         found.append(
             Finding(
                 "templates",
                 WARN,
                 f"{name} would read {_cut(theirs, at)} where the student's layout has "
                 f"{_cut(shown, at)}, and is given the student's",
-                f"set {key_of(name, 'tokenizer')}='own' to have it read its own",
+                f"set {key_of(name, own)}='own' to have it read its own",
             )
         )
     return found

@@ -108,7 +108,7 @@ TEACHER = {
     **dict.fromkeys(("every_steps", "check_steps", "reward_window"), COUNT),
     "reward_margin": real(-1e6, 1e6),
     "tail_ratio": real(1, 1e6),
-    "tokenizer": choice("student", "own"),
+    **dict.fromkeys(("tokenizer", "template"), choice("student", "own")),
     "support": choice("teacher", "student"),
     **{"route": GROUP, "top_k": whole(0, 1024)},
     **dict.fromkeys(("url", "model", "context"), TEXT),

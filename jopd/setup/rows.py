@@ -224,9 +224,9 @@ def own_prompts(
     for name, teacher in known.items():
         if roles.reads_peer(teacher):
             continue  # other prompts in every batch, see ``peer_prompts``
-        own = teacher.tokenizer == "own"
+        speaks = _spoken(readers, teacher)
         alike = name == "reference" or kwargs == c.student_template_kwargs
-        if alike and not own and not teacher.context:
+        if alike and speaks is tokenizer and not teacher.context:
             continue
         of_context = lengths.most_of_context(config)
         asked = of_context if teacher.context else c.max_prompt_tokens
@@ -235,12 +235,22 @@ def own_prompts(
         for rows, ours in zip(examples, student, strict=True):
             if teacher.context:
                 rows = roles.in_context(name, teacher.context, rows)
-            speaks = inputs.speech(teacher.path).tokenizer if own else tokenizer
             theirs = encode(config, speaks, rows, kwargs, limit=limit)
             _check_same_rows(name, limit, bool(teacher.context), c, ours, theirs)
+            if teacher.template == "own":
+                _check_same_end(name, tokenizer, ours, theirs)
             parts.append(theirs)
         found[name] = tuple(parts)
     return found
+
+
+def _spoken(readers: Readers, teacher: roles.Teacher):
+    """The tokenizer, with its chat template, of what a teacher reads."""
+    if teacher.tokenizer == "own":
+        return inputs.speech(teacher.path).tokenizer
+    if teacher.template == "own":
+        return inputs.templated_as(readers.tokenizer, teacher.path)
+    return readers.tokenizer
 
 
 def peer_prompts(
@@ -300,6 +310,17 @@ def _check_same_rows(name: str, limit: int, in_context: bool, c, ours, theirs) -
             f"data.on_long_prompt={c.on_long_prompt!r} keeps {len(ours)} rows as the "
             f"student reads them and {len(theirs)} as {name!r} does, whose prompts may "
             f"have {limit} tokens; raise data.max_{key}_tokens"
+        )
+
+
+def _check_same_end(name: str, tokenizer, ours, theirs) -> None:
+    ends = [ours.turn_end, theirs.turn_end]
+    if ends[0] != ends[1]:
+        told = tokenizer.convert_ids_to_tokens([i for i in ends if i is not None])
+        raise ValueError(
+            f"{name}.template='own': the student and {name} end turns otherwise "
+            f"({' and '.join(told)}), and an end is a token of the response; use "
+            f"{name}.tokenizer='own', which maps one to the other"
         )
 
 

@@ -25,17 +25,14 @@ import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jopd.data import rewards, turns
 from jopd.data.sources import Example
 from jopd.losses.panel import Panel
-from jopd.teachers import gate, secrecy
+from jopd.teachers import secrecy
 
 WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated", "served", "stored")
-MOVING = ("ema", "snapshot", "gated")
 ROUTE = ("field", "equals")
 FIELDS = ("question", "answer", "solution", "peer")
 
@@ -63,6 +60,8 @@ class Teacher(NamedTuple):
         own tokens of the same text, under its own template, and says of the student's
         what ``teachers.spans`` makes of that: their log-probabilities, not whole
         distributions.
+      template: "own": it has the student's tokenizer and reads prompts under its own
+        chat template, for ``path`` only.
       route: ``dict(field=name, equals=value or values)``, compared as text; empty:
         serves every row.
     """
@@ -83,6 +82,7 @@ class Teacher(NamedTuple):
     tail_ratio: float = 3.2
     context: str = ""
     tokenizer: str = "student"
+    template: str = "student"
     route: dict[str, Any] = {}  # never changed in place
 
 
@@ -136,10 +136,16 @@ def check(name: str, teacher: Teacher) -> None:
             f"{name}.quantize={teacher.quantize!r} is for weights='path', models that "
             f"are read here and never change; {name}.weights={teacher.weights!r}"
         )
-    if teacher.tokenizer != "student" and teacher.weights != "path":
+    for key in ("tokenizer", "template"):
+        if getattr(teacher, key) != "student" and teacher.weights != "path":
+            raise ValueError(
+                f"{name}.{key}={getattr(teacher, key)!r} is for weights='path'; with "
+                f"{name}.weights={teacher.weights!r} it is the student's"
+            )
+    if teacher.template == teacher.tokenizer == "own":
         raise ValueError(
-            f"{name}.tokenizer={teacher.tokenizer!r} is for weights='path'; with "
-            f"{name}.weights={teacher.weights!r} it is the student's"
+            f"{name}.template='own' is for a teacher with the student's tokenizer; "
+            f"with {name}.tokenizer='own' it reads its own template anyway"
         )
     if teacher.weights == "ema" and not 0 < teacher.rate <= 1:
         raise ValueError(f"{name}.rate={teacher.rate} must be in (0, 1]")
@@ -262,91 +268,6 @@ def in_context(
 
     pairs = zip(examples, peers or [""] * len(examples), strict=True)
     return [render(example, peer) for example, peer in pairs]
-
-
-def start(teachers: Mapping[str, Teacher], params) -> dict[str, Any]:
-    """Parameters of every moving teacher before the first update: the student's.
-
-    Real copies: the student's own buffers are donated to its next update.
-    """
-    return {
-        name: jax.tree.map(jnp.copy, params)
-        for name, teacher in teachers.items()
-        if teacher.weights in MOVING
-    }
-
-
-@jax.jit
-def blend(old, new, rate: float):
-    """``(1 - rate) old + rate new``, leaf by leaf."""
-    return jax.tree.map(lambda t, s: t + rate * (s - t), old, new)
-
-
-def move(
-    teachers: Mapping[str, Teacher],
-    held: Mapping[str, Any],
-    params,
-    step: int,
-    opened: Collection[str] = (),
-) -> dict[str, Any]:
-    """Moving teachers after update number ``step`` (from 1) of the student.
-
-    ``opened`` are the gated ones that become the student now, see ``pass_gates``.
-    """
-    moved = dict(held)
-    for name, old in held.items():
-        teacher = teachers[name]
-        if teacher.weights == "ema":
-            moved[name] = blend(old, params, teacher.rate)
-        elif teacher.weights == "gated":
-            if name in opened:
-                moved[name] = jax.tree.map(jnp.copy, params)
-        elif step % teacher.every_steps == 0:
-            moved[name] = jax.tree.map(jnp.copy, params)
-    return moved
-
-
-def first_gates(teachers: Mapping[str, Teacher]) -> dict[str, dict]:
-    """What every gated teacher remembers before the first update; plain, for JSON."""
-    gated = (name for name in teachers if teachers[name].weights == "gated")
-    return {name: gate.Gate()._asdict() for name in gated}
-
-
-def pass_gates(
-    teachers: Mapping[str, Teacher],
-    gates: Mapping[str, dict],
-    outcome: gate.Outcome | None,
-    step: int,
-) -> tuple[dict[str, dict], set[str], dict[str, float | None]]:
-    """Decides which gated teachers become the student after update ``step``.
-
-    Without fresh rollouts (``outcome`` is None) nothing is learnt of this update.
-
-    Returns:
-      (gates, opened, metrics): of every gated teacher, whether it was refreshed, the
-      updates since then, and the reward and length tail of its window.
-    """
-    after, opened, metrics = {}, set(), {}
-    for name, remembered in gates.items():
-        teacher, now = teachers[name], gate.Gate(**remembered)
-        if outcome is not None:
-            now = gate.observe(now, outcome, window=teacher.reward_window)
-        if gate.is_open(
-            now,
-            step,
-            every_steps=teacher.every_steps,
-            check_steps=teacher.check_steps,
-            reward_margin=teacher.reward_margin,
-            tail_ratio=teacher.tail_ratio,
-        ):
-            now = gate.passed(now, step)
-            opened.add(name)
-        after[name] = now._asdict()
-        metrics[f"teacher/{name}_refreshed"] = float(name in opened)
-        metrics[f"teacher/{name}_steps_since"] = float(step - now.step)
-        metrics[f"teacher/{name}_reward"] = gate.reward(now)
-        metrics[f"teacher/{name}_tail"] = gate.tail(now)
-    return after, opened, metrics
 
 
 def follows(route: Mapping[str, Any], fields: Mapping[str, str | None]) -> bool:

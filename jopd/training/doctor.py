@@ -160,7 +160,7 @@ def _remedy(e: Experiment, name: str, kind: str) -> str:
     if name in e.of_own_tokens:
         key = pairing.key_of(name, "context")
         return f"it reads its own layout: show it the form of answers in {key}{ends}"
-    return f"set {pairing.key_of(name, 'tokenizer')}='own'{ends}"
+    return f"set {pairing.key_of(name, 'template')}='own'{ends}"
 
 
 def _distance(found: Measured, name: str) -> Finding:

@@ -11,7 +11,7 @@ from jopd.reporting import console, diagnostics, metrics
 from jopd.setup import adapter, builders, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
-from jopd.teachers import roles
+from jopd.teachers import moving
 from jopd.training import control, ending, idle, kept, observe, origins, sums, workdir
 from jopd.training.state import Run, open_run, save, save_reached, saved_if_it_fails
 from jopd.types import STUDENT
@@ -200,10 +200,10 @@ def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
     """Teachers that follow the student do so; returns what is logged of it."""
     state, record = run.state, run.record
     outcome = got.fresh and diagnostics.outcome(got.fresh)
-    record["gates"], opened, logged = roles.pass_gates(
+    record["gates"], opened, logged = moving.pass_gates(
         e.teachers, record["gates"], outcome, at
     )
-    state["teachers"] = roles.move(
+    state["teachers"] = moving.move(
         e.teachers, state["teachers"], state["train"].params, at, opened
     )
     return logged

@@ -13,7 +13,7 @@ from jopd.models import sharding
 from jopd.reporting import console, metrics
 from jopd.setup import builders
 from jopd.setup.experiment import Experiment
-from jopd.teachers import roles
+from jopd.teachers import moving
 from jopd.training import control, kept, step, workdir
 from jopd.training.checkpoint import Checkpointer
 from jopd.training.stages import Stages, build_stages
@@ -49,13 +49,13 @@ def open_run(e: Experiment, directory: Path, compiled: control.CompileCounter) -
             collect.empty_buffer(e.mix, e.widths.rows[-1]),
             e.mesh.devices.flat[0],
         ),
-        "teachers": roles.start(e.teachers, e.params),
+        "teachers": moving.start(e.teachers, e.params),
     }
     record = {
         "tokens_sampled": 0,
         "teacher_tokens": 0,
         "wall_seconds": 0.0,
-        "gates": roles.first_gates(e.teachers),
+        "gates": moving.first_gates(e.teachers),
     }
     saver = Checkpointer(
         directory / "checkpoints",
@@ -130,7 +130,7 @@ def start_from(e: Experiment, fresh: step.TrainState) -> dict:
     at = kept.pick(Path(c.run), c.checkpoint)
     train = kept.train_state(Path(c.run), at, fresh, optimizer=c.optimizer)
     console.say(f"starts from checkpoint {at} of {c.run}")
-    return {"train": train, "teachers": roles.start(e.teachers, train.params)}
+    return {"train": train, "teachers": moving.start(e.teachers, train.params)}
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from jopd.models import cache as caches
 from jopd.models import hf, sharding
 from jopd.setup import cast, experiment, memory, summary
 from jopd.setup.memory import Part, Plan
-from jopd.teachers import roles
+from jopd.teachers import moving
 from jopd.training import state, writers
 
 G, M = 2**30, 2**20
@@ -52,12 +52,12 @@ def test_parameters_and_optimizer_are_what_a_run_then_holds(models, name):
     e = experiment.build(config)
     _, transform = memory.builders.build_optimizer(config)
     first = state.first_state(e, transform)
-    moving = roles.start(e.teachers, e.params)
+    moved = moving.start(e.teachers, e.params)
     held = [array for array in jax.live_arrays() if id(array) not in before]
     exact = {"student", "teacher", "adapter", "optimizer", "slow", "reference"}
     planned = sum(part.most for part in e.memory.parts if part.name in exact)
     assert 0 <= on_first(held) - planned <= 64, [a.shape for a in held]
-    kept = jax.tree.leaves((first.params, first.opt_state, moving))
+    kept = jax.tree.leaves((first.params, first.opt_state, moved))
     assert e.memory.host == pytest.approx(sum(x.nbytes for x in kept), abs=16)
     gradient = [part for part in e.memory.parts if part.name == "gradient"]
     assert gradient[0].most == on_first(jax.tree.leaves(first.params))

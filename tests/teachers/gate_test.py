@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from jopd.reporting import diagnostics
-from jopd.teachers import gate
+from jopd.teachers import gate, moving
 from jopd.teachers import roles as teachers
 from jopd.teachers.gate import Gate, Outcome
 from jopd.teachers.roles import Teacher
@@ -25,11 +25,11 @@ GATE = Gate(step=10, reward_then=0.25, recent=[[0.25, 90.0, 30.0], [0.75, 100.0,
 def opened(rewards, tails=(), **keys):
     """(update, reward of its window) of every refresh; the paper's rule unless told."""
     known = {"self": Teacher(weights="gated", **keys)}
-    gates, found = teachers.first_gates(known), []
+    gates, found = moving.first_gates(known), []
     for step, reward in enumerate(rewards, 1):
         longest = 40.0 * (4.0 if step in tails else 1.5)
         outcome = Outcome(float(reward), longest, 40.0)
-        gates, names, metrics = teachers.pass_gates(known, gates, outcome, step)
+        gates, names, metrics = moving.pass_gates(known, gates, outcome, step)
         found += [(step, metrics["teacher/self_reward"])] * len(names)
     return found
 
@@ -107,12 +107,12 @@ def test_what_is_remembered_survives_json_and_is_what_decides():
         found = []
         for step in steps:
             outcome = Outcome(float(rewards[step - 1]), 50.0 + step, 30.0)
-            gates, opened, metrics = teachers.pass_gates(known, gates, outcome, step)
+            gates, opened, metrics = moving.pass_gates(known, gates, outcome, step)
             found.append((sorted(opened), metrics))
         return gates, found
 
-    whole, all_of_it = go(teachers.first_gates(known), range(1, 13))
-    half, first = go(teachers.first_gates(known), range(1, 6))
+    whole, all_of_it = go(moving.first_gates(known), range(1, 13))
+    half, first = go(moving.first_gates(known), range(1, 6))
     rest, second = go(json.loads(json.dumps(half)), range(6, 13))
     assert set(whole) == {"self"} and rest == whole
     assert first + second == all_of_it
@@ -129,7 +129,7 @@ def test_without_rollouts_the_window_stays_and_the_look_is_not_put_off():
     for then, names in ((0.25, {"self"}), (0.5, set())):
         gates = {"self": GATE._replace(reward_then=then)._asdict()}
         held = {"self": known["self"]._replace(reward_margin=0.0)}
-        after, found, metrics = teachers.pass_gates(held, gates, None, 50)
+        after, found, metrics = moving.pass_gates(held, gates, None, 50)
         assert found == names and after["self"]["recent"] == GATE.recent
         assert metrics == {
             "teacher/self_refreshed": float(bool(names)),

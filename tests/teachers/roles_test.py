@@ -13,6 +13,7 @@ from jopd.data.sources import Example
 from jopd.losses.objective import Term
 from jopd.losses.signals import forward_kl, reverse_kl
 from jopd.models import decoder
+from jopd.teachers import moving
 from jopd.teachers import roles as teachers
 from jopd.teachers.roles import Teacher
 from jopd.training import step
@@ -27,11 +28,11 @@ def tree(value: float):
 def run(teacher: Teacher, students: list[float]) -> list[float]:
     """Entry of the teacher after each update that leaves the student at a value."""
     known = {"self": teacher, "fixed": Teacher(weights="initial")}
-    held = teachers.start(known, tree(1.0))
+    held = moving.start(known, tree(1.0))
     assert set(held) == {"self"}
     seen = []
     for number, value in enumerate(students, start=1):
-        held = teachers.move(known, held, tree(value), number)
+        held = moving.move(known, held, tree(value), number)
         np.testing.assert_allclose(held["self"]["b"]["c"], 2 * held["self"]["a"][0, 0])
         seen.append(float(held["self"]["a"][0, 0]))
     return seen
@@ -57,11 +58,11 @@ def test_a_moving_teacher_outlives_the_students_buffers():
     """The student's parameters are donated to its next update."""
     known = {"self": Teacher(weights="snapshot", every_steps=1)}
     params = tree(1.0)
-    held = teachers.start(known, params)
+    held = moving.start(known, params)
     jax.tree.map(lambda x: x.delete(), params)
     assert float(held["self"]["a"][0, 0]) == 1.0
     params = tree(2.0)
-    held = teachers.move(known, held, params, 1)
+    held = moving.move(known, held, params, 1)
     jax.tree.map(lambda x: x.delete(), params)
     assert float(held["self"]["a"][0, 0]) == 2.0
 

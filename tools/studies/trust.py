@@ -96,9 +96,9 @@ FOUND = """
 - **The forward KL outside of the region is what helps**: without it (mask only) the
   student stays where it was; with it and without a prefix greedy answers double (11.1
   -> 21.7), and samples gain 5.1 ± 3.0 on the mask.
-- **The less prefix, the better**, in every column at 0.6: greedy 21.7 without, 20.0 over 25
-  updates, 15.2 over 50, as shipped, 9.2 over 100, 8.0 to the end, which is the paper's.
-  The claim itself is not decided (-1.9 ± 2.0). Prefixes are the teacher's own
+- **The less prefix, the better**, in every column at 0.6: greedy 21.7 without, 20.0
+  over 25 updates, 15.2 over 50, as shipped, 9.2 over 100, 8.0 to the end, which is the
+  paper's. The claim itself is not decided (-1.9 ± 2.0). Prefixes are the teacher's own
   responses, at first nearly all of them: the first updates have next to no tokens of
   the student's own.
 - Gradient norms of OPD and EOPD are six to eight times those of TrOPD. Without
