@@ -205,9 +205,10 @@ def _add_special(pair: Pair, row: Row, run: _Run, token: int, index: int) -> Non
 def _add_text(pair: Pair, row: Row, part: _Part, coded: list[int], most: int) -> _Run:
     theirs = [pair.teacher.pieces[index] or b"" for index in coded]
     own, written = list(part.pieces), b"".join(theirs)
-    if written[:1] == b" " and not part.text.startswith(" "):
-        own[0] = b" " + own[0]  # of the teacher's first word, not of the text
     text, first = b"".join(own), len(row.tokens)
+    if _common(b" " + text, written) > _common(text, written):
+        # Of the teacher's first word, not of the text, which may begin with one, too.
+        own[0], text = b" " + own[0], b" " + text
     same, before = _common(text, written), row.spans
     spans, spans_of = (
         [n + before if n else 0 for n in side.tolist()]
