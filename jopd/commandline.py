@@ -184,13 +184,20 @@ def with_paths(argv: list[str]) -> list[str]:
     """``--config=opd`` to the path of the shipped ``opd.py``; files stay as they are.
 
     Raises:
-      ValueError: a bare name that is neither a file nor a shipped config.
+      ValueError: a bare name that is neither a file nor a shipped config; a file that
+        a run has written.
     """
     words, found = iter(argv), []
     for word in words:
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-config"):
             value = value if equals else next(words, "")
+            if value.endswith(".json"):
+                raise ValueError(
+                    f"--config={value} is what a run keeps of its config, not a file "
+                    "with get_config(); give the config that it was made of, and what "
+                    "differs as --config.KEY=VALUE"
+                )
             bare = re.fullmatch(r"\w+", value) and not os.path.exists(value)
             word = f"--config={shipped.find(value) if bare else value}"
         found.append(word)

@@ -8,6 +8,7 @@ one fails. --json=FILE keeps everything.
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from absl import app, flags
@@ -22,25 +23,37 @@ def main(argv: list[str]) -> None:
     from jopd.setup import experiment, pairing
     from jopd.training import doctor
 
-    f, config = flags.FLAGS, flags.FLAGS.config
-    found = {"findings": [], "nats": [], "advice": []}
+    f, config, parts = flags.FLAGS, flags.FLAGS.config, []
     with commandline.one_error():
-        if f.json and not Path(f.json).parent.is_dir():
-            raise FileNotFoundError(
-                f"--json={f.json}: {Path(f.json).parent} is missing"
-            )
+        if f.json:
+            check_file(Path(f.json))
         try:
             e = experiment.build(config)
         except (ValueError, OSError, ImportError) as error:
-            found["findings"] = [pairing.Finding("config", pairing.FAIL, str(error))]
+            refused = pairing.Finding("config", pairing.FAIL, str(error))
+            parts = [{"findings": [refused], "nats": [], "advice": []}]
+            console.examination(**parts[0])
         else:
-            found = doctor.examine(e, f.prompts)
-        console.examination(**found)
+            for part in doctor.examine(e, f.prompts):
+                console.examination(**part)
+                parts.append(part)
+        found = doctor.plain(parts)
         if f.json:
-            text = json.dumps(doctor.plain(found), indent=2)
-            metrics.write_atomically(Path(f.json), text + "\n")
-    if any(one.state == pairing.FAIL for one in found["findings"]):
+            text = json.dumps(found, indent=2) + "\n"
+            metrics.write_atomically(Path(f.json), text)
+    if any(one["state"] == pairing.FAIL for one in found["findings"]):
         sys.exit(1)
+
+
+def check_file(file: Path) -> None:
+    """Says before anything is looked at what could not be written.
+
+    Raises:
+      OSError: a folder, or one that is not there, or where nothing may be written.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"--json={file} is a folder; name a file")
+    tempfile.TemporaryFile(dir=file.parent).close()
 
 
 if __name__ == "__main__":

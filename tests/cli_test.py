@@ -249,3 +249,10 @@ def test_every_command_is_a_module_and_installed():
     for module, said in jopd_command.COMMANDS.values():
         assert importlib.util.find_spec(module) and said
     assert '"jopd = jopd.__main__:main"' in (runs.ROOT / "setup.py").read_text()
+
+
+def test_the_config_that_a_run_keeps_is_told_from_one_to_run(start):
+    child = start("main", "--config=runs/b/config.json")
+    assert child.returncode == 1
+    said = "error: --config=runs/b/config.json is what a run keeps of its config"
+    assert said in child.stderr and child.stderr.count("\n") == 1

@@ -133,8 +133,6 @@ def _rules(definition: str) -> dict:
 
 def _tokenizer_warnings(student, teacher) -> list[str]:
     names = {
-        "chat_template": "chat templates differ: the teacher scores turns laid out for "
-        "the student; give both one template",
         "bos_token_id": "begin-of-sequence tokens differ: prompts follow the student's",
     }
     return [

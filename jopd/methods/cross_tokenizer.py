@@ -67,8 +67,10 @@ def sorted_l1(outputs: Outputs, *, other: str = "teacher", k: int = 0) -> jax.Ar
     elsewhere; the paper pairs token t with token t, TRL's GOLD spans, of whose several
     tokens it multiplies probabilities. Take ``begins`` as a weight and the normaliser
     "weights" for a mean over what is compared. Of a teacher with the student's own
-    tokens it is everywhere.
+    tokens it is everywhere. Raises ValueError for a ``k`` below 0.
     """
+    if k < 0:
+        raise ValueError(f"k={k} must be at least 1, or 0 for all tokens")
     student, there = outputs.logits["student"], outputs.aligned.get(other)
     if there is None:
         rows = outputs.logits[other]

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import operator
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from jopd.batches import collect
 from jopd.batches.collect import RowSet, Writer
 from jopd.data import decoding
-from jopd.reporting import leaks, statistics
+from jopd.reporting import console, leaks, statistics
 from jopd.types import Batch
 
 # Token facts that are averaged, and what the summary calls them.
@@ -24,6 +25,7 @@ FACTS = {
 }
 # Far from the keys that updates fold in, which are step numbers.
 EVALUATION_STREAM = 2**30
+SAID_EVERY = 10.0  # seconds
 RIGHT = 1.0  # reward from which pass@k takes a response for right
 
 
@@ -60,7 +62,11 @@ class Asked(NamedTuple):
 
 
 def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
-    """Yields ``Rolled`` with one rollout per id, ``asked.batch_rows`` at a time."""
+    """Yields ``Rolled`` with one rollout per id, ``asked.batch_rows`` at a time.
+
+    Where that takes long it is said how far it is, now and then.
+    """
+    told = time.monotonic()
     key = jax.random.fold_in(jax.random.key(asked.seed), EVALUATION_STREAM)
     for start in range(0, len(ids), asked.batch_rows):
         part = ids[start : start + asked.batch_rows]
@@ -80,6 +86,10 @@ def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
             judged, _ = collect.rewarded(counted, texts[: len(part)], rows)
             batch = batch._replace(reward_B=np.resize(judged.reward_B, len(texts)))
         yield Rolled(batch, texts, per_token, len(part))
+        done = start + len(part)
+        if time.monotonic() - told > SAID_EVERY and done < len(ids):
+            console.say(f"evaluated {done:,} of {len(ids):,} rollouts")
+            told = time.monotonic()
 
 
 def evaluate(

@@ -361,12 +361,13 @@ def knows_enough(signal, outputs: Outputs, name: str, teacher: roles.Teacher) ->
 
 def whole(who: str, name: str, why: str) -> str:
     """That whole distributions are asked of a model that has none."""
+    key = roles.key(name)
     return (
-        f"{who} compares whole distributions with {name!r}, and {name}.{why} gives "
+        f"{who} compares whole distributions with {name!r}, and {key}.{why} gives "
         "log-probabilities of what was written only; use signal='policy_gradient' or "
         "another that reads those"
         + (
-            f", or one on k likely tokens, {name}.top_k of as many, and {name}.support "
+            f", or one on k likely tokens, {key}.top_k of as many, and {key}.support "
             "for whose"
         )
         * (why != "tokenizer='own'")

@@ -17,6 +17,7 @@ from jopd.models import files, hf
 from jopd.setup import inputs
 from jopd.setup.cast import Cast
 from jopd.setup.rows import Rows
+from jopd.teachers import roles
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 JUDGED = 32  # gold solutions that are shown to the verifier
@@ -45,9 +46,11 @@ def look(config, cast: Cast, rows: Rows) -> list[Finding]:
         teacher = cast.teachers.get(name)
         if teacher is None or teacher.weights == "path":
             found += [precision(config, cast, name, path)]
-            found += thinking(config, cast, name, path)
-    found += templates(config, cast, rows) + generation(config, cast.paths["student"])
-    return found + gold(config, rows) + budget(config, rows)
+            found += [] if rows.documents else thinking(config, cast, name, path)
+    found += generation(config, cast.paths["student"]) + gold(config, rows)
+    if rows.documents:  # no template is used, and texts are cut as they may be
+        return found
+    return found + templates(config, cast, rows) + budget(config, rows)
 
 
 def precision(config, cast: Cast, name: str, path: str) -> Finding:
@@ -56,7 +59,7 @@ def precision(config, cast: Cast, name: str, path: str) -> Finding:
     file, used = hf.dtype_named(path), hf.dtype_named(path, role.dtype)
     # A student that is trained is held in float32 whatever it computes in.
     if name != "student" and file == "float32" and used != "float32":
-        key = key_of(name, "dtype")
+        key = f"{roles.key(name)}.dtype"
         return Finding(
             "precision",
             WARN,
@@ -78,8 +81,8 @@ def templates(config, cast: Cast, rows: Rows) -> list[Finding]:
         theirs = _shown(layout)
         how = repr(theirs[-64:]) if layout.form == "template" else "plain text"
         if "own" in (role.tokenizer, role.template) or theirs == shown:
-            said = f"{name} reads its own layout, {how}"
-            found.append(Finding("templates", OK, said))
+            whose = "the student's layout" if theirs == shown else "a layout of its own"
+            found.append(Finding("templates", OK, f"{name} reads {whose}, {how}"))
             continue
         at = next((i for i, (a, b) in enumerate(zip(shown, theirs)) if a != b), 0)
         at = max(at - 8, 0)
@@ -90,7 +93,7 @@ def templates(config, cast: Cast, rows: Rows) -> list[Finding]:
                 WARN,
                 f"{name} would read {_cut(theirs, at)} where the student's layout has "
                 f"{_cut(shown, at)}, and is given the student's",
-                f"set {key_of(name, own)}='own' to have it read its own",
+                f"set {roles.key(name)}.{own}='own' to have it read its own",
             )
         )
     return found
@@ -193,20 +196,14 @@ def budget(config, rows: Rows) -> list[Finding]:
     ]
 
 
-def header(config, tokenizer) -> int:
+def header(config, rows: Rows) -> int:
     """Tokens that the chat template puts between a question and its response."""
+    tokenizer = rows.tokenizer
     layout = _layout(config, tokenizer)
-    if layout.form != "template":
+    if layout.form != "template" or rows.documents:
         return 0
     behind = _shown(layout).rpartition(ASKED)[2]
     return len(tokenizer(behind, add_special_tokens=False)["input_ids"])
-
-
-def key_of(name: str, key: str) -> str:
-    """The key of a role in a config."""
-    return (
-        f"{name}.{key}" if name in ("student", "teacher") else f"teachers.{name}.{key}"
-    )
 
 
 def _layout(config, tokenizer, name: str = "student") -> chat.Layout:

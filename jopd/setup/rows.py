@@ -26,7 +26,8 @@ class Rows(NamedTuple):
     ``rewards`` training, None: nobody; ``reward_truncated`` and ``stop_strings`` are as
     in ``RowSet``.
     ``said``: what was taken of the sources, and what was left out; ``notes``: warnings;
-    ``digests``: of the rows of a training run, as they were read.
+    ``digests``: of the rows of a training run, as they were read; ``documents``: they
+    are whole texts, cut into prompt and solution.
     """
 
     tokenizer: Any
@@ -42,6 +43,7 @@ class Rows(NamedTuple):
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     digests: dict[str, str] = {}  # never changed in place
+    documents: bool = False
 
     @property
     def training(self) -> RowSet:
@@ -117,6 +119,7 @@ def read_rows(
         said=picked.said + _left_out(config, train, held),
         notes=(*picked.notes, *judges.doubts((verifier, given), train, held)),
         digests={} if panels is None else picked.digests(),
+        documents=_are_documents(picked.train),
     )
 
 

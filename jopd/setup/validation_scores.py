@@ -51,7 +51,7 @@ def _check_spans(terms, of_own_tokens: set[str]) -> None:
             if key in (*spans.Scored._fields, "begins") and name not in of_own_tokens:
                 raise ValueError(
                     f"loss.{term.name} reads {fact}, how the student's tokens lie on "
-                    f"those of {name!r}, which is for {name}.tokenizer='own'"
+                    f"those of {name!r}, which is for a teacher with tokenizer='own'"
                 )
 
 

@@ -215,6 +215,11 @@ def fields_of(name: str, context: str) -> tuple[str, ...]:
     return used
 
 
+def key(name: str) -> str:
+    """Where a config has a teacher."""
+    return name if name == "teacher" else f"teachers.{name}"
+
+
 def of_own_tokens(teachers: Mapping[str, Teacher]) -> set[str]:
     """Who has another tokenizer than the student."""
     return {name for name in teachers if teachers[name].tokenizer == "own"}

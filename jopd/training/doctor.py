@@ -1,11 +1,14 @@
 """What ``jopd doctor`` says of a pair: checks, nats a token, and what to set."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from jopd.losses.scoring import kl_name
-from jopd.setup import pairing
+from jopd.setup import needs
 from jopd.setup.experiment import Experiment
 from jopd.setup.pairing import OK, WARN, Finding
+from jopd.teachers import roles
 from jopd.training.readings import (
     KINDS,
     LIKELY,
@@ -19,6 +22,7 @@ from jopd.training.readings import (
 # A log-ratio, and the share of tokens below it from which a teacher is far: of the
 # bundled pairs the near ones have 3 to 15 %, the far one has 21 %.
 FAR, MANY_FAR = -5.0, 0.17
+FEW = 8  # prompts
 PRECISE = 0.1  # share of a KL that its estimate may be wrong by
 # A rate of Adam's by the student's width: 0.06 / width, two times up or down. That is
 # what was best in our studies of widths 64, 128 and 576; for others it is inferred.
@@ -26,22 +30,26 @@ RATE, RATES_APART = 0.06, 2.0
 LORA = 10.0  # adapters want about ten times the rate
 
 
-def examine(e: Experiment, prompts: int = PROMPTS) -> dict[str, list]:
-    """All checks, nats a token, and what to set; without prompts no model is run."""
+def examine(e: Experiment, prompts: int = PROMPTS) -> Iterator[dict[str, list]]:
+    """What needs no weights; then, where there are prompts, what is measured of them.
+
+    Findings, nats a token, and what to set.
+    """
     wrong = {one.line for one in e.looked}
     noted = [Finding("start", WARN, note) for note in e.notes if note not in wrong]
-    found = {"findings": [*passed(e), *e.looked, *noted], "nats": [], "advice": []}
-    if not prompts:
-        return found
-    measured = measure(e, prompts)
-    found["findings"] += findings(e, measured)
-    found["nats"] = table(measured, compared(e))
-    found["advice"] = advice(e, measured)
-    return found
+    yield {"findings": [*passed(e), *e.looked, *noted], "nats": [], "advice": []}
+    if prompts:
+        measured = measure(e, prompts)
+        yield {
+            "findings": findings(e, measured),
+            "nats": table(measured, compared(e)),
+            "advice": advice(e, measured),
+        }
 
 
-def plain(found: dict[str, list]) -> dict[str, list]:
-    """The same for JSON."""
+def plain(parts: list[dict[str, list]]) -> dict[str, list]:
+    """All of it for JSON."""
+    found = {key: [x for part in parts for x in part[key]] for key in parts[0]}
     nats = [dict(zip(("text", "kind", "model", "nats"), row)) for row in found["nats"]]
     looked = [one._asdict() for one in found["findings"]]
     return found | {"findings": looked, "nats": nats}
@@ -77,12 +85,37 @@ def table(found: Measured, names: list[str]) -> list[tuple[str, str, str, float]
 
 def findings(e: Experiment, found: Measured) -> list[Finding]:
     """Every check of what was measured."""
-    lines = [_rate(e), _rollouts(e, found), *_rewards(e, found)]
+    lines = [_prompts(found), _rate(e), _rollouts(e, found), *_rewards(e, found)]
+    lines += _left_out(e, found)
     for name in compared(e):
+        if found.own.mean(f"logp/{name}") is None:
+            said = f"{name} serves none of the {found.prompts} held-out prompts"
+            lines.append(Finding("not read", WARN, said, "take more with --prompts"))
+            continue
         lines += [*_reads(e, found, name), _distance(found, name)]
         if f"fact/overlap/{name}" in found.own.facts:
             lines += [_overlap(found, name), _estimates(found, name)]
     return lines
+
+
+def _prompts(found: Measured) -> Finding:
+    said = f"{found.prompts} held-out prompts are measured"
+    if found.prompts >= FEW:
+        return Finding("prompts", OK, said)
+    how = "hold more out (data.eval_path): numbers of so few are rough"
+    return Finding("prompts", WARN, said, how)
+
+
+def _left_out(e: Experiment, found: Measured) -> list[Finding]:
+    """Who is not measured, and why."""
+    said = []
+    if found.gold is None:
+        said.append("no held-out row has a gold solution that fits")
+    peers = e.rows.peers.contexts if e.rows.peers else {}
+    said += [f"{name} reads peers, which are of a batch" for name in peers]
+    stored = [name for name in e.teachers if e.teachers[name].weights == "stored"]
+    said += [f"{name} has scores of training rows only" for name in stored]
+    return [Finding("not read", OK, line) for line in said]
 
 
 def rates(e: Experiment) -> tuple[float, float]:
@@ -96,9 +129,9 @@ def _rate(e: Experiment) -> Finding:
     rate, (low, high) = e.config.optimizer.learning_rate, rates(e)
     wide = e.models["student"].config.width
     said = f"optimizer.learning_rate={rate:g} for a student {wide} wide"
-    if low / 4 <= rate <= high * 4:
+    if rate <= high * 4:
         return Finding("rate", OK, said)
-    return Finding("rate", WARN, said, f"begin with {low:.1g} to {high:.1g}")
+    return Finding("rate", WARN, said, f"begin with {low:.1g} to {high:.1g}, or lower")
 
 
 def _rollouts(e: Experiment, found: Measured) -> Finding:
@@ -157,14 +190,19 @@ def _reads(e: Experiment, found: Measured, name: str) -> list[Finding]:
 def _remedy(e: Experiment, name: str, kind: str) -> str:
     """What helps a teacher that is surprised by how a response begins or ends."""
     ends = ", or other rollout.stop_ids" * (kind == "end")
-    if name in e.of_own_tokens:
-        key = pairing.key_of(name, "context")
-        return f"it reads its own layout: show it the form of answers in {key}{ends}"
-    return f"set {pairing.key_of(name, 'template')}='own'{ends}"
+    own = any(
+        one.check == "templates" and one.state == OK and one.found.startswith(name)
+        for one in e.looked
+    )
+    if own or e.rows.documents or name in e.of_own_tokens:
+        key = f"{roles.key(name)}.context"
+        return f"show it the form of answers in {key}{ends}"
+    return f"set {roles.key(name)}.template='own'{ends}"
 
 
 def _distance(found: Measured, name: str) -> Finding:
     ratio_N = found.own.facts[f"logp/{name}"] - found.own.facts["logp/student"]
+    ratio_N = ratio_N[~np.isnan(ratio_N)]
     far = float((ratio_N < FAR).mean())
     said = (
         f"{name} finds {far:.1%} of the student's tokens e^{-FAR:g} times less likely, "
@@ -206,28 +244,30 @@ def _estimates(found: Measured, name: str) -> Finding:
 
 def _spread(found: Measured, name: str) -> tuple[float, float, float]:
     """(KL, variance of its sampled estimate, variance of the exact one) over tokens."""
-    kl_N = found.own.facts[kl_name("reverse", name)].astype(np.float64)
+    kl_N = found.own.of(kl_name("reverse", name)).astype(np.float64)
     between = float(kl_N.var())
     within = found.own.mean(f"fact/square/{name}") - float((kl_N**2).mean())
     return float(kl_N.mean()), between + max(within, 0.0), between
 
 
 def advice(e: Experiment, found: Measured) -> list[str]:
-    """What to set, a line each."""
-    lines = []
+    """What to set, a line each, for the teachers that terms name."""
+    lines, named = [], needs.frozen_named(e.config, e.terms)
     for name in compared(e):
+        if name not in named or found.own.mean(f"logp/{name}") is None:
+            continue
         if name in e.without_logits:
             lines.append(
-                f"loss.X.signal='policy_gradient', other={name!r}: it shows log-"
-                "probabilities of what was written only"
+                f"signal='policy_gradient' for {name}: it shows log-probabilities of "
+                "what was written (docs/teachers.md has what else)"
             )
             continue
         kl, sampled, exact = _spread(found, name)
         if kl > 0:
+            times = sampled / max(exact, 1e-9)
             lines.append(
-                f"loss.X.signal='reverse_kl', other={name!r}: as exact as "
-                f"{sampled / max(exact, 1e-9):.1f} times as many tokens with "
-                "'policy_gradient', which needs less memory"
+                f"signal='reverse_kl' for {name}: as exact as {times:.1f} times as "
+                "many tokens with 'policy_gradient', which needs less memory"
             )
     low, high, now = *rates(e), e.config.optimizer.learning_rate
     lines.append(f"optimizer.learning_rate={low:.1g} to {high:.1g} (it is {now:g})")

@@ -54,7 +54,7 @@ def read(run: Path, at: int, template) -> tuple:
     Raises:
       ValueError: it is damaged or gone, or holds other leaves there.
     """
-    folder = run / "checkpoints" / str(at)
+    folder = run.absolute() / "checkpoints" / str(at)  # orbax takes no other
     handlers = ocp.handlers.local_registry()
     handlers.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
     context = ocp.Context()
@@ -78,7 +78,7 @@ def _readable(run: Path, folder: Path):
     try:
         yield
     except Exception as error:  # of the disk, or of any library that reads from it
-        reason = f"is damaged ({type(error).__name__}: {error})"
+        reason = f"is damaged ({type(error).__name__}: {error!s:.300})"
         if not folder.is_dir():
             reason = "is gone: a run keeps its last and its best (checkpoint.keep_last)"
         raise ValueError(

@@ -18,10 +18,12 @@ from jopd.batches import collect
 from jopd.batches.collect import Writer
 from jopd.data import dataset
 from jopd.losses import facts
+from jopd.losses.scoring import kl_name
 from jopd.models import lora
 from jopd.reporting import evaluation
 from jopd.setup import pairing
 from jopd.setup.experiment import Experiment
+from jopd.teachers import roles
 from jopd.training import stages
 from jopd.training.writers import make_generate, placed, train_filters
 
@@ -36,17 +38,24 @@ class Text(NamedTuple):
     kind_N: np.ndarray
     facts: dict[str, np.ndarray]
 
-    def mean(self, name: str, kind: str = "") -> float | None:
-        """The mean of a fact over the response, or over one kind of tokens."""
+    def of(self, name: str, kind: str = "") -> np.ndarray:
+        """A fact over the response, or one kind of tokens, in rows that it is of."""
+        if name not in self.facts:
+            return np.zeros(0)
         chosen_N = self.kind_N == kind if kind else self.kind_N != "header"
-        if name not in self.facts or not chosen_N.any():
-            return None
-        return float(self.facts[name][chosen_N].mean(dtype=np.float64))
+        value_N = self.facts[name][chosen_N]
+        return value_N[~np.isnan(value_N)]
+
+    def mean(self, name: str, kind: str = "") -> float | None:
+        """The mean of ``of``; None of nothing."""
+        value_N = self.of(name, kind)
+        return float(value_N.mean(dtype=np.float64)) if len(value_N) else None
 
 
 class Measured(NamedTuple):
     """``gold``: None without gold solutions; the others of the student's rollouts."""
 
+    prompts: int
     gold: Text | None
     own: Text
     truncated: float
@@ -54,11 +63,14 @@ class Measured(NamedTuple):
 
 
 def measure(e: Experiment, prompts: int = PROMPTS) -> Measured:
-    """Reads gold solutions and writes rollouts of the first ``prompts`` held out."""
+    """Reads gold solutions and writes rollouts of the first ``prompts`` held out.
+
+    What a teacher with a route says is NaN on rows that it does not serve.
+    """
     read = reading(e)
     params = lora.joined(e.params, e.base)
     frozen = {name: lora.joined(theirs, e.base) for name, theirs in e.frozen.items()}
-    told = functools.partial(read, params, frozen)
+    told = lambda batch: served_only(e, batch, read(params, frozen, batch))
     data, c = e.rows.held, e.config
     ids = np.arange(min(prompts, len(data.prompts)))
     rows = min(stages.evaluation_rows(e), len(ids))
@@ -76,6 +88,7 @@ def measure(e: Experiment, prompts: int = PROMPTS) -> Measured:
     rewards = [part.batch.reward_B[: part.count] for part in parts]
     judged = e.rows.verifier is not None
     return Measured(
+        prompts=len(ids),
         gold=_gold(e, told, ids, rows),
         own=_joined(own),
         truncated=1 - float(np.concatenate(finished).mean()),
@@ -111,13 +124,28 @@ def reading(e: Experiment):
     return stages.make_reading(e, names, named)
 
 
+def served_only(e: Experiment, batch, per_token) -> dict[str, np.ndarray]:
+    """Facts on the host, of every teacher on the held-out rows that it serves."""
+    found = {name: np.asarray(value) for name, value in per_token.items()}
+    fields = [e.rows.held.fields[i] for i in np.asarray(batch.prompt_id_B)]
+    for name, teacher in e.teachers.items():
+        if not teacher.route:
+            continue
+        served_B = np.array([roles.follows(teacher.route, row) for row in fields])
+        kls = {kl_name(direction, name) for direction in ("reverse", "forward")}
+        for key in found:
+            if key in kls or key.endswith(f"/{name}"):
+                found[key] = np.where(served_B[:, None], found[key], np.nan)
+    return found
+
+
 def _gold(e: Experiment, told, ids, rows: int) -> Text | None:
-    """Gold solutions of the held-out rows, or of the training rows without any."""
+    """Gold solutions of the held-out rows; None where none fits."""
     data = e.rows.held
     whole = [i for i in ids if data.solutions[i] is not None]
     if not whole:
         return None
-    header = 0 if e.rows.own_prompts else pairing.header(e.config, e.rows.tokenizer)
+    header = 0 if e.rows.own_prompts else pairing.header(e.config, e.rows)
     parts = []
     for start in range(0, len(whole), rows):
         part = whole[start : start + rows]
@@ -127,7 +155,7 @@ def _gold(e: Experiment, told, ids, rows: int) -> Text | None:
         first_B = rollout.prompt_length_B
         shown = rollout._replace(prompt_length_B=np.maximum(first_B - header, 1))
         batch = collect.batch_of(shown)
-        per_token = {name: np.asarray(x) for name, x in told(batch).items()}
+        per_token = told(batch)
         batch = jax.tree.map(np.asarray, batch)
         parts.append(_flat(batch, per_token, len(part), first_B))
     return _joined(parts)

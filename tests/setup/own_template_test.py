@@ -60,7 +60,7 @@ def test_prompts_are_those_of_its_own_template(pair):
         ), name
     looked = [one for one in e.looked if one.check == "templates"]
     assert [one.state for one in looked] == ["ok"]
-    assert "own layout" in looked[0].line
+    assert "a layout of its own, '[user]" in looked[0].line
     without = experiment.build(config(pair, teacher__template="student"))
     assert "teacher" not in without.rows.own_prompts
     assert any("set teacher.template='own'" in note for note in without.notes)

@@ -145,7 +145,8 @@ def _examined(config, check):
         e = experiment.build(config)
     except ValueError as error:
         return [pairing.Finding("config", FAIL, str(error))]
-    return doctor.examine(e, 0 if check in STATIC else 16)["findings"]
+    parts = doctor.examine(e, 0 if check in STATIC else 16)
+    return [one for part in parts for one in part["findings"]]
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -185,9 +186,9 @@ def test_a_healthy_pair_is_let_be(pairs, name):
     method, overrides = HEALTHY[name]
     config = _config(pairs, method, optimizer__warmup=1, **overrides)
     e = experiment.build(config)
-    found = doctor.examine(e, 16)
-    assert [one for one in found["findings"] if one.state != OK] == []
-    kinds = {(text, kind) for text, kind, *_ in found["nats"]}
+    found = doctor.plain(list(doctor.examine(e, 16)))
+    assert [one for one in found["findings"] if one["state"] != OK] == []
+    kinds = {(row["text"], row["kind"]) for row in found["nats"]}
     assert {("gold", "body"), ("gold", "end"), ("its own", "first")} <= kinds
     assert any("optimizer.learning_rate=" in line for line in found["advice"])
 
@@ -198,7 +199,7 @@ def test_nats_by_kind_are_those_of_the_whole(pairs):
     found = readings.measure(e, 8)
     gold = found.gold
     counts = {kind: int((gold.kind_N == kind).sum()) for kind in readings.KINDS}
-    header = pairing.header(e.config, e.rows.tokenizer)
+    header = pairing.header(e.config, e.rows)
     behind = "<|im_end|>\n<|im_start|>assistant\n"
     whole = e.rows.tokenizer(behind, add_special_tokens=False)["input_ids"]
     assert header == len(whole)
@@ -221,7 +222,7 @@ def test_the_cost_of_estimates_by_enumeration(pairs):
     kl_N, square_N = np.asarray([0.5, 1.5, 1.0]), np.asarray([1.0, 4.0, 2.0])
     facts = {"kl/reverse": kl_N, "fact/square/teacher": square_N}
     own = readings.Text(np.asarray(["body"] * 3), facts)
-    found = readings.Measured(None, own, 0.0, None)
+    found = readings.Measured(3, None, own, 0.0, None)
     kl, sampled, exact = doctor._spread(found, "teacher")
     # One token at a random place: E[r^2] - (E r)^2.
     np.testing.assert_allclose(kl, 1.0)
@@ -245,3 +246,33 @@ def test_the_command_says_it_fails_and_keeps_all(pairs, tmp_path):
     kept = json.loads((tmp_path / "found.json").read_text())
     assert {"check", "state", "found", "remedy"} == kept["findings"][0].keys()
     assert any(one["state"] == "fail" for one in kept["findings"])
+
+
+def test_a_teacher_is_measured_on_the_rows_that_it_serves(pairs):
+    route = dict(path="demo:teacher", route=dict(field="level", equals=2))
+    changes = {"data__fields": ("level",), "teachers__short": route}
+    changes |= {"loss__short": dict(signal="reverse_kl", other="short")}
+    e = experiment.build(_config(pairs, **(DEMO | LONG | changes)))
+    found = readings.measure(e, 16)
+    said = {name: found.own.of(f"logp/{name}") for name in ("teacher", "short")}
+    levels = [int(row["level"]) for row in e.rows.held.fields[:16]]
+    assert 0 < levels.count(2) < 16
+    assert 0 < len(said["short"]) < len(said["teacher"])
+    whole = found.own.facts["logp/teacher"]
+    there = ~np.isnan(found.own.facts["logp/short"])
+    np.testing.assert_allclose(said["short"], whole[there], atol=1e-5)
+    assert not np.isnan(found.own.of("kl/reverse_short")).any()
+
+
+def test_documents_have_no_layout_and_no_budget(pairs, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    texts = [{"text": f"Once there were {n} stories. " * 9} for n in range(30)]
+    file.write_text("\n".join(map(json.dumps, texts)))
+    changes = {"data__path": str(file), "data__prefix_tokens": 8}
+    changes |= {"eval__verifier": "none"}
+    built = _config(pairs, **(_chat("plain", "other") | changes))
+    built.update_from_flattened_dict({"data.path": str(file)})
+    e = experiment.build(built)
+    checks = {one.check for one in e.looked}
+    assert checks == {"precision"}
+    assert "header" not in readings.measure(e, 2).gold.kind_N

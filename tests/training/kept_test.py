@@ -50,6 +50,12 @@ def test_which_checkpoint(metrics, which, found, tmp_path):
         kept.pick(tmp_path, "7")
 
 
+def test_a_run_may_be_named_from_where_one_stands(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    with kept.as_model(run.name, "last") as path:
+        assert (Path(path) / "config.json").is_file()
+
+
 def test_where_nothing_was_judged_nothing_is_the_best(tmp_path):
     for at in (2, 10):
         (tmp_path / "checkpoints" / str(at)).mkdir(parents=True)
