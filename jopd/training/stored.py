@@ -135,7 +135,7 @@ def make_read(e: Experiment, name: str, top_k: int):
         read = own_tokens.make_read(e, name)
         none = lambda logp: np.zeros((*logp.shape, 0))
         of = lambda logp: Scores(logp, none(logp).astype(np.int32), none(logp))
-        return lambda batch: of(read(batch).logp)
+        return lambda batch: of(read(batch)[0].logp)
     prompts, model = e.rows.read_by(name).prompts, e.models[name]
     columns = e.shape.vocabulary
     place = functools.partial(jax.device_put, device=sharding.rows(e.mesh))

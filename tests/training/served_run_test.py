@@ -204,7 +204,7 @@ REFUSED = {
     ),
     "spans": (
         dict(loss__opd__advantage="cross_tokenizer.proportional"),
-        "loss.opd reads span/teacher, .* for teacher.tokenizer='own'",
+        "loss.opd reads span/teacher, .* for a teacher with tokenizer='own'",
     ),
     "a panel": (
         dict(panels__both=dict(members=("teacher", "reference"))),

@@ -121,8 +121,8 @@ def test_an_update_is_whole_before_anything_looks_at_it(models, monkeypatch):
     )
     e = types.SimpleNamespace(config=c, frozen={}, teachers={}, terms=())
     move = lambda teachers, old, params, at, opened: {"ema": params}
-    monkeypatch.setattr(train.roles, "pass_gates", lambda *_: ({"g": 1}, {}, {}))
-    monkeypatch.setattr(train.roles, "move", move)
+    monkeypatch.setattr(train.moving, "pass_gates", lambda *_: ({"g": 1}, {}, {}))
+    monkeypatch.setattr(train.moving, "move", move)
     monkeypatch.setattr(observe, "teacher_tokens", lambda *_: 6)
 
     def broken(*_):
