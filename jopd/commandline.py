@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -40,6 +42,17 @@ def one_error():
         except (ValueError, ImportError, OSError, FloatingPointError) as error:
             console.error(error)
             sys.exit(1)
+
+
+def check_file(flag: str, file: Path) -> None:
+    """Says before any work what could not be written, and leaves what is there.
+
+    Raises:
+      OSError: a folder, or in one that is not there or where nothing may be written.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"{flag}={file} is a folder; name a file")
+    tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def define_writing(max_new_tokens: int) -> None:

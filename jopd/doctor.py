@@ -8,7 +8,6 @@ one fails. --json=FILE keeps everything.
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from absl import app, flags
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> None:
     f, config, parts = flags.FLAGS, flags.FLAGS.config, []
     with commandline.one_error():
         if f.json:
-            check_file(Path(f.json))
+            commandline.check_file("--json", Path(f.json))
         try:
             e = experiment.build(config)
         except (ValueError, OSError, ImportError) as error:
@@ -43,17 +42,6 @@ def main(argv: list[str]) -> None:
             metrics.write_atomically(Path(f.json), text)
     if any(one["state"] == pairing.FAIL for one in found["findings"]):
         sys.exit(1)
-
-
-def check_file(file: Path) -> None:
-    """Says before anything is looked at what could not be written.
-
-    Raises:
-      OSError: a folder, or one that is not there, or where nothing may be written.
-    """
-    if file.is_dir():
-        raise IsADirectoryError(f"--json={file} is a folder; name a file")
-    tempfile.TemporaryFile(dir=file.parent).close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Measures any model: ``jopd evaluate --model=DIR --config=opd``."""
 
 import json
-import tempfile
 from pathlib import Path
 
 from absl import app, flags
@@ -50,9 +49,7 @@ def check_out(out: Path) -> None:
             f"beside them; use --out={out.with_suffix('.json')}"
         )
     for file in (out, out.with_suffix(".jsonl")):
-        if file.is_dir():
-            raise IsADirectoryError(f"--out={out}: {file} is a folder; name a file")
-    tempfile.TemporaryFile(dir=out.parent).close()
+        commandline.check_file("--out", file)
 
 
 def keep(out: Path, found: dict, written: list[dict]) -> None:

@@ -98,8 +98,7 @@ def _sorted(logits: jax.Array, count: int, rest: bool) -> jax.Array:
 def begins(scores: Scores, *, other: str = "teacher") -> jax.Array:
     """1 on tokens that begin where one of the teacher's begins, in the same text.
 
-    There is such a thing where a term compares whole distributions with a teacher of
-    another tokenizer (``sorted_l1``).
+    Of a teacher with ``tokenizer="own"``; where ``sorted_l1`` compares.
     """
     return scores.extra[f"begins/{other}"]
 

@@ -41,16 +41,19 @@ class Finding(NamedTuple):
 
 def look(config, cast: Cast, rows: Rows) -> list[Finding]:
     """All checks of a run that need no weights, the models' first."""
-    found = []
+    found, read = [], {cast.paths["student"]: rows.tokenizer}
     for name, path in cast.paths.items():
         teacher = cast.teachers.get(name)
         if teacher is None or teacher.weights == "path":
             found += [precision(config, cast, name, path)]
-            found += [] if rows.documents else thinking(config, cast, name, path)
+            if path not in read and inputs.has_tokenizer(path):
+                read[path] = inputs.load_tokenizer(path)
+            if path in read and not rows.documents:
+                found += thinking(config, name, read[path])
     found += generation(config, cast.paths["student"]) + gold(config, rows)
     if rows.documents:  # no template is used, and texts are cut as they may be
         return found
-    return found + templates(config, cast, rows) + budget(config, rows)
+    return found + templates(config, cast, read) + budget(config, rows)
 
 
 def precision(config, cast: Cast, name: str, path: str) -> Finding:
@@ -69,15 +72,18 @@ def precision(config, cast: Cast, name: str, path: str) -> Finding:
     return Finding("precision", OK, f"{name}: {used}, its file has {file}")
 
 
-def templates(config, cast: Cast, rows: Rows) -> list[Finding]:
-    """Whether each teacher reads prompts laid out as it would lay them out."""
-    shown, found = _shown(_layout(config, rows.tokenizer)), []
+def templates(config, cast: Cast, read: dict[str, Any]) -> list[Finding]:
+    """Whether each teacher reads prompts laid out as it would lay them out.
+
+    ``read``: tokenizers by path; a model may have none of its own.
+    """
+    shown, found = _shown(_layout(config, read[cast.paths["student"]])), []
     for name, role in cast.teachers.items():
         path = cast.paths.get(name)
         itself = path == cast.paths["student"]
-        if role.weights != "path" or itself or not inputs.has_tokenizer(path):
+        if role.weights != "path" or itself or path not in read:
             continue
-        layout = _layout(config, inputs.load_tokenizer(path), name)
+        layout = _layout(config, read[path], name)
         theirs = _shown(layout)
         how = repr(theirs[-64:]) if layout.form == "template" else "plain text"
         if "own" in (role.tokenizer, role.template) or theirs == shown:
@@ -99,11 +105,8 @@ def templates(config, cast: Cast, rows: Rows) -> list[Finding]:
     return found
 
 
-def thinking(config, cast: Cast, name: str, path: str) -> list[Finding]:
+def thinking(config, name: str, tokenizer) -> list[Finding]:
     """Whether a template that can think has been told whether to."""
-    if not inputs.has_tokenizer(path):
-        return []
-    tokenizer = inputs.load_tokenizer(path)
     layout = _layout(config, tokenizer, name)
     knows = "enable_thinking" in str(tokenizer.chat_template)
     if layout.form != "template" or not knows or "enable_thinking" in layout.kwargs:
