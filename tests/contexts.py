@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.data import dataset as data
 from jopd.models import decoder
 
@@ -38,4 +38,4 @@ def dataset(prompts) -> data.Dataset:
 
 
 def batch():
-    return collect.batch_of(data.gold_rows(dataset(PROMPTS), [0, 1], width=8))
+    return asking.batch_of(data.gold_rows(dataset(PROMPTS), [0, 1], width=8))

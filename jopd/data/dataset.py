@@ -331,7 +331,7 @@ def order(step: int, *, prompts_per_step: int, size: int, seed: int) -> np.ndarr
     return visited
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)  # streams of a run
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jopd.batches import collect
-from jopd.batches.collect import RowSet, Writer
+from jopd.batches import asking
+from jopd.batches.asking import RowSet, Writer
 from jopd.data import decoding
 from jopd.reporting import console, leaks, statistics
 from jopd.types import Batch
@@ -71,19 +71,19 @@ def roll(params, ids, *, rows: RowSet, writer: Writer, facts, asked: Asked):
     for start in range(0, len(ids), asked.batch_rows):
         part = ids[start : start + asked.batch_rows]
         filled = np.resize(part, asked.batch_rows)
-        request = collect.ask(
+        request = asking.ask(
             rows.dataset, filled, copies=1, buckets=writer.buckets, limit=writer.limit
         )
         request = request._replace(row_B=request.row_B + start)
         rolled = jax.device_get(writer.generate(params, request, key))
-        batch = collect.batch_of(rolled._replace(group_B=filled))
+        batch = asking.batch_of(rolled._replace(group_B=filled))
         per_token = {name: np.asarray(value) for name, value in facts(batch).items()}
         batch = jax.tree.map(np.asarray, batch)
         texts = rows.texts(batch.rollout)
         if rows.verifier is not None:
             # Rows that only fill up are nobody's to judge.
             counted = jax.tree.map(operator.itemgetter(slice(len(part))), batch)
-            judged, _ = collect.rewarded(counted, texts[: len(part)], rows)
+            judged, _ = asking.rewarded(counted, texts[: len(part)], rows)
             batch = batch._replace(reward_B=np.resize(judged.reward_B, len(texts)))
         yield Rolled(batch, texts, per_token, len(part))
         done = start + len(part)

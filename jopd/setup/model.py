@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.data import decoding, sources
 from jopd.data.dataset import Dataset, encode
 from jopd.losses.heads import logits_of
@@ -160,7 +160,7 @@ class Model:
         looks = _looks(*request, self._ends(ends), every, **room)
         [loop] = collections.deque(looks, maxlen=1)
         rollout = jax.device_get(_join(asked, loop))
-        whole = collect.responses(self.tokenizer, rollout)
+        whole = asking.responses(self.tokenizer, rollout)
         texts = [decoding.before_end(text, ends) for text in whole]
         starts, stops = rollout.prompt_length_B, rollout.length_B
         found = [
@@ -277,7 +277,7 @@ class Model:
             (padded(longest, self.config.max_positions),),
             range(len(dataset)),
         )
-        asked = collect.ask(dataset, rows, copies=copies, buckets=widths, limit=limit)
+        asked = asking.ask(dataset, rows, copies=copies, buckets=widths, limit=limit)
         known = self.tokenizer.get_vocab()
         own, turn_end = inputs.ends(self.tokenizer, [self.path]), {dataset.turn_end}
         policy = Policy(

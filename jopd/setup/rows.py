@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jopd.batches import collect
-from jopd.batches.collect import RowSet
+from jopd.batches.asking import RowSet
 from jopd.data import dataset, judging
 from jopd.data.dataset import Dataset
 from jopd.losses.panel import Panel

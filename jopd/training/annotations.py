@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from jopd.batches import collect
+from jopd.batches import asking, collect
 from jopd.data.dataset import Dataset
 from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
@@ -75,7 +75,7 @@ def make_ask(e: Experiment) -> probes.Ask:
     rows = e.rows.training._replace(dataset=e.rows.read_by(c.teacher))
     longest = max(map(len, rows.dataset.prompts))
     limit = e.config.rollout.max_new_tokens
-    writer = collect.Writer(generate, (longest,), limit)
+    writer = asking.Writer(generate, (longest,), limit)
     # One shape for all calls, with whole runs of samples on every device.
     prompts = e.config.rollout.prompts_per_step
     size = prompts + -prompts % e.mesh.devices.size
@@ -86,7 +86,7 @@ def make_ask(e: Experiment) -> probes.Ask:
         key, found = jax.random.fold_in(seed, step), []
         for number, part in enumerate(probes.in_parts(ids, size)):
             own = jax.random.fold_in(key, number)
-            batch, _ = collect.fresh_rows(rows, writer, params, part, own, c.samples)
+            batch, _ = asking.fresh_rows(rows, writer, params, part, own, c.samples)
             found.append(np.asarray(batch.reward_B).reshape(size, c.samples).mean(1))
         return np.concatenate(found)[: len(ids)]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.batches import collect
+from jopd.batches import asking, collect
 from jopd.reporting import console, diagnostics, evaluation
 from jopd.setup.experiment import Experiment
 from jopd.setup.needs import frozen_named
@@ -155,7 +155,7 @@ def judged(e: Experiment, fresh: Batch) -> tuple[Batch, list[str], dict]:
     """
     texts, means = e.rows.training.texts(fresh.rollout), {}
     if e.rows.rewards is not None and not e.rewards_first:
-        fresh, means = collect.rewarded(fresh, texts, e.rows.training)
+        fresh, means = asking.rewarded(fresh, texts, e.rows.training)
     return fresh, texts, means
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jopd.batches import collect
-from jopd.batches.collect import Writer
+from jopd.batches import asking
+from jopd.batches.asking import Writer
 from jopd.data import dataset
 from jopd.losses import facts
 from jopd.losses.scoring import kl_name
@@ -154,7 +154,7 @@ def _gold(e: Experiment, told, ids, rows: int) -> Text | None:
         )
         first_B = rollout.prompt_length_B
         shown = rollout._replace(prompt_length_B=np.maximum(first_B - header, 1))
-        batch = collect.batch_of(shown)
+        batch = asking.batch_of(shown)
         per_token = told(batch)
         batch = jax.tree.map(np.asarray, batch)
         parts.append(_flat(batch, per_token, len(part), first_B))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jopd.batches import collect
-from jopd.batches.collect import Writer
+from jopd.batches.asking import Writer
 from jopd.models import lora, sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling

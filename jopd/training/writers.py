@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 
-from jopd.batches import collect
-from jopd.batches.collect import Writer
+from jopd.batches import asking
+from jopd.batches.asking import Writer
 from jopd.data import decoding
 from jopd.models import apart, sharding
 from jopd.models.decoder import Decoder
@@ -160,7 +160,7 @@ def make_prefix(e: Experiment):
         if part <= 0:
             return [nothing] * len(ids)
         responses = [nothing if r is None else r for r in written(ids)]
-        return collect.first_part(responses, part)
+        return asking.first_part(responses, part)
 
     return prefix
 
@@ -178,7 +178,7 @@ def _make_written(e: Experiment):
     limit = e.config.rollout.max_new_tokens
 
     def written(ids) -> list[np.ndarray]:
-        asked = collect.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
+        asked = asking.ask(dataset, ids, copies=1, buckets=(longest,), limit=limit)
         asked = asked._replace(row_B=np.asarray(ids, np.int32))
         rolled = jax.device_get(write(params, asked, key))
         spans = zip(rolled.tokens_BT, rolled.prompt_length_B, rolled.length_B)

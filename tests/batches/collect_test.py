@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jopd.batches import collect
+from jopd.batches import asking, collect
 from jopd.data import dataset as datasets
 from jopd.models import decoder
 from jopd.rollouts import generate as rollout
@@ -60,8 +60,8 @@ def collector(mix: collect.Mix, verifier=None, data=None, **changes):
     """``(buffer, step) -> (buffer, Collected)`` with the tiny student."""
     params, generate = student()
     buckets = changes.pop("buckets", (3, 5))
-    writer = collect.Writer(changes.pop("generate", generate), buckets, NEW)
-    rows = collect.RowSet(data or dataset(), Tokenizer(), verifier)
+    writer = asking.Writer(changes.pop("generate", generate), buckets, NEW)
+    rows = asking.RowSet(data or dataset(), Tokenizer(), verifier)
     as_they_are = lambda batch: (batch, np.arange(len(batch.reward_B)))
     settings = {"seed": 5, "widths": WIDTHS, "deal": as_they_are}
     function = collect.make_collect(rows, writer, mix, **(settings | changes))
@@ -123,6 +123,28 @@ def test_gold_rows_that_are_missing_are_masked():
     assert none.mask_BT.shape == (2, 11) and not np.any(none.mask_BT)
 
 
+def test_gold_rows_come_from_other_prompts_where_those_of_an_update_have_none():
+    mix = collect.Mix(fresh=4, replayed=0, gold=3, group_size=2)
+    run, seen = collector(mix), []
+    for step in range(12):
+        _, got = run(None, step)
+        own = [i for i in np.asarray(got.fresh.rollout.group_B)[::2] if i % 2 == 0]
+        gold = ids(got.batch)[4:]
+        # Those of the update's own prompts first, no solution twice, none missing.
+        assert set(own) <= set(gold) and len(set(gold)) == 3
+        assert np.asarray(got.batch.mask_BT)[4:].any(axis=1).all()
+        assert ids(run(None, step)[1].batch) == ids(got.batch)
+        seen += set(gold) - set(own)
+    assert set(seen) == {0, 2, 4, 6, 8, 10}  # all that there are, in turn
+
+
+def test_gold_rows_beyond_all_solutions_are_empty():
+    mix = collect.Mix(fresh=4, replayed=0, gold=8, group_size=2)
+    _, got = collector(mix)(None, 0)
+    alive_B = np.asarray(got.batch.mask_BT)[4:].any(axis=1)
+    assert alive_B.sum() == 6 and sorted(ids(got.batch)[4:][:6]) == [0, 2, 4, 6, 8, 10]
+
+
 def test_stack_keeps_the_order():
     first, second = tiny.batch(0), tiny.batch(1)
     both = collect.stack([first, second])
@@ -170,7 +192,7 @@ def test_fresh_rows_are_groups_of_the_steps_prompts():
 @pytest.mark.parametrize("share, kept", [(0.0, 0), (0.49, 1), (0.5, 2), (1.0, 4)])
 def test_first_part_is_rounded_down(share, kept):
     responses = [np.arange(4), np.arange(0)]
-    first, nothing = collect.first_part(responses, share)
+    first, nothing = asking.first_part(responses, share)
     assert first.tolist() == list(range(kept)) and len(nothing) == 0
 
 

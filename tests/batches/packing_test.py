@@ -9,7 +9,7 @@ import pytest
 
 import contexts
 import tiny
-from jopd.batches import collect, layout, packing
+from jopd.batches import asking, collect, layout, packing
 from jopd.models import decoder, sharding
 from jopd.training import step
 from jopd.types import STUDENT, Rollout
@@ -45,7 +45,7 @@ def batch(length_B):
         group_B=np.arange(ROWS, dtype=np.int32),
         age_B=np.zeros(ROWS, np.int32),
     )
-    made = jax.tree.map(np.asarray, collect.batch_of(rollout))
+    made = jax.tree.map(np.asarray, asking.batch_of(rollout))
     mask_BT = made.mask_BT.copy()
     mask_BT[5] = False
     return made._replace(mask_BT=mask_BT)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax
 
 import runs
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.data import rewards
 from jopd.data.dataset import Dataset
 from jopd.models import decoder, hf
@@ -186,11 +186,11 @@ def test_one_rule_for_truncated_responses_in_training_and_evaluation():
     finished_B = np.array([True, False])
     shape = np.zeros((2, 2), np.int32)
     rollout = Rollout(*(shape, shape[0], shape[0] + 1, finished_B), *(shape,) * 4)
-    batch = collect.batch_of(rollout._replace(group_B=shape[0]))
+    batch = asking.batch_of(rollout._replace(group_B=shape[0]))
     data = Dataset([shape[0]], [None], [True], answers, [""], [""], {})
     for paid, want in ((False, [1, 0]), (True, [1, 1])):
-        rows = collect.RowSet(data, None, rewards.exact, paid)
-        reward_B = collect.rewarded(batch, texts, rows)[0].reward_B
+        rows = asking.RowSet(data, None, rewards.exact, paid)
+        reward_B = asking.rewarded(batch, texts, rows)[0].reward_B
         assert reward_B.tolist() == want and reward_B.dtype == np.float32
         rolled = evaluate.Rolled(batch._replace(reward_B=reward_B), texts, {}, 2)
         assert evaluate._correct([rolled]).tolist() == want

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import tiny
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.reporting import leaks
 from jopd.types import STUDENT
 
@@ -39,7 +39,7 @@ def test_only_fresh_student_rows_count():
     token = int(spans[fresh[0]][0])
     want = np.mean([token in span for span in spans.values()])
     annotate = leaks.make_annotate(
-        rf"\b{token}\b", functools.partial(collect.responses, Tokenizer())
+        rf"\b{token}\b", functools.partial(asking.responses, Tokenizer())
     )
     same, facts = annotate(None, batch, 0)
     assert same is batch and facts == {"leak/rate": want} and 0 < want < 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.data import dataset as datasets
 from jopd.rollouts.generate import PLAIN
 from jopd.setup import builders, experiment, inputs, reading
@@ -55,7 +55,7 @@ def batch_of(sources=(STUDENT, STUDENT, STUDENT)):
         group_B=np.arange(3, dtype=np.int32),
         age_B=np.zeros(3, np.int32),
     )
-    return collect.batch_of(rolled)
+    return asking.batch_of(rolled)
 
 
 def entropy_BT() -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 import runs
 from contexts import MODEL, OWN, PARAMS, PROMPTS, RESPONSES, batch, dataset
-from jopd.batches import collect
+from jopd.batches import asking, collect
 from jopd.training import loop as train
 from jopd.training import step
 from jopd.types import GOLD, Rollout
@@ -34,7 +34,7 @@ def expected(prompt, response):
         group_B=jnp.zeros(1, jnp.int32),
         age_B=jnp.zeros(1, jnp.int32),
     )
-    hidden = hidden_states(PARAMS, collect.batch_of(rollout))[0]
+    hidden = hidden_states(PARAMS, asking.batch_of(rollout))[0]
     return hidden[len(prompt) - 1 : len(prompt) - 1 + len(response)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jopd.batches import collect
+from jopd.batches import asking, collect
 from jopd.data.sources import Example
 from jopd.teachers import peers
 from jopd.types import GOLD, STUDENT, Rollout
@@ -66,7 +66,7 @@ def batch():
         group_B=GROUP,
         age_B=np.zeros(B, np.int32),
     )
-    return collect.batch_of(rollout, reward_B=REWARD)
+    return asking.batch_of(rollout, reward_B=REWARD)
 
 
 class Tokenizer:
@@ -96,7 +96,7 @@ SHOWN = peers.PeerPrompts(
 
 
 def annotated(made=None, **changes):
-    texts_of = functools.partial(collect.responses, Tokenizer())
+    texts_of = functools.partial(asking.responses, Tokenizer())
     annotate = peers.make_annotate(SHOWN._replace(**changes), OWN, texts_of)
     return annotate(None, made or batch(), 0)
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.batches import collect, layout
+from jopd.batches import asking, layout
 from jopd.losses import objective
 from jopd.losses.objective import Shape, Term, Weighed
 from jopd.losses.signals import nll
@@ -79,7 +79,7 @@ def main() -> None:
     every = np.arange(ROWS)
     write = jax.jit(functools.partial(rollouts.generate, **draw))
     drawn, seconds = timed(write, params, asked(every), key)
-    batch = collect.batch_of(jax.tree.map(jnp.asarray, drawn))
+    batch = asking.batch_of(jax.tree.map(jnp.asarray, drawn))
     mask_BT, logp_BT = np.asarray(batch.mask_BT), drawn.behavior_logp_BT
     print(f"drawn, {ROWS} rows: {mask_BT.sum() / seconds:.1f} tokens/s\n")
     print("| the same rows | other log-probabilities | largest |\n|---|---|---|")

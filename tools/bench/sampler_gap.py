@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd.batches import collect
+from jopd.batches import asking
 from jopd.losses.objective import Shape
 from jopd.models import decoder, hf
 from jopd.rollouts import generate as rollouts
@@ -99,7 +99,7 @@ def gaps(shape: decoder.DecoderConfig, params, *, rows=4, width=16, new=24) -> d
             )
         )
         drawn = write(moved(params, fault.moved), asked, jax.random.key(0))
-        batch = collect.batch_of(drawn)
+        batch = asking.batch_of(drawn)
         gap_BT = jnp.abs(replay(params, batch) - drawn.behavior_logp_BT)
         gaps_N = np.asarray(gap_BT)[np.asarray(batch.mask_BT)]
         found[name] = float(gaps_N.mean()), float(gaps_N.max())

@@ -12,6 +12,7 @@ variants have OmniOPD's.
 """
 SEEDS = (0, 1, 2)
 COMMON = methods.COMMON
+_MORE = {"seeds": (0, 1, 2, 3, 4)}
 
 
 def _variant(**overrides) -> dict:
@@ -20,8 +21,8 @@ def _variant(**overrides) -> dict:
 
 
 ARMS = {
-    "OPD": methods.shared("opd, text"),
-    "OmniOPD": methods.shared("omniopd"),
+    "OPD": methods.shared("opd, text") | _MORE,
+    "OmniOPD": methods.shared("omniopd") | _MORE,
     "OmniOPD, the paper's form": _variant(loss__chunks__weights__rate__baseline="none"),
     "OmniOPD, edit distance": _variant(audit__similarity="ned"),
     "OmniOPD, chunks of 4": _variant(audit__chunk_tokens=4),
