@@ -136,6 +136,7 @@ def evaluate(
         texts = rows.dataset.texts[: len(ids)]
         found["per_prompt"] = _per_prompt(texts, correct_N, correct_NK)
     told = {name: getattr(asked, name) for name in ("k", "temperature", "top_p")}
+    told["max_new_tokens"] = sampled.limit
     if pattern:
         told["leak_pattern"] = pattern
     if asked.save_all:

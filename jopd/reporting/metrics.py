@@ -60,6 +60,7 @@ ASKED = {
     "k": "eval.k",
     "temperature": "eval.temperature",
     "top_p": "eval.top_p",
+    "max_new_tokens": "eval.max_new_tokens",
     "leak_pattern": "log.leak_pattern",
 }
 NONE = "\u2013"
@@ -202,8 +203,9 @@ def cut_short(found: Mapping[str, Any]) -> str | None:
     if 0.0 not in rates or cut is None or cut <= 0.5:
         return None
     return (
-        f"{show(cut, 'rate')} of the responses were cut at rollout.max_new_tokens "
-        "before they ended, which explains the 0: raise it, or see what ends a response"
+        f"{show(cut, 'rate')} of the responses were cut before they ended, which "
+        "explains the 0: raise eval.max_new_tokens (at 0 rollout.max_new_tokens), or "
+        "see what ends a response"
     )
 
 

@@ -284,6 +284,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "k": 4,  # samples per prompt for avg@k and pass@k
         "temperature": 1.0,  # of the k samples; accuracy is greedy
         "top_p": 1.0,
+        "max_new_tokens": 0,  # 0: those of the rollouts
         "batch_rows": 256,  # rows generated at one time; 0: as many as an update has
         # exact | numeric | math | arithmetic | words | format | none | auto, or one of
         # your own

@@ -25,6 +25,16 @@ def longest_response(config) -> int:
     return longest_prefix(config) + config.rollout.max_new_tokens
 
 
+def evaluation_limit(config) -> int:
+    """Most tokens of a response that an evaluation draws."""
+    return config.eval.max_new_tokens or config.rollout.max_new_tokens
+
+
+def longest_read(config) -> int:
+    """Most tokens of a response that models read, of a rollout or an evaluation."""
+    return max(longest_response(config), evaluation_limit(config))
+
+
 def prompt_limit(config, positions: dict[str, int]) -> int:
     """Most tokens of a prompt: as asked, or what every model holds beside a response.
 
@@ -39,18 +49,23 @@ def room(config, positions: int) -> int:
     """Tokens of a prompt that leave room for a response, for who drops or cuts."""
     if config.data.on_long_prompt == "error":
         return sys.maxsize
-    room = positions - longest_response(config)
+    room = positions - longest_read(config)
     if room < 1:
         raise ValueError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens}{_behind(config)} "
-            f"leaves no room for a prompt in {positions} positions; lower it"
+            f"{_longest(config)} leaves no room for a prompt in {positions} positions; "
+            "lower it"
         )
     return room
 
 
-def _behind(config) -> str:
+def _longest(config) -> str:
+    """What ``longest_read`` is made of, in words."""
+    response, evaluated = longest_response(config), evaluation_limit(config)
+    if evaluated > response:
+        return f"eval.max_new_tokens={evaluated}"
     prefix = longest_prefix(config)
-    return f" behind a prefix of up to {prefix}" if prefix else ""
+    behind = f" behind a prefix of up to {prefix}" if prefix else ""
+    return f"rollout.max_new_tokens={config.rollout.max_new_tokens}{behind}"
 
 
 def most_of_context(config) -> int:
@@ -100,7 +115,7 @@ def evaluation_rows(config, mix, held: int, devices: int) -> int:
 
 def check_positions(config, shapes, rows, widths: Widths) -> None:
     """Every model must have a position for every token that it may read."""
-    limit = longest_response(config)
+    limit = longest_read(config)
     for name, shape in shapes.items():
         longest = widths.prompts[-1]
         if name in rows.own_prompts:
@@ -112,8 +127,7 @@ def check_positions(config, shapes, rows, widths: Widths) -> None:
             raise ValueError(
                 f"prompt and response together take up to {longest + limit} "
                 f"positions, the {name} has {shape.max_positions}; lower "
-                f"rollout.max_new_tokens={config.rollout.max_new_tokens}"
-                f"{_behind(config)}, or keep prompts shorter with "
+                f"{_longest(config)}, or keep prompts shorter with "
                 "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
                 "that reads more: data.max_context_tokens)"
             )

@@ -184,22 +184,29 @@ def _copy(config, cast: Cast, mesh, generator: str) -> list[Part]:
 
 
 def _cache(config, cast: Cast, mesh, mix, widths, *, generator, held, train) -> Part:
-    """Keys and values of as many rows as are drawn at one time."""
+    """Keys and values of as many rows as are drawn at one time: of rollouts, or of an
+    evaluation where those are more."""
     c, shape = config.rollout, wanted(config, cast)["student"][0]
     split = mesh.devices.size if generator == "pmap" else sharding.row_shards(mesh)
     measured = lengths.evaluation_rows(config, mix, held, mesh.devices.size)
-    fresh = mix.fresh if train else 0
-    rows = math.ceil(max(min(fresh, c.at_once * split or fresh), measured) / split)
-    slot = lambda slots: whole(jax.eval_shape(lambda: caches.empty(shape, rows, slots)))
-    given = widths.given[-1] if train else widths.prompts[-1]
-    block = min(c.block_tokens or c.max_new_tokens, c.max_new_tokens)
-    first = block if generator == "pmap" else c.max_new_tokens
+
+    def part(rows: int, given: int, limit: int, keys: str) -> Part:
+        rows = math.ceil(min(rows, c.at_once * split or rows) / split)
+        size = lambda slots: whole(
+            jax.eval_shape(lambda: caches.empty(shape, rows, slots))
+        )
+        block = min(c.block_tokens or limit, limit) if generator == "pmap" else limit
+        # Under jit the heads of a cache may be split as the student is.
+        least = size(widths.prompts[0] + block) // mesh.shape["tensor"]
+        return Part("KV cache", size(given + limit), least, "rollout", keys)
+
     keys = "rollout.at_once, rollout.prompts_per_step, rollout.max_new_tokens"
-    if measured > fresh:
-        keys = "eval.batch_rows, rollout.at_once, rollout.max_new_tokens"
-    most, least = slot(given + c.max_new_tokens), slot(widths.prompts[0] + first)
-    # Under jit the heads of a cache may be split as the student is.
-    return Part("KV cache", most, least // mesh.shape["tensor"], "rollout", keys)
+    parts = [part(mix.fresh, widths.given[-1], c.max_new_tokens, keys)] * train
+    which = "eval" if config.eval.max_new_tokens else "rollout"
+    keys = f"eval.batch_rows, rollout.at_once, {which}.max_new_tokens"
+    limit = lengths.evaluation_limit(config)
+    parts.append(part(measured, widths.prompts[-1], limit, keys))
+    return max(parts, key=lambda part: part.most)
 
 
 def _logits(terms, mesh, shape: Shape, tokens: int) -> Part:

@@ -238,7 +238,7 @@ RANGES = {
     "mesh.data": whole(1, also=(-1,)),
     "mesh.fsdp": whole(1, also=(-1,)),
     "mesh.tensor": whole(1, also=(-1,)),
-    "eval.every_steps": FROM_0,
+    **{f"eval.{key}": FROM_0 for key in ("every_steps", "max_new_tokens")},
     "eval.prompts": COUNT,
     "eval.k": COUNT,
     "eval.temperature": HEAT,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jopd.losses.scoring import kl_name
-from jopd.setup import needs
+from jopd.setup import lengths, needs
 from jopd.setup.experiment import Experiment
 from jopd.setup.pairing import OK, WARN, Finding
 from jopd.teachers import roles
@@ -140,6 +140,9 @@ def _rollouts(e: Experiment, found: Measured) -> Finding:
         f"{found.truncated:.0%} of the student's rollouts have no end by {limit} tokens"
     )
     if found.truncated <= 0.5:
+        return Finding("rollouts", OK, said)
+    if (longer := lengths.evaluation_limit(e.config)) > limit:
+        said += f", a horizon: evaluations go on to eval.max_new_tokens={longer}"
         return Finding("rollouts", OK, said)
     how = "raise rollout.max_new_tokens, or mend its ends: docs/doctor.md"
     return Finding("rollouts", WARN, said, how)

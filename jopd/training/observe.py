@@ -139,11 +139,11 @@ def describe_rollouts(e: Experiment, seen: tuple[Batch, list[str], dict]) -> dic
     computes.
     """
     fresh, texts, means = seen
-    found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e))
+    limit = e.config.rollout.max_new_tokens
+    found = diagnostics.rollout_metrics(fresh, texts, repetition_test(e, limit))
     if e.rows.rewards is not None:
         found |= diagnostics.reward_metrics(fresh) | means
     if e.config.rollout.early_stop.function:
-        limit = e.config.rollout.max_new_tokens
         found["length/stopped_rate"] = diagnostics.stopped_rate(fresh, limit)
     return found
 

@@ -75,12 +75,14 @@ def measure(e: Experiment, prompts: int = PROMPTS) -> Measured:
     ids = np.arange(min(prompts, len(data.prompts)))
     rows = min(stages.evaluation_rows(e), len(ids))
     rows += -rows % e.mesh.devices.size
+    limit = c.rollout.max_new_tokens
     writer = Writer(
         make_generate(e, train_filters(c)),
         buckets=e.widths.prompts[-1:],
-        limit=c.rollout.max_new_tokens,
+        limit=limit,
     )
-    asked = evaluation.Asked(len(ids), 1, rows, c.seed, stages.repetition_test(e))
+    repeated = stages.repetition_test(e, limit)
+    asked = evaluation.Asked(len(ids), 1, rows, c.seed, repeated)
     how = dict(rows=e.rows.held_out, writer=writer, facts=told, asked=asked)
     parts = list(evaluation.roll(placed(e, "student", params), ids, **how))
     own = [_flat(part.batch, part.per_token, part.count) for part in parts]

@@ -114,20 +114,22 @@ def make_evaluate(e: Experiment, *, save_all: bool = False):
     """
     c, rows = e.config, evaluation_rows(e)
     read = make_reading(e, {"teacher"} & e.teachers.keys())
-    shapes = dict(buckets=e.widths.prompts[-1:], limit=c.rollout.max_new_tokens)
+    limit = lengths.evaluation_limit(c)
+    shapes = dict(buckets=e.widths.prompts[-1:], limit=limit)
+    write = functools.partial(make_generate, e, max_new_tokens=limit)
     drawn = sampling.Filter(temperature=c.eval.temperature, top_p=c.eval.top_p)
     copies = shared_reading(e, rows, c.eval.k)
     bound = functools.partial(
         evaluation.evaluate,
         rows=e.rows.held_out,
-        sampled=Writer(make_generate(e, drawn, copies=copies), **shapes),
-        greedy=Writer(make_generate(e, sampling.Filter(temperature=0.0)), **shapes),
+        sampled=Writer(write(drawn, copies=copies), **shapes),
+        greedy=Writer(write(sampling.Filter(temperature=0.0)), **shapes),
         asked=evaluation.Asked(
             prompts=c.eval.prompts,
             k=c.eval.k,
             batch_rows=rows,
             seed=c.seed,
-            repetition=repetition_test(e),
+            repetition=repetition_test(e, limit),
             temperature=c.eval.temperature,
             top_p=c.eval.top_p,
             leak_pattern=c.log.leak_pattern,
@@ -167,10 +169,11 @@ def make_reading(e: Experiment, names: Iterable[str], named=None):
     return read
 
 
-def repetition_test(e: Experiment):
-    """``text -> bool`` with the config's thresholds or those scaled to its length."""
+def repetition_test(e: Experiment, limit: int):
+    """``text -> bool`` with the config's thresholds or those of texts of so many tokens
+    at most."""
     c = e.config.repetition
-    tail, threshold = statistics.repetition_limits(e.config.rollout.max_new_tokens)
+    tail, threshold = statistics.repetition_limits(limit)
     return functools.partial(
         statistics.repetition,
         tail=c.tail_chars or tail,

@@ -260,6 +260,21 @@ def test_without_verifier_and_teacher_their_numbers_are_none(models):
     assert all(len(s["student_logp"]) == len(s["tokens"]) for s in samples)
 
 
+def test_an_evaluation_may_go_on_longer_than_rollouts(models, evaluation):
+    """In the rows of the rollouts' own limit; the shorter one changes nothing there."""
+    config = runs.config(models, **CHANGES | {"rollout__max_new_tokens": 5})
+    config.eval.max_new_tokens = 12
+    e = experiment.build(config)
+    found, samples = stages.make_evaluate(e)(e.params, e.frozen)
+    _, whole, others, _ = evaluation
+    assert found == whole and samples == others
+    assert found["max_new_tokens"] == 12 and found["mean_length"] > 5
+    with pytest.raises(
+        ValueError, match=r"up to 1\d\d positions.*eval\.max_new_tokens"
+    ):
+        experiment.build(runs.config(models, eval__max_new_tokens=128))
+
+
 def test_a_model_can_be_evaluated_against_itself(models):
     """``jopd.evaluate`` of the teacher: its divergence from itself is 0."""
     path = str(models / "teacher")

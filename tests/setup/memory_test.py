@@ -95,6 +95,10 @@ def test_the_cache_is_that_of_the_longest_rollouts(models):
     measured = experiment.build(runs.config(models, eval__batch_rows=8))
     (wide,) = [part for part in measured.memory.parts if part.name == "KV cache"]
     assert wide.keys.startswith("eval.batch_rows")
+    longer = changes | dict(eval__batch_rows=4, eval__max_new_tokens=60)
+    longer = experiment.build(runs.config(models, **longer))
+    (long,) = [part for part in longer.memory.parts if part.name == "KV cache"]
+    assert long.keys.endswith("eval.max_new_tokens") and long.most > cache.most
 
 
 def test_an_evaluation_trains_nothing(models):
