@@ -130,7 +130,8 @@ def walk(e: experiment.Experiment, frozen: dict, at: int):
     buffer = collect.empty_buffer(e.mix, e.widths.rows[-1])
     memory = memories.start(e.terms, e.shape.vocabulary)
     for number in itertools.count(at):
-        buffer, got = stage.collect(e.params, buffer, number)
+        student = step.TrainState(number, e.params, None, memory)
+        buffer, got = stage.collect(student, buffer, number)
         prepared = stage.prepare(e.params, frozen, got.batch, memory)
         memory = prepared.memory
         yield got, prepared

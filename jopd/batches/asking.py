@@ -36,7 +36,7 @@ class Writer(NamedTuple):
     """Who writes rollouts, and in which shapes it is asked.
 
     Attributes:
-      generate: ``(params, request, key) -> Rollout``.
+      generate: ``(student, request, key) -> Rollout``; what a student is, it says.
       buckets: padded lengths of the given tokens, ascending.
       limit: most response tokens of a row, behind those of a prefix.
     """
@@ -126,7 +126,7 @@ def rewarded(batch: Batch, texts, rows: RowSet) -> tuple[Batch, dict[str, float]
 
 
 def fresh_rows(
-    rows: RowSet, writer: Writer, params, ids, key, copies: int, prefixes=None
+    rows: RowSet, writer: Writer, student, ids, key, copies: int, prefixes=None
 ) -> tuple[Batch, dict[str, float]]:
     """``copies`` rollouts of each prompt, ``rewarded``."""
     asked = ask(
@@ -137,7 +137,7 @@ def fresh_rows(
         limit=writer.limit,
         prefixes=prefixes,
     )
-    rolled = jax.device_get(writer.generate(params, asked, key))
+    rolled = jax.device_get(writer.generate(student, asked, key))
     batch = batch_of(rolled._replace(group_B=np.repeat(ids, copies).astype(np.int32)))
     if rows.verifier is None:
         return batch, {}

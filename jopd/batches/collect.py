@@ -21,7 +21,7 @@ from jopd.batches.asking import RowSet, Writer, batch_of, fresh_rows
 from jopd.data.dataset import Dataset, gold_rows, order, pad_prompts
 from jopd.types import Batch, Rollout
 
-# ``(params, batch, step) -> (batch, facts)``: adds ``Batch.extra`` on the host.
+# ``(student, batch, step) -> (batch, facts)``: adds ``Batch.extra`` on the host.
 Annotate = Callable[[Any, Batch, int], tuple[Batch, dict[str, float | None]]]
 
 
@@ -150,10 +150,10 @@ def in_turn(annotations: Sequence[Annotate]) -> Annotate | None:
     if not annotations:
         return None
 
-    def annotate(params, batch: Batch, step: int):
+    def annotate(student, batch: Batch, step: int):
         facts: dict[str, float | None] = {}
         for one in annotations:
-            batch, found = one(params, batch, step)
+            batch, found = one(student, batch, step)
             facts |= found
         return batch, facts
 
@@ -210,7 +210,9 @@ def make_collect(
     prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
     annotate: Annotate | None = None,
 ):
-    """``(params, buffer, step) -> (buffer, Collected)``; everything else is bound here.
+    """``(student, buffer, step) -> (buffer, Collected)``, all else bound.
+
+    ``student`` is what the writer and ``annotate`` take.
 
     Until ``deal`` puts them on the devices, rows are on the host and the buffer is on
     one device: mixing is a few small arrays, and one operation after the other over
@@ -240,7 +242,7 @@ def make_collect(
         ids = visit(step, prompts_per_step=mix.rows, seed=seed + 1)
         return [golden(ids, step, count=mix.rows)]
 
-    def on_policy(params, buffer, step: int):
+    def on_policy(student, buffer, step: int):
         ids = visit(step, prompts_per_step=per_step, seed=seed)
         key = jax.random.fold_in(jax.random.key(seed), step)
         reused = step % mix.updates_per_rollout != 0
@@ -249,7 +251,7 @@ def make_collect(
             own, stream = ids[: mix.prompts], jax.random.fold_in(key, 0)
             heads = None if prefix is None else prefix(own, step)
             fresh, means = fresh_rows(
-                rows, writer, params, own, stream, mix.group_size, heads
+                rows, writer, student, own, stream, mix.group_size, heads
             )
             fresh = fit(fresh, widths[-1])
             parts.append(fresh)
@@ -260,17 +262,17 @@ def make_collect(
             parts.append(golden(ids, step, count=mix.gold))
         return fresh, parts, means
 
-    def collect(params, buffer, step: int):
+    def collect(student, buffer, step: int):
         started = time.perf_counter()
         if is_on_policy(mix, seed, step):
-            fresh, parts, means = on_policy(params, buffer, step)
+            fresh, parts, means = on_policy(student, buffer, step)
         else:
             fresh, parts, means = None, off_policy(step), {}
         if buffer is not None:
             buffer = tick(buffer if fresh is None else add(buffer, fresh))
         batch, facts = with_coins(trim(stack(parts), widths), seed, step), {}
         if annotate is not None:
-            batch, facts = annotate(params, batch, step)
+            batch, facts = annotate(student, batch, step)
         batch, order_B = deal(batch)
         seconds = time.perf_counter() - started
         return buffer, Collected(batch, fresh, seconds, order_B, facts | means)

@@ -1,4 +1,5 @@
-"""KAT, the KL agreement trap (arXiv:2606.09471), on rollouts that are there already.
+"""KAT, the KL agreement trap (arXiv:2606.09471): on rollouts that are there, or while
+they are written.
 
 A student that has lost its way, in a loop perhaps, takes the teacher along: given that
 prefix the teacher goes on as it did, their KL is small, and tokens are spent on what
@@ -51,27 +52,74 @@ def before_agreement(
     Raises:
       ValueError: neither a threshold nor a memory or both, or another ``cut``.
     """
-    if bool(memory) == (threshold >= 0):
-        raise ValueError(
-            f"before_agreement needs either a threshold from 0 on or a memory, got "
-            f"threshold={threshold} and memory={memory!r}"
-        )
     if cut not in CUTS:
         raise ValueError(
             f"before_agreement needs cut='start' or 'trigger', got {cut!r}"
         )
-    if memory:
-        updates, pushed, _ = held = scores.memory[memory]
-        ready = (updates >= warmup_steps) & (pushed >= least)
-        threshold = jnp.where(ready, quantile(held, 1 - spared), -1.0)
+    rule = dict(spared=spared, warmup_steps=warmup_steps, least=least)
+    tau = _tau("before_agreement", scores.memory, memory, threshold, **rule)
     z_BT = windowed(scores, window=window, exempt=exempt, fact=fact, other=other)
+    caught_B, trigger_B = _caught(z_BT, tau, patience)
     place_T = jnp.arange(z_BT.shape[1])
-    low_BT = z_BT < threshold
-    caught_BT = _sums(low_BT.astype(jnp.int32), patience) == patience
-    trigger_B = jnp.argmax(caught_BT, axis=1)
     last_B = trigger_B if cut == "trigger" else trigger_B - patience - window + 1
-    kept_BT = (place_T <= last_B[:, None]) | ~jnp.any(caught_BT, axis=1)[:, None]
+    kept_BT = (place_T <= last_B[:, None]) | ~caught_B[:, None]
     return kept_BT.astype(jnp.float32)
+
+
+def agreement(
+    seen,
+    *,
+    memory: str = "",
+    threshold: float = -1.0,
+    spared: float = 0.3,
+    mean_over: int = 64,
+    patience: int = 4,
+    exempt: int = 16,
+    warmup_steps: int = 50,
+    least: int = 512,
+) -> tuple[jax.Array, jax.Array]:
+    """Rollouts that end at the trigger of ``before_agreement``, and what is behind it.
+
+    A rule of early stops (``rollouts.stops.Seen``). ``mean_over`` is the window of z
+    there; the KL is that of the sampler's temperature. Rows that ended by themselves
+    since the last look are left alone, and the first ``exempt`` tokens are those behind
+    a prefix. It must see ``mean_over + patience - 2`` tokens and a block:
+    ``early_stop.window=0`` is all of them.
+
+    Raises:
+      ValueError: as ``before_agreement``; nobody reads along.
+    """
+    if seen.reverse_kl_BW is None:
+        raise ValueError("agreement compares with a teacher, and none reads along")
+    rule = dict(spared=spared, warmup_steps=warmup_steps, least=least)
+    tau = _tau("agreement", seen.memory, memory, threshold, **rule)
+    width = seen.reverse_kl_BW.shape[1]
+    number_BW = seen.count_B[:, None] - width + jnp.arange(width)
+    first = exempt + mean_over - 1
+    z_BW = _means(seen.reverse_kl_BW, number_BW >= 0, number_BW >= first, mean_over)
+    caught_B, trigger_B = _caught(z_BW, tau, patience)
+    return caught_B, width - trigger_B  # the newest token is behind all that is seen
+
+
+def _tau(who: str, memories, memory: str, threshold, *, spared, warmup_steps, least):
+    """The threshold that is given, or that of a memory; -1 where there is none yet."""
+    if bool(memory) == (threshold >= 0):
+        raise ValueError(
+            f"{who} needs either a threshold from 0 on or a memory, got "
+            f"threshold={threshold} and memory={memory!r}"
+        )
+    if not memory:
+        return threshold
+    updates, pushed, _ = held = memories[memory]
+    ready = (updates >= warmup_steps) & (pushed >= least)
+    return jnp.where(ready, quantile(held, 1 - spared), -1.0)
+
+
+def _caught(z_BT: jax.Array, tau, patience: int) -> tuple[jax.Array, jax.Array]:
+    """Which rows have a trigger, and where, i32[B]."""
+    low_BT = (z_BT < tau).astype(jnp.int32)
+    caught_BT = _sums(low_BT, patience) == patience
+    return jnp.any(caught_BT, axis=1), jnp.argmax(caught_BT, axis=1)
 
 
 def windowed(
@@ -85,10 +133,14 @@ def windowed(
     """z, f32[B, T]; inf where a window is not whole, not the student's or exempt."""
     own_BT = groups.student_tokens(scores)
     kl_BT = scores.facts[fact] if fact else scores.reverse_kl[other]
+    return _means(kl_BT, own_BT, scores.position >= exempt + window - 1, window)
+
+
+def _means(kl_BT: jax.Array, own_BT, eligible_BT, window: int) -> jax.Array:
+    """z of windows that are whole, of a row's own tokens and eligible; else inf."""
     kl_BT = jnp.where(own_BT, kl_BT, 0.0)
     whole_BT = _sums(own_BT.astype(jnp.int32), window) == window
-    whole_BT &= scores.position >= exempt + window - 1
-    return jnp.where(whole_BT, _sums(kl_BT, window) / window, jnp.inf)
+    return jnp.where(whole_BT & eligible_BT, _sums(kl_BT, window) / window, jnp.inf)
 
 
 def _sums(values_BT: jax.Array, width: int) -> jax.Array:
@@ -118,7 +170,9 @@ def minima(
     queue for all devices; the paper has one per worker.
     """
     del vocabulary
-    empty = jnp.full(capacity, jnp.inf)
+
+    def start():
+        return jnp.int32(0), jnp.int32(0), jnp.full(capacity, jnp.inf)
 
     def step(held, scores: Scores):
         updates, pushed, queue = held
@@ -132,7 +186,7 @@ def minima(
         )
         return updates + 1, pushed + count, queue.at[place_B].set(low_B, mode="drop")
 
-    return Memory(lambda: (jnp.int32(0), jnp.int32(0), empty), step)
+    return Memory(start, step)
 
 
 def quantile(held, share) -> jax.Array:

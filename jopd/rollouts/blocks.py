@@ -13,7 +13,7 @@ may end rows early, at the same looks.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from jopd.rollouts.watch import Reading, Watch
 from jopd.types import Rollout
 
 LEAST_ROWS = 8  # below, fewer rows are hardly faster
+NOTHING: Mapping[str, Any] = {}  # remembered; never changed in place
 
 
 class _State(NamedTuple):
@@ -84,7 +85,9 @@ def in_blocks(
     ends: strings.Ends | None = None,
     **draw: Any,
 ):
-    """``(params, request, key) -> Rollout`` on the host, bound to its settings.
+    """``(params, request, key, memory) -> Rollout`` on the host, bound to its settings.
+
+    ``memory`` is what the rule of a ``Watch`` reads of it (``stops.Seen``).
 
     Args:
       block: draws between two looks.
@@ -108,7 +111,7 @@ def in_blocks(
     )
     join = jax.jit(generate.join)
 
-    def call(params, asked: Request, key: jax.Array) -> Rollout:
+    def call(params, asked: Request, key: jax.Array, memory=NOTHING) -> Rollout:
         models = (params, watched and watched.params)
         split = jax.tree.map(np.asarray, sharding.rows_per_device(asked, devices))
         count = split.length_B.shape[1]
@@ -117,7 +120,8 @@ def in_blocks(
         waiting_D = np.full(devices, count - first)
         unit = copies * -(-first // (4 * copies))
         while True:
-            held = held._replace(state=programs.advance(models, held.state, key))
+            state = programs.advance(models, held.state, key, memory)
+            held = held._replace(state=state)
             if ends is not None:
                 held = _end(ends, held, written, split, block)
             done_DB = np.asarray(held.state.loop.done_B)
@@ -154,21 +158,24 @@ def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
     mapped = functools.partial(jax.pmap, devices=jax.local_devices()[:devices])
     reads = watched and watched.model
     draw, sizes = dict(policy=policy), dict(slots=block, copies=copies)
+    # A look is at the draws of a block, and there is one behind them.
+    states = (block + 1) * bool(watched and watched.compares)
+    start = dict(max_new_tokens=max_new_tokens, states=states, **sizes, **draw)
 
     def begin(models, asked, key) -> _State:
-        loop = generate.begin(
-            models[0], asked, key, max_new_tokens=max_new_tokens, **sizes, **draw
-        )
+        loop = generate.begin(models[0], asked, key, **start)
         if not reads:
             return _State(asked, loop, None)
         record = dict(record=max_new_tokens, **sizes)
         return _State(asked, loop, watch.begin(watched, models[1], asked, **record))
 
-    def advance(models, state: _State, key) -> _State:
+    def advance(models, state: _State, key, memory) -> _State:
         asked, loop, reading = state
         loop = generate.advance(models[0], asked, key, loop, loop.step + block, **draw)
         if watched:
-            look = functools.partial(watch.look, watched, models[1], asked, block=block)
+            look = lambda loop, reading: watch.look(
+                *(watched, policy, models, asked, loop, reading, memory), block=block
+            )
             loop, reading = jax.lax.cond(
                 jnp.all(loop.done_B), lambda *same: same, look, loop, reading
             )
@@ -187,7 +194,7 @@ def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
 
     return _Programs(
         begin=mapped(begin, in_axes=(None, 0, None)),
-        advance=mapped(advance, in_axes=(None, 0, None), donate_argnums=1),
+        advance=mapped(advance, in_axes=(None, 0, None, None), donate_argnums=1),
         enter=mapped(enter, in_axes=(None, 0, None, 0, 0), donate_argnums=1),
         resize=mapped(_resize, in_axes=(0, 0, None), static_broadcasted_argnums=2),
     )

@@ -61,7 +61,8 @@ class Loop(NamedTuple):
 
     ``start_B`` draws were done when a row came. Draw j is column j mod L of the two
     records. A row that is done has ended or reached its limit; one that is finished has
-    ended.
+    ended. ``states_BKD`` are the states that the latest K draws were made from, draw j
+    in column j mod K, where somebody reads them, else None.
     """
 
     step: jax.Array
@@ -73,6 +74,7 @@ class Loop(NamedTuple):
     finished_B: jax.Array
     tokens_BL: jax.Array
     logp_BL: jax.Array
+    states_BKD: jax.Array | None = None
 
 
 def request(tokens_BP, length_B, *, limit, row_B=None, prompt_length_B=None) -> Request:
@@ -135,10 +137,12 @@ def begin(
     max_new_tokens: int,
     slots: int,
     copies: int = 1,
+    states: int = 0,
 ) -> Loop:
     """Reads the given tokens and draws the first; room for ``slots`` new tokens.
 
-    Else as ``generate``, whose first part it is.
+    ``states``: latest draws whose states are kept. Else as ``generate``, whose first
+    part it is.
     """
     if len(asked.length_B) % copies:
         raise ValueError(
@@ -146,7 +150,12 @@ def begin(
         )
     drawer = _drawer(params, asked, key, policy)
     cache, hidden_BD = prefill(policy.model, params, asked, slots, copies)
-    return drawer(_start(asked, cache, max_new_tokens, policy.stop_ids), hidden_BD)
+    loop = _start(asked, cache, max_new_tokens, policy.stop_ids)
+    if states:
+        rows, width = hidden_BD.shape
+        kept_BKD = jnp.zeros((rows, states, width), hidden_BD.dtype)
+        loop = loop._replace(states_BKD=kept_BKD)
+    return drawer(loop, hidden_BD)
 
 
 def enter(
@@ -171,6 +180,10 @@ def enter(
     drawer = _drawer(params, coming, key, policy)
     kv, hidden_RD = prefill(policy.model, params, coming, 0, copies)
     fresh = _start(coming, kv, loop.tokens_BL.shape[1], policy.stop_ids)
+    if loop.states_BKD is not None:
+        kept = loop.states_BKD.shape[1:]
+        empty_RKD = jnp.zeros((len(place_R), *kept), loop.states_BKD.dtype)
+        fresh = fresh._replace(states_BKD=empty_RKD)
     # As if they had always been there: their first draw is the loop's latest.
     late_R = jnp.full_like(place_R, loop.step - 1)
     fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden_RD)
@@ -267,9 +280,18 @@ def _drawer(params, asked: Request, key, policy: Policy):
             finished_B=loop.finished_B | stopped_B,
             tokens_BL=_record(loop.tokens_BL, token_B, loop.step, live_B),
             logp_BL=_record(loop.logp_BL, logp_B, loop.step, live_B),
+            states_BKD=_with_state(loop.states_BKD, hidden_BD, loop.step),
         )
 
     return draw
+
+
+def _with_state(old_BKD: jax.Array | None, new_BD: jax.Array, step):
+    """``new_BD`` in column ``step``, around, where states are kept."""
+    if old_BKD is None:
+        return None
+    column = step % old_BKD.shape[1]
+    return jax.lax.dynamic_update_slice_in_dim(old_BKD, new_BD[:, None], column, 1)
 
 
 def _record(old_BL: jax.Array, new_B: jax.Array, step, live_B) -> jax.Array:

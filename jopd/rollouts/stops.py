@@ -1,29 +1,44 @@
 """When a rollout is not worth going on with: rules over its latest tokens.
 
-A rule sees the same number of latest tokens of every row, once a row has that many, and
-says which rows end here. They count as truncated. No source gives values, which depend
+A rule sees the same number of latest tokens of every row and says which rows end here,
+``bool[B]``, or ``(bool[B], i32[B])`` with how many tokens at the end of each of these
+leave it. They count as truncated. A rule that does not read ``count_B`` is asked about
+rows that have so many tokens only. No source gives values for those here, which depend
 on the models: look at ``log_ratio/*`` and ``length/repetition_rate`` of a run first.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
 class Seen(NamedTuple):
-    """The latest W tokens of every row, oldest first.
+    """The latest W tokens of every row but the newest one, oldest first.
+
+    Of the two that need a whole distribution, or a row that has fewer tokens, what a
+    rule reads is found by tracing it, and made only then.
 
     Attributes:
       tokens_BW: i32.
       student_logp_BW: f32, as recorded when they were drawn.
       teacher_logp_BW: f32, under the teacher that reads along at the temperature of
         sampling; None where none does.
+      reverse_kl_BW: f32, KL(student || that teacher) where each was drawn, nats, at
+        that temperature.
+      count_B: i32, tokens that a row has drawn before the newest; the last so many
+        columns are its own, all of them where there are more.
+      memory: what weights remember, by name (see ``losses.memories``), as the last
+        update left it.
     """
 
     tokens_BW: jax.Array
     student_logp_BW: jax.Array
-    teacher_logp_BW: jax.Array | None
+    teacher_logp_BW: jax.Array | None = None
+    reverse_kl_BW: jax.Array | None = None
+    count_B: jax.Array | None = None
+    memory: Mapping[str, Any] = {}  # never changed in place
 
 
 def divergence(seen: Seen, *, limit: float) -> jax.Array:

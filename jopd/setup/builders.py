@@ -4,6 +4,7 @@
 """
 
 import difflib
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer, ranges
 from jopd.setup.needs import (
+    VOCABULARY,
     check_fact,
     check_memory,
     facts_named,
+    leaves_read,
     memories_named,
     models_named,
 )
@@ -95,8 +98,17 @@ def build_facts(config: ConfigDict) -> dict:
     return _build_named(config.facts, "facts", facts, check_fact)
 
 
-def build_stop(config: ConfigDict):
-    """The rule of ``rollout.early_stop``, bound; None where there is none.
+class Stop(NamedTuple):
+    """The rule of ``rollout.early_stop``: bound, what it sees, and the fields of
+    ``stops.Seen`` that it reads."""
+
+    rule: Any
+    window: int
+    reads: frozenset[str]
+
+
+def build_stop(config: ConfigDict) -> Stop | None:
+    """Whatever ends rollouts early; None where nothing does.
 
     Raises:
       ValueError: names the key, its value and what to use instead.
@@ -105,28 +117,38 @@ def build_stop(config: ConfigDict):
     name = spec.pop("function")
     if not name:
         return None
-    window, reads = spec.pop("window"), bool(spec.pop("teacher"))
-    where = "rollout.early_stop"
+    window = spec.pop("window") or config.rollout.max_new_tokens - 1
+    where, alone = "rollout.early_stop", not spec.pop("teacher")
     rule = resolve(name, stops, where)
     if not spec["limit"] and "limit" not in arguments_of(rule):
         spec.pop("limit")  # the default, which a rule of one's own need not take
     rule = _checked(rule, spec, where)
+    kept = build_memories(config)
+    started = {key: jax.eval_shape(kept[key](VOCABULARY).start) for key in kept}
     of = lambda dtype: jax.ShapeDtypeStruct((2, window), dtype)
-    shown = stops.Seen(
-        of(jnp.int32), of(jnp.float32), of(jnp.float32) if reads else None
-    )
+    whose, told = jax.ShapeDtypeStruct((2,), jnp.int32), of(jnp.float32)
+    shown = stops.Seen(of(jnp.int32), told, *[None if alone else told] * 2, whose)
+    shown = shown._replace(memory=started)
     try:
-        found = jax.eval_shape(rule, shown)
+        said = jax.eval_shape(rule, shown)
     except ValueError as error:
         raise ValueError(
             f"{where}: {error}; set {where}.window or {where}.teacher"
         ) from error
-    if found.shape != (2,) or found.dtype != bool:
+    except KeyError as error:
+        raise ValueError(
+            f"{where} reads the memory {error}; known: {', '.join(kept) or 'none'}; "
+            f"add memory.{error.args[0]}=dict(function=...)"
+        ) from error
+    found, *back = said if isinstance(said, tuple) else (said,)
+    shapes = {one.shape for one in (found, *back)}
+    if found.dtype != bool or shapes != {(2,)} or len(back) > 1:
         raise ValueError(
             f"{where}.function={name!r} gives {found.dtype}{list(found.shape)} for 2 "
-            "rows; a rule gives a bool for each"
+            "rows; a rule gives a bool for each, and may give a number of tokens"
         )
-    return rule
+    read = {path[0].name for path in leaves_read(rule, shown)}
+    return Stop(rule, window, frozenset(read))
 
 
 def build_scored(given, where: str, key: str, namespace=weights):

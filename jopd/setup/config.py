@@ -165,7 +165,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "early_stop": {
             "function": either(""),  # divergence | repetition; empty: off
             "limit": 0.0,  # nats per token | share of n-grams
-            "window": 64,  # tokens that it reads
+            "window": 64,  # latest tokens that it reads; 0: all, for a rule that can
             "teacher": "",  # who reads along; empty: nobody
         },
         "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data

@@ -163,17 +163,20 @@ def _leaves_read(term: Term, functions=None) -> set[tuple]:
     kept = {name: make(VOCABULARY) for name, make in term.memories}
     models, made = ("student", *models_named((term,))), dict(term.facts)
     scores = _abstract_scores(models, kept, made)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(scores)]
-    read = set()
     steps = [functools.partial(_stepped, name, kept[name]) for name in kept]
-    for function in functions or (*term.weights, term.advantage, *steps):
-        if function is not None:
-            jaxpr = jax.make_jaxpr(function)(scores).jaxpr
-            used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
-            used |= {id(var) for var in jaxpr.outvars}
-            leaves = zip(paths, jaxpr.invars, strict=True)
-            read |= {path for path, var in leaves if id(var) in used}
-    return read
+    every = functions or (*term.weights, term.advantage, *steps)
+    read = [leaves_read(f, scores) for f in every if f is not None]
+    return set().union(*read)
+
+
+def leaves_read(function, tree) -> set[tuple]:
+    """Paths of the leaves of a tree of shapes that a function of it reads."""
+    jaxpr = jax.make_jaxpr(function)(tree).jaxpr
+    used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
+    used |= {id(var) for var in jaxpr.outvars}
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    leaves = zip(paths, jaxpr.invars, strict=True)
+    return {path for path, var in leaves if id(var) in used}
 
 
 def _stepped(name: str, memory: Memory, scores: Scores):

@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from jopd.setup.builders import build_stop, one_of
+from jopd.losses import memories
+from jopd.setup.builders import build_stop, build_terms, one_of
 from jopd.setup.config import base_config
 from jopd.setup.needs import teachers_of
 from jopd.teachers import roles
@@ -56,8 +57,8 @@ def _check_prefix(config: ConfigDict) -> None:
 
 def _check_stop(config: ConfigDict) -> None:
     c = config.rollout
-    rule = build_stop(config)
-    if rule is None:
+    stop = build_stop(config)
+    if stop is None:
         known = base_config().rollout.early_stop
         more = sorted(set(c.early_stop) - set(known))
         if more:
@@ -66,12 +67,14 @@ def _check_stop(config: ConfigDict) -> None:
                 f"rollout.early_stop.function, or set one of {', '.join(known)}"
             )
         return
-    if getattr(rule, "keywords", {}).get("limit", 1) <= 0:
+    given = getattr(stop.rule, "keywords", {})
+    if given.get("limit", 1) <= 0:
         raise ValueError(
             f"rollout.early_stop.limit={c.early_stop.limit} must be above 0: at 0 "
             "nearly every rollout would end at the first look"
         )
-    if not 0 < c.early_stop.window < c.max_new_tokens:
+    least = 0 if "count_B" in stop.reads else 1
+    if not least <= c.early_stop.window < c.max_new_tokens:
         raise ValueError(
             f"rollout.early_stop.window={c.early_stop.window} must be at least 1 and "
             f"below rollout.max_new_tokens={c.max_new_tokens}: no rollout would be seen"
@@ -80,6 +83,12 @@ def _check_stop(config: ConfigDict) -> None:
         raise ValueError(
             f"rollout.early_stop looks every rollout.block_tokens={c.block_tokens} "
             f"draws, but a rollout has at most {c.max_new_tokens}: set it below that"
+        )
+    memory = given.get("memory")
+    if memory and memory not in memories.named(build_terms(config)):
+        raise ValueError(
+            f"rollout.early_stop.memory={memory!r} is read by no term, and what no "
+            "term reads is not kept; let a weight of a term read it"
         )
     if not c.early_stop.teacher:
         return

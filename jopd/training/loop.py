@@ -149,7 +149,7 @@ def gather(e: Experiment, run: Run, done: int) -> Drawn:
     """
     c, state, clock = e.config, run.state, time.perf_counter()
     student = state["train"]
-    buffer, got = run.stages.collect(student.params, state["buffer"], done)
+    buffer, got = run.stages.collect(student, state["buffer"], done)
     logged = {"speed/seconds_collect": time.perf_counter() - clock, **got.facts}
     if got.fresh is not None and _due(c.log.check_sampler_every_steps, done):
         found, said = observe.check_sampler(e, run.stages, student, got, done)

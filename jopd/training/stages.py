@@ -63,7 +63,9 @@ def build_stages(e: Experiment, transform) -> Stages:
     norms = step.make_term_norms(student, e.terms, e.shape, **more)
     replay_logp = step.make_replay_logp(student, train_filters(e.config), e.shape)
     return Stages(
-        collect=lambda params, *rest: collect_rows(whole(params), *rest),
+        collect=lambda student, *rest: collect_rows(
+            student._replace(params=whole(student.params)), *rest
+        ),
         prepare=lambda params, frozen, *rest: prepare(
             whole(params), wholes(frozen), *rest
         ),
@@ -82,8 +84,11 @@ def beside_base(e: Experiment, frozen: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_collect(e: Experiment):
-    """``(params, buffer, step) -> (buffer, Collected)`` as the config mixes rows."""
-    rows = e.rows.training
+    """``(student, buffer, step) -> (buffer, Collected)`` as the config mixes rows.
+
+    ``student`` has ``params`` and ``memory``, as a ``TrainState`` has.
+    """
+    rows, made = e.rows.training, make_annotate(e)
     if not e.rewards_first:
         # Rewards that nothing reads are given while the devices update.
         rows = rows._replace(verifier=None)
@@ -96,7 +101,7 @@ def make_collect(e: Experiment):
         widths=e.widths.rows[-1:] if e.config.objective.packing else e.widths.rows,
         deal=deal_rows(e),
         prefix=make_prefix(e),
-        annotate=make_annotate(e),
+        annotate=made and (lambda student, *rest: made(student.params, *rest)),
     )
 
 

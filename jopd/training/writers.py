@@ -19,12 +19,16 @@ PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the sam
 
 
 def rollout_writer(e: Experiment) -> Writer:
-    """The student as it writes what it is trained on."""
-    copies = shared_reading(e, e.mix.fresh, e.mix.group_size)
-    write = make_generate(
-        e, train_filters(e.config), copies=copies, watched=make_watch(e)
-    )
-    return Writer(write, e.widths.given, e.config.rollout.max_new_tokens)
+    """The student as it writes what it is trained on, by its ``params`` and, where
+    somebody may end rollouts, what its ``memory`` says of when."""
+    copies, watched = shared_reading(e, e.mix.fresh, e.mix.group_size), make_watch(e)
+    write = make_generate(e, train_filters(e.config), copies=copies, watched=watched)
+
+    def generate(student, *asked):
+        told = (student.memory,) if watched else ()
+        return write(student.params, *asked, *told)
+
+    return Writer(generate, e.widths.given, e.config.rollout.max_new_tokens)
 
 
 def train_filters(config) -> sampling.Filter:
@@ -119,20 +123,24 @@ def make_watch(e: Experiment) -> watch.Watch | None:
       ValueError: the teacher that reads along has its own rendering of the prompts.
     """
     c = e.config.rollout
-    rule, name = builders.build_stop(e.config), c.early_stop.teacher
-    if rule is None:
+    stop, name = builders.build_stop(e.config), c.early_stop.teacher
+    if stop is None:
         return None
+    looks = watch.Watch(
+        stop.rule,
+        stop.window,
+        compares="reverse_kl_BW" in stop.reads,
+        any_length="count_B" in stop.reads,
+    )
     if not name:
-        return watch.Watch(rule, c.early_stop.window)
+        return looks
     if name in e.rows.own_prompts:
         raise ValueError(
             f"rollout.early_stop.teacher={name!r} renders prompts in its own way "
             "(data.teacher_template_kwargs), but who reads along reads the student's; "
             "switch one of them off"
         )
-    return watch.Watch(
-        rule,
-        c.early_stop.window,
+    return looks._replace(
         model=writing(e, name),
         params=placed(e, name, e.frozen[name]),
         vocabulary=e.shape.vocabulary,

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from jopd.losses import objective, signals
 from jopd.methods import kat
+from jopd.rollouts import stops
 
 KL = [1.2, 0.9, 1.0, 1.1, 0.2, 0.1, 0.05, 0.1, 0.05, 0.05, 0.05, 0.05]
 Z = [1.05, 0.8, 0.6, 0.3625, 0.1125, 0.075, 0.0625, 0.0625, 0.05]
@@ -64,6 +65,60 @@ def test_it_is_the_rule_applied_token_by_token():
                 first = at - 3 + 1 - 4 + 1
         want = [int(first is None or at < first) for at in range(30)]
         assert kept(kl, threshold=0.4, patience=3, exempt=3) == [want]
+
+
+def seen(*rows, width=14, memory=(), drawn=None):
+    """Rows as a look finds them: their latest tokens, the newest to the right."""
+    kl_BW = np.full((len(rows), width), np.nan)
+    for row, values in zip(kl_BW, rows):
+        row[width - min(len(values), width) :] = values[-width:]
+    count_B = np.asarray([len(values) for values in rows] if drawn is None else drawn)
+    of = lambda dtype: np.zeros((len(rows), width), dtype)
+    told = (of(np.int32), of(np.float32), of(np.float32), kl_BW.astype(np.float32))
+    return stops.Seen(*told, count_B.astype(np.int32), dict(memory))
+
+
+ONLINE = {"threshold": 0.5, "mean_over": 4, "patience": 4, "exempt": 0}
+
+
+def test_rollouts_end_at_the_trigger_however_many_tokens_are_behind_it():
+    written = [KL[:n] for n in range(1, 13)]
+    stop_B, back_B = kat.agreement(seen(*written), **ONLINE)
+    assert stop_B.tolist() == [False] * 9 + [True] * 3
+    # With the newest token, which the teacher has not read, n + 1 are there.
+    assert [n + 1 - int(back_B[n - 1]) for n in (10, 11, 12)] == [10] * 3
+    # What lies before the row, and the first tokens of it, say nothing.
+    late, _ = kat.agreement(seen(KL, KL[:10]), **ONLINE | {"exempt": 6})
+    assert late.tolist() == [False, False]
+    # Only the latest are seen, and they are no longer the first of the row.
+    latest, back_B = kat.agreement(seen([2.0] * 20 + KL, width=9), **ONLINE)
+    assert latest.all() and 33 - int(back_B[0]) == 30
+
+
+def test_online_and_after_the_fact_are_one_rule():
+    rng = np.random.default_rng(1)
+    rows = [np.exp(rng.normal(-1, 1.5, 12)).round(3).tolist() for _ in range(5)]
+    rule = dict(patience=3, exempt=2, threshold=0.5)
+    stop_B, back_B = kat.agreement(seen(*rows), mean_over=4, **rule)
+    after = kept(*rows, window=4, cut="trigger", **rule)
+    want = [sum(row) if 0 in row or stop else 12 for row, stop in zip(after, stop_B)]
+    got = [13 - int(b) if s else 12 for s, b in zip(stop_B, back_B)]
+    assert got == want and 0 < stop_B.sum() < 5
+
+
+def test_online_the_threshold_is_that_of_the_memory():
+    held = queue(*np.arange(1, 11) / 10)
+    rule = dict(memory="minima", mean_over=4, exempt=0)
+    for least, stops_here in ((10, True), (11, False)):
+        found = seen(KL, memory={"minima": held})
+        stop_B, _ = kat.agreement(found, least=least, **rule)
+        assert bool(stop_B[0]) == stops_here
+    fixed = kat.agreement(found, mean_over=4, exempt=0, threshold=0.73)
+    assert int(fixed[1][0]) == int(kat.agreement(found, least=10, **rule)[1][0])
+    with pytest.raises(ValueError, match="none reads along"):
+        kat.agreement(seen(KL)._replace(reverse_kl_BW=None), **ONLINE)
+    with pytest.raises(ValueError, match="agreement needs either a threshold"):
+        kat.agreement(seen(KL))
 
 
 def test_a_dip_shorter_than_the_patience_is_no_agreement():

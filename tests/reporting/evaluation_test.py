@@ -269,9 +269,7 @@ def test_an_evaluation_may_go_on_longer_than_rollouts(models, evaluation):
     _, whole, others, _ = evaluation
     assert found == whole and samples == others
     assert found["max_new_tokens"] == 12 and found["mean_length"] > 5
-    with pytest.raises(
-        ValueError, match=r"up to 1\d\d .*eval\.max_new_tokens"
-    ):
+    with pytest.raises(ValueError, match=r"up to 1\d\d .*eval\.max_new_tokens"):
         experiment.build(runs.config(models, eval__max_new_tokens=128))
 
 

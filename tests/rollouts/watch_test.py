@@ -11,6 +11,7 @@ import pytest
 import tiny
 from drawing import DRAW, MODEL, NEW, RING, ROWS, asked, in_blocks, in_one_loop
 from jopd.models import decoder
+from jopd.rollouts import blocks as engine
 from jopd.rollouts import sampling, stops
 from jopd.rollouts.watch import Watch
 
@@ -107,6 +108,75 @@ def test_rows_end_where_their_windows_say(
     )
     np.testing.assert_allclose(
         got.behavior_logp_BT, np.where(inside_BT, whole.behavior_logp_BT, 0), atol=RING
+    )
+
+
+@jax.jit
+def kl_of_rows(params, teacher, tokens_BT, length_B):
+    """KL(student || teacher) where every token was drawn, all rows whole."""
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    valid_BT = position_BT < length_B[:, None]
+
+    def log_probs(model, params):
+        hidden, _ = model.apply({"params": params}, tokens_BT, position_BT, valid_BT)
+        logits = hidden[:, :-1] @ decoder.head(params)[: tiny.VOCABULARY].T
+        if cap := model.config.logit_cap:
+            logits = cap * jnp.tanh(logits / cap)
+        return jax.nn.log_softmax(logits / TEMPERATURE)
+
+    student, other = log_probs(MODEL, params), log_probs(OTHER, teacher)
+    kl_BT = jnp.sum(jnp.exp(student) * (student - other), axis=-1)
+    return jnp.pad(kl_BT, ((0, 0), (1, 0)))
+
+
+def below_the_limit(seen: stops.Seen, *, mean_over: int):
+    """Rows of which a window has a mean KL below a limit, cut behind the first."""
+    width = seen.reverse_kl_BW.shape[1]
+    number_BW = seen.count_B[:, None] - width + jnp.arange(width)
+    sums_BW = jnp.cumsum(jnp.where(number_BW >= 0, seen.reverse_kl_BW, 0), axis=1)
+    before_BW = jnp.pad(sums_BW, ((0, 0), (mean_over, 0)))[:, :width]
+    low_BW = sums_BW - before_BW < mean_over * seen.memory["limit"]
+    low_BW &= number_BW >= mean_over - 1
+    return jnp.any(low_BW, axis=1), width - jnp.argmax(low_BW, axis=1)
+
+
+@pytest.mark.parametrize("devices, copies, at_once", [(1, 1, 0), (2, 4, 8)])
+def test_rows_are_cut_back_to_where_they_agreed(
+    params, teacher, devices, copies, at_once
+):
+    """By a rule that reads KLs of short rows, too, and a limit told at the call."""
+    request, key, mean_over, block = asked(copies=copies), jax.random.key(3), 3, 6
+    whole = in_one_loop(params, request, key, copies)
+    kl_BT = np.asarray(kl_of_rows(params, teacher, whole.tokens_BT, whole.length_B))
+    starts, ends = np.asarray(request.length_B), np.asarray(whole.length_B)
+    rows = [kl_BT[row, start:end] for row, (start, end) in enumerate(zip(starts, ends))]
+    of_three = np.lib.stride_tricks.sliding_window_view
+    z = [of_three(kl, mean_over).mean(axis=1) if len(kl) > 2 else kl[:0] for kl in rows]
+    values = np.sort(np.concatenate([found for found in z if len(found)]))
+    few = values[len(values) // 4 : len(values) // 2]
+    limit = float((few[1:] + few[:-1])[np.argmax(np.diff(few))] / 2)
+    want_B = ends.copy()
+    for row, (start, end) in enumerate(zip(starts, ends)):
+        for count in range(1 + block, end - start, block):
+            low = np.flatnonzero(z[row][: max(count - mean_over, 0)] < limit)
+            if len(low):
+                want_B[row] = start + low[0] + mean_over
+                break
+    rule = functools.partial(below_the_limit, mean_over=mean_over)
+    looks = watching(rule, teacher, window=NEW - 1)
+    looks = looks._replace(compares=True, any_length=True)
+    settings = dict(devices=devices, copies=copies, at_once=at_once, watched=looks)
+    bound = engine.in_blocks(
+        model=MODEL, max_new_tokens=NEW, block=block, **settings, **DRAW
+    )
+    got = bound(params, request, key, {"limit": jnp.float32(limit)})
+    np.testing.assert_array_equal(got.length_B, want_B)
+    cut_B = want_B < ends
+    assert 2 <= cut_B.sum() < ROWS
+    np.testing.assert_array_equal(got.finished_B, whole.finished_B & ~cut_B)
+    inside_BT = np.arange(whole.tokens_BT.shape[1]) < want_B[:, None]
+    np.testing.assert_array_equal(
+        got.tokens_BT, np.where(inside_BT, whole.tokens_BT, 0)
     )
 
 

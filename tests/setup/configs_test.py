@@ -41,8 +41,10 @@ def test_it_says_what_it_is_where_from_and_how_to_run(file):
 
 
 def test_it_says_in_which_regime_it_is_shown(file):
-    text = file.read_text()
-    asked = re.search(r'base_config\(regime="(\w+)"\)', text)
+    text = source = file.read_text()
+    if of_another := re.search(r'load\("(\w+)"\)', text):
+        source = file.with_stem(of_another[1]).read_text()
+    asked = re.search(r'base_config\(regime="(\w+)"\)', source)
     regime = asked[1] if asked else "digits"
     run = re.escape(f"--config=configs/{file.name}")
     assert file.stem == "stories" or re.search(rf"{run}  # {regime}\b", text)

@@ -497,6 +497,27 @@ CASES = {
         | {"teacher__weights": "ema"},
         ("rollout.early_stop.teacher='teacher'", "reference"),
     ),
+    "a rule that remembers what no term does": (
+        stopping(function="kat.agreement", window=0, limit=0.0, teacher="teacher")
+        | {
+            "rollout__early_stop__memory": "minima",
+            "memory__minima": {"function": "kat.minima"},
+        },
+        ("rollout.early_stop.memory='minima' is read by no term", "a weight of a term"),
+    ),
+    "a rule that remembers nothing": (
+        stopping(function="kat.agreement", window=0, limit=0.0, teacher="teacher")
+        | {"rollout__early_stop__memory": "minima"},
+        ("reads the memory 'minima'; known: none", "memory.minima=dict(function="),
+    ),
+    "a rule that compares with nobody": (
+        stopping(function="kat.agreement", window=0, limit=0.0, threshold=0.1),
+        ("agreement compares with a teacher", "rollout.early_stop.teacher"),
+    ),
+    "a window of nothing": (
+        stopping(function="repetition", window=0),
+        ("rollout.early_stop.window=0", "at least 1"),
+    ),
     "an argument that no rule has": (
         stopping(function="repetition", window=9, grams=2),
         ("takes no 'grams'", "limit, ngram"),

@@ -74,7 +74,7 @@ def test_by_name_and_as_they_are_they_are_the_same(models):
         assert terms["own"].weights[0].func is early
         assert terms["own"].report is mean_position
         assert terms["opd"].advantage is gap and terms["opd"].models == ("teacher",)
-        assert builders.build_stop(built) is never
+        assert builders.build_stop(built).rule is never
 
 
 def test_a_run_uses_and_records_them_and_resumes(models, tmp_path):

@@ -307,11 +307,12 @@ def test_a_local_teacher_writes_as_its_model_would():
 def test_an_audited_batch_reaches_the_loop():
     e = built()
     built_stages = build_stages(e, builders.build_optimizer(e.config)[1])
-    _, got = built_stages.collect(e.params, None, 0)
+    student = step.TrainState(0, e.params, None)
+    _, got = built_stages.collect(student, None, 0)
     assert got.batch.extra["chunk"].shape == got.batch.mask_BT.shape
     assert got.fresh.extra == {}, "a buffer keeps rollouts, not their audits"
     assert got.facts["audit/chunks"] > 0 and got.facts["teacher/completion_tokens"] > 0
-    _, again = built_stages.collect(e.params, None, 0)
+    _, again = built_stages.collect(student, None, 0)
     jax.tree.map(np.testing.assert_array_equal, got.batch, again.batch)
     # The anchors are peaks of the student's entropy.
     facts = step.make_facts({"student": e.models["student"]}, e.shape)

@@ -9,7 +9,7 @@ from jopd.batches import collect
 from jopd.models import decoder
 from jopd.setup import experiment, validation
 from jopd.training import loop as train
-from jopd.training import own_tokens, stages
+from jopd.training import own_tokens, stages, step
 from jopd.types import GOLD
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -47,7 +47,9 @@ def test_the_same_tokenizer_changes_nothing(models, tmp_path):
 def batch_of(e):
     """One collected batch, before it is dealt."""
     built = stages.build_stages(e, None)
-    _, got = built.collect(e.params, collect.empty_buffer(e.mix, 64), 0)
+    _, got = built.collect(
+        step.TrainState(0, e.params, None), collect.empty_buffer(e.mix, 64), 0
+    )
     return got.batch
 
 

@@ -25,7 +25,7 @@ _DIGITS = (
     *("opd_plus", "power_opd", "direct", "sg_opd", "fire_opd", "gndpo"),
     *("exopd", "opd2"),
 )
-_EXACT = ("restricted_opd", "rock_freeze", "kat", "esr")
+_EXACT = ("restricted_opd", "rock_freeze", "kat", "kat_stop", "esr")
 _HINTED = ("rlsd", "opsd", "sdft", "sdpo", "cgtr")
 _HALF = {"rollout.prompts_per_step": 16}
 _RATE = {"optimizer.learning_rate": 1e-3}
