@@ -10,7 +10,7 @@ import numpy as np
 from jopd.data import decoding, judging, rewards
 from jopd.data.dataset import Dataset, pad_prompts
 from jopd.losses.objective import response_mask
-from jopd.rollouts.generate import Request
+from jopd.rollouts.records import Request
 from jopd.types import STUDENT, TEACHER, Batch, Rollout
 
 

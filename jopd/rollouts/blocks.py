@@ -23,7 +23,7 @@ import numpy as np
 from jopd.models import cache as caches
 from jopd.models import decoder, sharding
 from jopd.rollouts import generate, strings, watch
-from jopd.rollouts.generate import Loop, Policy, Request
+from jopd.rollouts.records import Loop, Policy, Request
 from jopd.rollouts.watch import Reading, Watch
 from jopd.types import Rollout
 
@@ -85,9 +85,10 @@ def in_blocks(
     ends: strings.Ends | None = None,
     **draw: Any,
 ):
-    """``(params, request, key, memory) -> Rollout`` on the host, bound to its settings.
+    """``(params, request, key) -> Rollout`` on the host, bound to its settings.
 
-    ``memory`` is what the rule of a ``Watch`` reads of it (``stops.Seen``).
+    Called with ``memory`` for the rule of a ``Watch`` that reads it (``stops.Seen``),
+    and with the ``company`` of a ``partner``, as ``generate.generate`` is.
 
     Args:
       block: draws between two looks.
@@ -98,7 +99,8 @@ def in_blocks(
         drawn until then is the same.
       ends: strings after which a row is not drawn on; ``strings.cut`` takes away what
         was drawn behind one by then.
-      draw: ``stop_ids``, ``vocabulary`` and ``filters`` of ``generate.generate``.
+      draw: ``stop_ids``, ``vocabulary``, ``filters`` and ``partner`` of
+        ``generate.generate``.
 
     Raises:
       ValueError: ``at_once`` is not a multiple of ``copies``.
@@ -111,8 +113,10 @@ def in_blocks(
     )
     join = jax.jit(generate.join)
 
-    def call(params, asked: Request, key: jax.Array, memory=NOTHING) -> Rollout:
-        models = (params, watched and watched.params)
+    def call(
+        params, asked: Request, key: jax.Array, *, memory=NOTHING, company=None
+    ) -> Rollout:
+        models = (params, watched and watched.params, company)
         split = jax.tree.map(np.asarray, sharding.rows_per_device(asked, devices))
         count = split.length_B.shape[1]
         first = min(at_once or count, count)
@@ -148,7 +152,7 @@ def in_blocks(
                 held = _refit(programs, held, done_DB, rows, room)
         _keep(written, held)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), written)
-        unread = dict(step=None, start_B=None, cache=None, token_B=None, done_B=None)
+        unread = dict(step=None, start_B=None, caches=None, token_B=None, done_B=None)
         return jax.device_get(join(asked, Loop(**unread, **flat)))
 
     return call
@@ -163,7 +167,7 @@ def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
     start = dict(max_new_tokens=max_new_tokens, states=states, **sizes, **draw)
 
     def begin(models, asked, key) -> _State:
-        loop = generate.begin(models[0], asked, key, **start)
+        loop = generate.begin(models[0], asked, key, company=models[2], **start)
         if not reads:
             return _State(asked, loop, None)
         record = dict(record=max_new_tokens, **sizes)
@@ -171,7 +175,8 @@ def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
 
     def advance(models, state: _State, key, memory) -> _State:
         asked, loop, reading = state
-        loop = generate.advance(models[0], asked, key, loop, loop.step + block, **draw)
+        until, who = loop.step + block, dict(company=models[2], **draw)
+        loop = generate.advance(models[0], asked, key, loop, until, **who)
         if watched:
             look = lambda loop, reading: watch.look(
                 *(watched, policy, models, asked, loop, reading, memory), block=block
@@ -188,7 +193,10 @@ def _programs(policy: Policy, max_new_tokens, block, devices, copies, watched):
                 watched, models[1], reading, coming, place_R, copies=copies
             )
         asked, loop = generate.enter(
-            models[0], asked, key, loop, coming, place_R, copies=copies, **draw
+            *(models[0], asked, key, loop, coming, place_R),
+            copies=copies,
+            company=models[2],
+            **draw,
         )
         return _State(asked, loop, reading)
 
@@ -258,7 +266,7 @@ def _end(ends: strings.Ends, held: _Held, written, split: Request, block: int) -
 
 def _room(state: _State) -> int:
     """Slots for new tokens in the cache."""
-    return caches.slots(state.loop.cache) - state.asked.tokens_BP.shape[2]
+    return caches.slots(state.loop.caches[0]) - state.asked.tokens_BP.shape[2]
 
 
 def _resize(state: _State, kept_B, room: int) -> _State:
@@ -266,17 +274,19 @@ def _resize(state: _State, kept_B, room: int) -> _State:
     asked, loop, reading = state
     rows = lambda tree: jax.tree.map(lambda leaf: jnp.take(leaf, kept_B, axis=0), tree)
     width, newest = asked.tokens_BP.shape[1], loop.step - 1
-    old = caches.slots(loop.cache) - width
+    old = caches.slots(loop.caches[0]) - width
     # Draw j is in slot j mod room. What is too old for one of the two rings belongs to
     # no row that goes on, so that whatever lands there is not read.
     draw_S = newest - (newest - jnp.arange(room)) % room
     slot_S = jnp.concatenate([jnp.arange(width), width + draw_S % old])
-    refitted = lambda holder: caches.take(holder.cache, kept_B, slot_S)
-    kept = rows(loop._replace(step=None, cache=None))
-    loop = kept._replace(step=loop.step, cache=refitted(loop))
+    refitted = lambda cache: caches.take(cache, kept_B, slot_S)
+    held = tuple(map(refitted, loop.caches))
+    loop = rows(loop._replace(step=None, caches=None))._replace(
+        step=loop.step, caches=held
+    )
     if reading is not None:
         kept = rows(reading._replace(cache=None))
-        reading = kept._replace(cache=refitted(reading))
+        reading = kept._replace(cache=refitted(reading.cache))
     return _State(rows(asked), loop, reading)
 
 

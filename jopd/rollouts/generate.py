@@ -13,7 +13,6 @@ stands; so all rows write to one slot and no row is ever moved.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,59 +21,9 @@ from jopd.losses.heads import logits_of
 from jopd.models import cache as caches
 from jopd.models import decoder
 from jopd.rollouts import sampling
+from jopd.rollouts.behavior import Company, Partner
+from jopd.rollouts.records import PLAIN, Loop, Policy, Request
 from jopd.types import STUDENT, Rollout
-
-PLAIN = sampling.Filter()  # temperature 1, nothing cut
-
-
-class Policy(NamedTuple):
-    """Who draws, and how; static. Fields are those of ``generate``."""
-
-    model: decoder.Decoder
-    stop_ids: tuple[int, ...]
-    vocabulary: int
-    filters: sampling.Filter = PLAIN
-
-
-class Request(NamedTuple):
-    """What to continue.
-
-    Attributes:
-      tokens_BP: i32, given tokens (prompt, then response prefix if any), right-padded.
-      length_B: i32, number of given tokens, at least 1.
-      prompt_length_B: i32, how many of them are the prompt; the rest is a prefix.
-      limit_B: i32, most new tokens per row, at most ``max_new_tokens``.
-      row_B: i32, identity of the row; with the key it fixes the random stream.
-      prefix_source_BP: i32, who wrote each given token that is not prompt.
-    """
-
-    tokens_BP: jax.Array
-    length_B: jax.Array
-    prompt_length_B: jax.Array
-    limit_B: jax.Array
-    row_B: jax.Array
-    prefix_source_BP: jax.Array
-
-
-class Loop(NamedTuple):
-    """Carry of the decode loop: ``step`` draws are done, ``count_B`` of each row count.
-
-    ``start_B`` draws were done when a row came. Draw j is column j mod L of the two
-    records. A row that is done has ended or reached its limit; one that is finished has
-    ended. ``states_BKD`` are the states that the latest K draws were made from, draw j
-    in column j mod K, where somebody reads them, else None.
-    """
-
-    step: jax.Array
-    start_B: jax.Array
-    cache: caches.KV
-    token_B: jax.Array
-    count_B: jax.Array
-    done_B: jax.Array
-    finished_B: jax.Array
-    tokens_BL: jax.Array
-    logp_BL: jax.Array
-    states_BKD: jax.Array | None = None
 
 
 def request(tokens_BP, length_B, *, limit, row_B=None, prompt_length_B=None) -> Request:
@@ -102,6 +51,8 @@ def generate(
     vocabulary: int,
     filters: sampling.Filter = PLAIN,
     copies: int = 1,
+    partner: Partner | None = None,
+    company: Company | None = None,
 ) -> Rollout:
     """Samples a continuation of every row.
 
@@ -114,6 +65,8 @@ def generate(
       vocabulary: ids at and past it are never drawn (padded heads).
       copies: rows come in runs of this many with the same given tokens, which are
         read once per run.
+      partner: who draws with the student, ``company`` what it is this time; the
+        log-probabilities are those of what the two draw from.
 
     Returns:
       A ``Rollout`` of width P + max_new_tokens, with ``age_B`` 0 and ``group_B`` =
@@ -122,10 +75,12 @@ def generate(
     Raises:
       ValueError: the rows are not whole runs of ``copies``.
     """
-    policy = Policy(model, stop_ids, vocabulary, filters)
+    who = dict(
+        policy=Policy(model, stop_ids, vocabulary, filters, partner), company=company
+    )
     room = dict(max_new_tokens=max_new_tokens, slots=max_new_tokens)
-    loop = begin(params, asked, key, policy=policy, copies=copies, **room)
-    return join(asked, advance(params, asked, key, loop, max_new_tokens, policy=policy))
+    loop = begin(params, asked, key, copies=copies, **who, **room)
+    return join(asked, advance(params, asked, key, loop, max_new_tokens, **who))
 
 
 def begin(
@@ -138,6 +93,7 @@ def begin(
     slots: int,
     copies: int = 1,
     states: int = 0,
+    company: Company | None = None,
 ) -> Loop:
     """Reads the given tokens and draws the first; room for ``slots`` new tokens.
 
@@ -148,14 +104,14 @@ def begin(
         raise ValueError(
             f"{len(asked.length_B)} rollout rows are not runs of copies={copies}"
         )
-    drawer = _drawer(params, asked, key, policy)
-    cache, hidden_BD = prefill(policy.model, params, asked, slots, copies)
-    loop = _start(asked, cache, max_new_tokens, policy.stop_ids)
+    drawer = _drawer(params, asked, key, policy, company)
+    held, hidden = _prefill_all(params, asked, policy, company, slots, copies)
+    loop = _start(asked, held, max_new_tokens, policy.stop_ids)
     if states:
-        rows, width = hidden_BD.shape
-        kept_BKD = jnp.zeros((rows, states, width), hidden_BD.dtype)
+        rows, width = hidden[0].shape
+        kept_BKD = jnp.zeros((rows, states, width), hidden[0].dtype)
         loop = loop._replace(states_BKD=kept_BKD)
-    return drawer(loop, hidden_BD)
+    return drawer(loop, hidden)
 
 
 def enter(
@@ -168,6 +124,7 @@ def enter(
     *,
     policy: Policy,
     copies: int = 1,
+    company: Company | None = None,
 ) -> tuple[Request, Loop]:
     """Puts other rows in the places of some: reads them and draws their first token.
 
@@ -177,22 +134,23 @@ def enter(
 
     Else as ``generate``. The records of a replaced row are gone: keep them before.
     """
-    drawer = _drawer(params, coming, key, policy)
-    kv, hidden_RD = prefill(policy.model, params, coming, 0, copies)
-    fresh = _start(coming, kv, loop.tokens_BL.shape[1], policy.stop_ids)
+    drawer = _drawer(params, coming, key, policy, company)
+    kvs, hidden = _prefill_all(params, coming, policy, company, 0, copies)
+    fresh = _start(coming, kvs, loop.tokens_BL.shape[1], policy.stop_ids)
     if loop.states_BKD is not None:
         kept = loop.states_BKD.shape[1:]
         empty_RKD = jnp.zeros((len(place_R), *kept), loop.states_BKD.dtype)
         fresh = fresh._replace(states_BKD=empty_RKD)
     # As if they had always been there: their first draw is the loop's latest.
     late_R = jnp.full_like(place_R, loop.step - 1)
-    fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden_RD)
+    fresh = drawer(fresh._replace(step=loop.step - 1, start_B=late_R), hidden)
     put = lambda old, new: old.at[place_R].set(new, mode="drop")
-    bare = lambda loop: loop._replace(step=None, cache=None)
+    bare = lambda loop: loop._replace(step=None, caches=None)
     merged = jax.tree.map(put, bare(loop), bare(fresh))
     rows = jax.tree.map(put, asked, coming)
-    cache = caches.put_rows(loop.cache, kv, place_R)
-    return rows, merged._replace(step=loop.step, cache=cache)
+    pairs = zip(loop.caches, kvs, strict=True)
+    held = tuple(caches.put_rows(old, new, place_R) for old, new in pairs)
+    return rows, merged._replace(step=loop.step, caches=held)
 
 
 def advance(
@@ -203,17 +161,23 @@ def advance(
     until: jax.Array | int,
     *,
     policy: Policy,
+    company: Company | None = None,
 ) -> Loop:
     """Draws until ``until`` draws are done or every row has ended.
 
     Past the room in the cache the oldest slots are written again, so there must be room
     for the longest row. Else as ``generate``, whose second part it is.
     """
-    drawer = _drawer(params, asked, key, policy)
+    drawer = _drawer(params, asked, key, policy, company)
+    readers = _readers(params, policy, company)
 
     def decode(loop: Loop) -> Loop:
-        cache, hidden_BD = _feed(policy.model, params, asked, loop)
-        return drawer(loop._replace(cache=cache), hidden_BD)
+        fed = [
+            _feed(model, theirs, asked, loop, cache)
+            for (model, theirs), cache in zip(readers, loop.caches, strict=True)
+        ]
+        held, hidden = zip(*fed)
+        return drawer(loop._replace(caches=held), hidden)
 
     def unfinished(loop: Loop):
         return (loop.step < until) & ~jnp.all(loop.done_B)
@@ -233,7 +197,19 @@ def prefill(model, params, asked: Request, slots: int, copies: int):
     return cache, jnp.repeat(hidden_RD, copies, axis=0)
 
 
-def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> Loop:
+def _readers(params, policy: Policy, company: Company | None) -> list:
+    """Models and parameters of those who draw."""
+    theirs = [(policy.partner.model, company.params)] if policy.partner else []
+    return [(policy.model, params), *theirs]
+
+
+def _prefill_all(params, asked, policy: Policy, company, slots: int, copies: int):
+    """As ``prefill``, of all who draw: their caches and their states."""
+    readers = _readers(params, policy, company)
+    return zip(*(prefill(*reader, asked, slots, copies) for reader in readers))
+
+
+def _start(asked: Request, held, max_new_tokens: int, stop_ids) -> Loop:
     rows = len(asked.length_B)
     last_B = jnp.take_along_axis(asked.tokens_BP, (asked.length_B - 1)[:, None], 1)[
         :, 0
@@ -243,7 +219,7 @@ def _start(asked: Request, cache, max_new_tokens: int, stop_ids) -> Loop:
     return Loop(
         step=jnp.int32(0),
         start_B=jnp.zeros(rows, jnp.int32),
-        cache=cache,
+        caches=tuple(held),
         token_B=jnp.zeros(rows, jnp.int32),
         count_B=jnp.zeros(rows, jnp.int32),
         done_B=complete_B | (asked.limit_B <= 0),
@@ -257,16 +233,29 @@ def _is_stop(token_B: jax.Array, stop_ids: tuple[int, ...]) -> jax.Array:
     return jnp.isin(token_B, jnp.asarray(stop_ids, jnp.int32))
 
 
-def _drawer(params, asked: Request, key, policy: Policy):
-    """``(loop, hidden_BD) -> loop`` with one more token drawn in every live row."""
+def _drawer(params, asked: Request, key, policy: Policy, company: Company | None):
+    """``(loop, states [B, D] of all who draw) -> loop`` with one more token in every
+    live row."""
+    filters, partner = policy.filters, policy.partner
     head_VD, c = decoder.head(params)[: policy.vocabulary], policy.model.config
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(asked.row_B)
 
-    def draw(loop: Loop, hidden_BD) -> Loop:
+    def together(logits_BV, theirs_BD) -> jax.Array:
+        theirs_VD = decoder.head(company.params)[: policy.vocabulary]
+        theirs_BV = logits_of(theirs_BD, theirs_VD, partner.model.config.logit_cap)
+        ours_BV = sampling.filtered_logits(logits_BV, filters)
+        heated = sampling.Filter(temperature=filters.temperature)
+        theirs_BV = sampling.filtered_logits(theirs_BV, heated)
+        return partner.rule(ours_BV, theirs_BV, company.budget)
+
+    def draw(loop: Loop, hidden) -> Loop:
+        hidden_BD, *theirs = hidden
         logits_BV = logits_of(hidden_BD, head_VD, c.logit_cap, exactly=c.exact)
         uniform_B = sampling.row_uniforms(keys_B, loop.step - loop.start_B)
+        if partner:
+            logits_BV = together(logits_BV, *theirs)
         token_B, logp_B = sampling.draw(
-            uniform_B, logits_BV, policy.filters, exactly=c.exact
+            uniform_B, logits_BV, PLAIN if partner else filters, exactly=c.exact
         )
         live_B = ~loop.done_B
         count_B = loop.count_B + live_B
@@ -302,10 +291,10 @@ def _record(old_BL: jax.Array, new_B: jax.Array, step, live_B) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(old_BL, new_B1, column, axis=1)
 
 
-def _feed(model, params, asked: Request, loop: Loop):
+def _feed(model, params, asked: Request, loop: Loop, cache: caches.KV):
     """Feeds the last drawn token of every row; the cache and its hidden state."""
     width = asked.tokens_BP.shape[1]
-    room = caches.slots(loop.cache) - width
+    room = caches.slots(cache) - width
     newest = loop.step - 1  # the draw whose token is being fed
     number_B = newest - loop.start_B
     hidden_B1D, cache = model.apply(
@@ -313,7 +302,7 @@ def _feed(model, params, asked: Request, loop: Loop):
         loop.token_B[:, None],
         (asked.length_B + number_B)[:, None],
         jnp.ones_like(loop.token_B, bool)[:, None],
-        loop.cache,
+        cache,
         *in_slots(asked, loop.start_B, newest, room),
         width + newest % room,
     )

@@ -20,7 +20,7 @@ from jopd.losses.heads import logits_of, tempered
 from jopd.models import cache as caches
 from jopd.models import decoder
 from jopd.rollouts import generate
-from jopd.rollouts.generate import Loop, Policy, Request
+from jopd.rollouts.records import Loop, Policy, Request
 from jopd.rollouts.stops import Seen
 
 
@@ -90,7 +90,7 @@ def enter(
 def look(
     watch: Watch,
     policy: Policy,
-    models: tuple[Any, Any],
+    models: tuple,
     asked: Request,
     loop: Loop,
     reading: Reading | None,
@@ -100,7 +100,7 @@ def look(
 ) -> tuple[Loop, Reading | None]:
     """Reads what the last ``block`` draws made known and ends the rows of the rule.
 
-    ``models`` are the parameters of who draws and of who reads along.
+    The first two of ``models`` are the parameters of who draws and of who reads along.
     """
     if reading is not None:
         reading = _read(watch, policy, models, asked, loop, reading, block)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jopd import methods
 from jopd.losses import facts, objective, reports, signals, weights
 from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
-from jopd.rollouts import stops
+from jopd.rollouts import behavior, stops
 from jopd.setup import optimizer, ranges
 from jopd.setup.needs import (
     VOCABULARY,
@@ -26,6 +26,7 @@ from jopd.setup.needs import (
 )
 from jopd.types import SOURCES
 
+SCHEDULED = ("budget", "schedule", "end", "steps")  # keys of ``rollout.behavior``
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
 
 
@@ -149,6 +150,49 @@ def build_stop(config: ConfigDict) -> Stop | None:
         )
     read = {path[0].name for path in leaves_read(rule, shown)}
     return Stop(rule, window, frozenset(read))
+
+
+def build_behavior(config: ConfigDict):
+    """The rule of ``rollout.behavior``, bound; None where the student draws alone.
+
+    Raises:
+      ValueError: names the key, its value and what to use instead.
+    """
+    spec = config.rollout.behavior.to_dict()
+    name, where = spec.pop("function"), "rollout.behavior"
+    given = {key: spec[key] for key in spec.keys() - {"teacher", *SCHEDULED}}
+    if not name:
+        if given:
+            raise ValueError(
+                f"{where}.{min(given)} is given to no rule; name one in "
+                f"{where}.function, or set one of teacher, {', '.join(SCHEDULED)}"
+            )
+        return None
+    rule = _checked(resolve(name, behavior, where), given, where)
+    logits, budget = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, VOCABULARY), ())
+    )
+    try:
+        found = jax.eval_shape(rule, logits, logits, budget)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if getattr(found, "shape", None) != logits.shape:
+        raise ValueError(
+            f"{where}.function={name!r} gives {getattr(found, 'shape', found)} for "
+            f"logits of {logits.shape}; a rule gives logits"
+        )
+    return rule
+
+
+def behavior_budget(config: ConfigDict, step: int) -> float:
+    """What a teacher may move rollouts at an update, in nats; 0: it does not draw."""
+    c = config.rollout.behavior
+    if not c.function:
+        return 0.0
+    steps = c.steps or config.steps
+    if c.steps and step >= steps and not c.end:
+        return 0.0
+    return float(optimizer.schedule(c.schedule, c.budget, steps=steps, end=c.end)(step))
 
 
 def build_scored(given, where: str, key: str, namespace=weights):

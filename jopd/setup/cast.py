@@ -152,6 +152,8 @@ def used_teachers(config, terms) -> dict[str, roles.Teacher]:
     known = needs.teachers_of(config)
     names = needs.frozen_named(config, terms)
     names |= {config.rollout.prefix.source, config.rollout.early_stop.teacher}
+    drawn_with = config.rollout.behavior
+    names |= {drawn_with.teacher} if drawn_with.function else set()
     names |= {config.probes.teacher} if config.probes.samples else set()
     if config.teacher.path or config.teacher.weights != "path":
         names = names | {"teacher"}

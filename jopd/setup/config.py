@@ -169,6 +169,17 @@ def base_config(regime: str = "digits") -> ConfigDict:
             "teacher": "",  # who reads along; empty: nobody
         },
         "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
+        # Rollouts may be drawn from the student and a teacher together, by a rule of
+        # rollouts.behavior, while its budget is above 0; further keys are its
+        # arguments. What is recorded is the log-probability of what was drawn from.
+        "behavior": {
+            "function": either(""),  # blend | replace; empty: the student alone
+            "teacher": "teacher",  # who draws with it
+            "budget": 0.02,  # nats a token from the student, at the first update
+            "schedule": "linear",  # constant | linear | cosine
+            "end": 0.0,  # the budget at the last
+            "steps": 0,  # updates from budget to end; 0: the whole run
+        },
         # Rollouts may start from the first part of a response that someone else
         # wrote; its tokens have the source "teacher".
         "prefix": {
@@ -348,6 +359,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         c.teacher.route,
         c.panels,
         c.rollout.early_stop,
+        c.rollout.behavior,
         c.remote.body,
         c.rewards,
         c.data.student_template_kwargs,

@@ -18,7 +18,8 @@ from jopd.losses.heads import logits_of
 from jopd.models import apart, decoder, hf
 from jopd.models.decoder import DecoderConfig
 from jopd.rollouts import strings
-from jopd.rollouts.generate import Loop, Policy, Request, advance, begin, join
+from jopd.rollouts.generate import advance, begin, join
+from jopd.rollouts.records import Loop, Policy, Request
 from jopd.rollouts.sampling import Filter
 from jopd.setup import inputs
 

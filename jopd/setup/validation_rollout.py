@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from jopd.losses import memories
-from jopd.setup.builders import build_stop, build_terms, one_of
+from jopd.setup.builders import build_behavior, build_stop, build_terms, one_of
 from jopd.setup.config import base_config
 from jopd.setup.needs import teachers_of
 from jopd.teachers import roles
@@ -19,6 +19,7 @@ def check_rollout(config: ConfigDict) -> None:
     _check_at_once(config.rollout)
     _check_prefix(config)
     _check_stop(config)
+    _check_behavior(config)
 
 
 def _check_temperatures(config: ConfigDict) -> None:
@@ -90,15 +91,31 @@ def _check_stop(config: ConfigDict) -> None:
             f"rollout.early_stop.memory={memory!r} is read by no term, and what no "
             "term reads is not kept; let a weight of a term read it"
         )
-    if not c.early_stop.teacher:
+    if c.early_stop.teacher:
+        _check_company(config, "early_stop", "reads along")
+
+
+def _check_behavior(config: ConfigDict) -> None:
+    if build_behavior(config) is None:
         return
+    _check_company(config, "behavior", "draws with it")
+    if config.student.exact:
+        raise ValueError(
+            "student.exact=True gives sampler and trainer the same bits, but by "
+            f"rollout.behavior.function={config.rollout.behavior.function!r} the "
+            "sampler is another distribution; switch one of them off"
+        )
+
+
+def _check_company(config: ConfigDict, key: str, does: str) -> None:
+    """A teacher that is there while rollouts are written must be able to."""
+    where, name = f"rollout.{key}.teacher", config.rollout[key].teacher
     known = teachers_of(config)
     able = [name for name in known if known[name].weights in ("path", "initial")]
-    one_of("rollout.early_stop.teacher", c.early_stop.teacher, able)
-    teacher = known[c.early_stop.teacher]
-    roles.check(c.early_stop.teacher, teacher)
-    if teacher.context:
+    one_of(where, name, able)
+    roles.check(name, known[name])
+    if known[name].context:
         raise ValueError(
-            f"rollout.early_stop.teacher={c.early_stop.teacher!r} has a context of its "
-            "own, but who reads along reads the student's prompt; name another teacher"
+            f"{where}={name!r} has a context of its own, but who {does} reads the "
+            "student's prompt; name another teacher"
         )

@@ -84,6 +84,7 @@ def _check_writers(config: ConfigDict, others) -> None:
     keys = {
         "rollout.prefix.source": c.prefix.source,
         "rollout.early_stop.teacher": c.early_stop.function and c.early_stop.teacher,
+        "rollout.behavior.teacher": c.behavior.function and c.behavior.teacher,
         "probes.teacher": config.probes.samples and config.probes.teacher,
         "audit.teacher": config.audit.chunks
         and config.audit.teacher == "local"

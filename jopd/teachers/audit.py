@@ -21,7 +21,7 @@ from jopd.batches import collect
 from jopd.data.dataset import Dataset, pad_prompts
 from jopd.data.decoding import text_of
 from jopd.methods import omniopd
-from jopd.rollouts.generate import Request
+from jopd.rollouts.records import Request
 from jopd.teachers import remote, verdict
 from jopd.teachers.remote import Prefix
 from jopd.teachers.similarity import Similarity

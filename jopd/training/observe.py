@@ -8,6 +8,7 @@ import numpy as np
 
 from jopd.batches import asking, collect
 from jopd.reporting import console, diagnostics, evaluation
+from jopd.setup import builders
 from jopd.setup.experiment import Experiment
 from jopd.setup.needs import frozen_named
 from jopd.training import workdir
@@ -51,6 +52,8 @@ def check_sampler(
     Raises:
       FloatingPointError: see ``judge_gap``.
     """
+    if builders.behavior_budget(e.config, at) > 0:
+        return {}, []  # a teacher drew with the student
     fresh = place_rows(e)(got.fresh)
     logp_BT = stages.replay_logp(state.params, fresh)
     gap_BT = jnp.abs(logp_BT - fresh.rollout.behavior_logp_BT)
@@ -111,6 +114,8 @@ def check_ratio(e: Experiment, got: collect.Collected, parts: dict) -> list[str]
     Raises:
       FloatingPointError: it is not 1 in float32, and nothing explains it.
     """
+    if builders.behavior_budget(e.config, 0) > 0:
+        return []  # a teacher drew with the student
     drawn_BT = np.asarray(got.batch.mask_BT)
     drawn_BT = drawn_BT & (np.asarray(got.batch.rollout.source_BT) == STUDENT)
     if got.fresh is None or "logp/student" not in parts or not drawn_BT.any():

@@ -11,6 +11,7 @@ from jopd.data import decoding
 from jopd.models import apart, sharding
 from jopd.models.decoder import Decoder
 from jopd.rollouts import blocks, sampling, strings, watch
+from jopd.rollouts.behavior import Company, Partner
 from jopd.rollouts.generate import generate
 from jopd.setup import builders, optimizer
 from jopd.setup.experiment import Experiment
@@ -19,16 +20,39 @@ PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the sam
 
 
 def rollout_writer(e: Experiment) -> Writer:
-    """The student as it writes what it is trained on, by its ``params`` and, where
-    somebody may end rollouts, what its ``memory`` says of when."""
+    """The student as it writes what it is trained on: by its ``params``, at its
+    ``step`` maybe with a teacher, and, where somebody may end rollouts, by what its
+    ``memory`` says of when."""
     copies, watched = shared_reading(e, e.mix.fresh, e.mix.group_size), make_watch(e)
-    write = make_generate(e, train_filters(e.config), copies=copies, watched=watched)
+    filters, settings = train_filters(e.config), dict(copies=copies, watched=watched)
+    alone, company = make_generate(e, filters, **settings), None
+    rule, name = builders.build_behavior(e.config), e.config.rollout.behavior.teacher
+    if rule:
+        _check_one_prompt(e, "behavior", "draws with it")
+        partner = Partner(writing(e, name), rule)
+        theirs = placed(e, name, e.frozen[name])
+        company = make_generate(e, filters, partner=partner, **settings)
 
     def generate(student, *asked):
-        told = (student.memory,) if watched else ()
-        return write(student.params, *asked, *told)
+        told, write = dict(memory=student.memory) if watched else {}, alone
+        if company:
+            budget = builders.behavior_budget(e.config, int(student.step))
+            if budget > 0:
+                write = company
+                told["company"] = Company(theirs, budget)
+        return write(student.params, *asked, **told)
 
     return Writer(generate, e.widths.given, e.config.rollout.max_new_tokens)
+
+
+def _check_one_prompt(e: Experiment, key: str, does: str) -> None:
+    name = e.config.rollout[key].teacher
+    if name in e.rows.own_prompts:
+        raise ValueError(
+            f"rollout.{key}.teacher={name!r} renders prompts in its own way "
+            f"(data.teacher_template_kwargs), but who {does} reads the student's; "
+            "switch one of them off"
+        )
 
 
 def train_filters(config) -> sampling.Filter:
@@ -50,6 +74,7 @@ def make_generate(
     max_new_tokens: int | None = None,
     copies: int = 1,
     watched: watch.Watch | None = None,
+    partner: Partner | None = None,
 ):
     """``(params, request, key) -> Rollout`` of a model on the run's devices."""
     settings = dict(
@@ -59,16 +84,19 @@ def make_generate(
         vocabulary=e.shape.vocabulary,
         filters=filters,
         copies=copies,
+        partner=partner,
     )
     ends = None
     if e.rows.stop_strings:
         text_of = functools.partial(decoding.text_of, e.rows.tokenizer)
         ends = strings.Ends(e.rows.stop_strings, text_of)
     write = _on_devices(e, settings, watched, ends)
-    write_placed = lambda params, *rest: write(placed(e, name, params), *rest)
+    write_placed = lambda params, *rest, **told: write(
+        placed(e, name, params), *rest, **told
+    )
     if ends is None:
         return write_placed
-    return lambda *given: strings.cut(ends, write_placed(*given))
+    return lambda *given, **told: strings.cut(ends, write_placed(*given, **told))
 
 
 def writing(e: Experiment, name: str) -> Decoder:
@@ -94,12 +122,14 @@ def placed(e: Experiment, name: str, params):
 def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | None):
     """``generate`` under the settings, as the run's devices hold the models."""
     c, devices, copies = e.config.rollout, e.mesh.devices.size, settings["copies"]
-    bound = functools.partial(generate, **settings)
+
+    def bound(who, asked, key):
+        return generate(who[0], asked, key, company=who[1], **settings)
+
     if e.generator == "jit":
-        compiled = jax.jit(bound)
-        rows = sharding.rows(e.mesh)
-        return lambda params, asked, key: compiled(
-            params, jax.device_put(asked, rows), key
+        compiled, rows = jax.jit(bound), sharding.rows(e.mesh)
+        return lambda params, asked, key, company=None: compiled(
+            (params, company), jax.device_put(asked, rows), key
         )
     longest = settings["max_new_tokens"]
     if c.at_once or 0 < c.block_tokens < longest:
@@ -112,7 +142,10 @@ def _on_devices(e: Experiment, settings: dict, watched, ends: strings.Ends | Non
             **settings,
         )
     else:
-        mapped = sharding.data_parallel(bound, devices)
+        whole = sharding.data_parallel(bound, devices)
+        mapped = lambda params, asked, key, company=None: whole(
+            (params, company), asked, key
+        )
     return mapped
 
 
@@ -134,12 +167,7 @@ def make_watch(e: Experiment) -> watch.Watch | None:
     )
     if not name:
         return looks
-    if name in e.rows.own_prompts:
-        raise ValueError(
-            f"rollout.early_stop.teacher={name!r} renders prompts in its own way "
-            "(data.teacher_template_kwargs), but who reads along reads the student's; "
-            "switch one of them off"
-        )
+    _check_one_prompt(e, "early_stop", "reads along")
     return looks._replace(
         model=writing(e, name),
         params=placed(e, name, e.frozen[name]),

@@ -83,7 +83,7 @@ def test_few_programs_for_rows_that_come(params, monkeypatch):
     traced, enter = [], rollout.enter
 
     def recorded(params, asked, key, loop, coming, place_R, **settings):
-        traced.append((len(place_R), loop.cache.v.shape[3] - P))
+        traced.append((len(place_R), loop.caches[0].v.shape[3] - P))
         return enter(params, asked, key, loop, coming, place_R, **settings)
 
     monkeypatch.setattr(rollout, "enter", recorded)
@@ -131,7 +131,7 @@ def shapes_seen(
     seen, feed = [], rollout._feed
 
     def recorded(model, params, asked, loop):
-        seen.append((len(asked.length_B), loop.cache.v.shape[3] - P))
+        seen.append((len(asked.length_B), loop.caches[0].v.shape[3] - P))
         return feed(model, params, asked, loop)
 
     monkeypatch.setattr(rollout, "_feed", recorded)

@@ -518,6 +518,26 @@ CASES = {
         stopping(function="repetition", window=0),
         ("rollout.early_stop.window=0", "at least 1"),
     ),
+    "an unknown way to draw": (
+        {"rollout__behavior__function": "mix"},
+        ("unknown rollout.behavior 'mix'", "blend, replace"),
+    ),
+    "a share of no way to draw": (
+        {"rollout__behavior__k": 5},
+        ("rollout.behavior.k is given to no rule", "rollout.behavior.function"),
+    ),
+    "a likelihood that is none": (
+        {"rollout__behavior__function": "replace", "rollout__behavior__k": 0},
+        ("rollout.behavior: replace has k=0",),
+    ),
+    "a teacher that moves draws along": (
+        {"rollout__behavior__function": "blend", "teacher__weights": "ema"},
+        ("rollout.behavior.teacher='teacher'", "reference"),
+    ),
+    "the same bits of another distribution": (
+        {"rollout__behavior__function": "blend", "student__exact": True},
+        ("student.exact=True", "rollout.behavior.function='blend'"),
+    ),
     "an argument that no rule has": (
         stopping(function="repetition", window=9, grams=2),
         ("takes no 'grams'", "limit, ngram"),

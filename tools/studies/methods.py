@@ -31,7 +31,8 @@ _HALF = {"rollout.prompts_per_step": 16}
 _RATE = {"optimizer.learning_rate": 1e-3}
 _SLOW = {"optimizer.learning_rate": 3e-4, "steps": 200}
 _SHORT = _HALF | {"optimizer.learning_rate": 5e-4, "steps": 200}
-_KL = _HALF | {"loss.opd.coef": 0.0, "loss.exact.signal": "reverse_kl"}
+_EXACTLY = {"loss.opd.coef": 0.0, "loss.exact.signal": "reverse_kl"}
+_KL = _HALF | _EXACTLY
 _MORE = {"seeds": (0, 1, 2, 3, 4)}  # three did not decide
 ARMS = {
     "sft": {"config": "sft"},
@@ -44,6 +45,8 @@ ARMS = {
     "ta_opd": {"config": "ta_opd", "baseline": "opd, words"} | _MORE,
     "opd, far": _in("far", "opd"),
     "tropd": {"config": "tropd", "baseline": "opd, far"},
+    "reverse KL, far": _in("far", "opd", **_EXACTLY),
+    "trb": {"config": "trb", "baseline": "reverse KL, far"},
     "opd, text": _in("text", "opd", **_SHORT),
     "omniopd": {"config": "omniopd", "baseline": "opd, text"},
     "grpo": {"config": "grpo"},
