@@ -63,6 +63,16 @@ def test_a_curve_of_seeds_that_log_different_updates():
     assert page.curve(made, "y") is None
 
 
+def test_a_curve_of_some_seeds_says_of_which():
+    """Runs kept for another page may lack the updates of a metric."""
+    made = [
+        {"seed": s, "updates": [{"step": 1, "x": 1} if s > 2 else {}]}
+        for s in (0, 3, 4)
+    ]
+    assert page.curve_name("OPD", made, "x") == "OPD, seed 3 and 4"
+    assert page.curve_name("OPD", made[1:], "x") == "OPD"
+
+
 def test_the_best_rate_is_the_lowest_of_equals_and_never_a_diverged_one():
     assert page.chosen({1e-3: 0.5, 1e-4: 0.5, 1e-2: 0.1}) == 1e-4
     assert page.chosen({1e-3: -np.inf, 1e-2: 0.1}) == 1e-2

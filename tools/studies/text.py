@@ -54,8 +54,8 @@ FOUND = """
 - **OmniOPD beats OPD in greedy answers** (+7.2 ± 4.6) and is level in samples (+2.5 ±
   11.8): five seeds each. It ends nearer to the teacher (reverse KL 0.84 against 1.24),
   of which it saw texts alone, and **all its seeds end alike** (74.0 ± 1.0). OPD's do
-  not: three end at 76 to 78 % with entropy 0.27 nats a token, two drift (56 and 69 %,
-  entropy 0.48 and 0.60). Three seeds had shown the first kind only, and OPD ahead in
+  not: three end at 76 to 78 % with entropy 0.27 nats a token, two drift from update 70
+  on (56 and 69 %, entropy 0.48 and 0.60). Three seeds had shown the first kind only, and OPD ahead in
   samples. The premise, that token by token such a teacher teaches little, is seen in
   part: OPD gains 13.1 ± 10.6.
 - **The baseline is what makes it work** here: without (the paper's form) samples gain

@@ -163,11 +163,21 @@ def curve(runs: list[dict], key: str):
     return shown, *(f(smooth, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
 
 
+def curve_name(arm: str, runs: list[dict], key: str) -> str:
+    """An arm, and its seeds where only some of their runs kept a metric's updates."""
+    kept = lambda run: any(row.get(key) is not None for row in run["updates"])
+    seeds = [run["seed"] for run in runs if kept(run)]
+    if len(seeds) == len(runs):
+        return arm
+    return f"{arm}, seed {' and '.join(map(str, seeds))}"
+
+
 def plot(study: Study, results: dict[str, list[dict]], target: Path) -> None:
     """One panel per curve, one line per arm, the band from lowest to highest seed."""
     figure, axes = plt.subplots(
         1, len(study.curves), figsize=(5 * len(study.curves), 3.6), squeeze=False
     )
+    shown = {}
     for panel, (key, label) in zip(axes[0], study.curves.items(), strict=True):
         for number, (arm, runs) in enumerate(results.items()):
             found = curve(runs, key)
@@ -175,16 +185,17 @@ def plot(study: Study, results: dict[str, list[dict]], target: Path) -> None:
                 continue
             steps, mean, low, high = found
             color = plt.get_cmap("tab20")(number % 20)
-            panel.plot(steps, mean, label=arm, color=color, linewidth=1.3)
+            name = curve_name(arm, runs, key)
+            (line,) = panel.plot(steps, mean, label=name, color=color, linewidth=1.3)
+            # An arm that does not log one panel's number may log another's.
+            shown[arm] = line
             panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         panel.set_title(label, fontsize=10)
         panel.set_xlabel("update")
         panel.grid(alpha=0.2)
-    # An arm that does not log one panel's number may log another's.
-    lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
-    shown = [lines[arm] for arm in results if arm in lines]
+    handles = [shown[arm] for arm in results if arm in shown]
     axes[0][-1].legend(
-        handles=shown, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)
+        handles=handles, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)
     )
     figure.tight_layout()
     figure.savefig(target, dpi=110)
