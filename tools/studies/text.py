@@ -55,9 +55,9 @@ FOUND = """
   11.8): five seeds each. It ends nearer to the teacher (reverse KL 0.84 against 1.24),
   of which it saw texts alone, and **all its seeds end alike** (74.0 ± 1.0). OPD's do
   not: three end at 76 to 78 % with entropy 0.27 nats a token, two drift from update 70
-  on (56 and 69 %, entropy 0.48 and 0.60). Three seeds had shown the first kind only, and OPD ahead in
-  samples. The premise, that token by token such a teacher teaches little, is seen in
-  part: OPD gains 13.1 ± 10.6.
+  on (56 and 69 %, entropy 0.48 and 0.60). Three seeds had shown the first kind only,
+  and OPD ahead in samples. The premise, that token by token such a teacher teaches
+  little, is seen in part: OPD gains 13.1 ± 10.6.
 - **The baseline is what makes it work** here: without (the paper's form) samples gain
   nothing that is certain, at six times as many teacher tokens as OPD pays.
 - **Words beat letters**: similarity by edit distance loses 9.7 to that over words.
