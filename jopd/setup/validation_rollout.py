@@ -51,7 +51,7 @@ def _check_prefix(config: ConfigDict) -> None:
     able = ["gold", *(name for name in known if known[name].weights == "path")]
     one_of("rollout.prefix.source", prefix.source, able)
     if prefix.source != "gold":
-        roles.check(prefix.source, known[prefix.source])
+        roles.check(prefix.source, known[prefix.source], config.data.fields)
 
 
 def _check_stop(config: ConfigDict) -> None:
@@ -87,7 +87,7 @@ def _check_stop(config: ConfigDict) -> None:
     able = [name for name in known if known[name].weights in ("path", "initial")]
     one_of("rollout.early_stop.teacher", c.early_stop.teacher, able)
     teacher = known[c.early_stop.teacher]
-    roles.check(c.early_stop.teacher, teacher)
+    roles.check(c.early_stop.teacher, teacher, config.data.fields)
     if teacher.context:
         raise ValueError(
             f"rollout.early_stop.teacher={c.early_stop.teacher!r} has a context of its "
