@@ -239,10 +239,10 @@ def random_end(scores: Scores, *, rate: float, exempt: int = 0) -> jax.Array:
 def has_context(scores: Scores, *, of: str = "teacher") -> jax.Array:
     """1 on rows that the teacher ``of`` reads in its context, 0 on those it cannot.
 
-    For contexts that show other rollouts (``teachers.peers``): a row may lack all that
-    one names, or be too long in it. With the normaliser "weights" a term's mean is then
-    over the tokens of rows that have it. Of a panel: rows that all of its members with
-    such contexts read in theirs. Raises ValueError where nobody there reads rollouts.
+    For contexts that show other rollouts (``teachers.peers``): a row may lack the first
+    that one names, or be too long in it. With the normaliser "weights" a term's mean is
+    then over the tokens of rows that have it. Of a panel: rows that all of its members
+    with such contexts read in theirs. Raises ValueError where nobody reads rollouts.
     """
     fact = f"has_context/{of}"
     if fact not in scores.extra:

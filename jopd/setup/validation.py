@@ -245,12 +245,12 @@ def _check_peers(config: ConfigDict, terms) -> None:
             )
     size = config.rollout.group_size
     for name in sorted(names):
-        most = max(roles.rollout_meant(field)[1] for field in read[name])
-        if most >= size:
+        first = read[name][0]  # without it a row is not read in the context
+        if (number := roles.rollout_meant(first)[1]) >= size:
             raise ValueError(
-                f"the context of {name!r} uses {{{read[name][-1]}}}, and "
+                f"the context of {name!r} uses {{{first}}}, and "
                 f"rollout.group_size={size} makes {size - 1} other rollouts of a "
-                f"prompt; use a group_size of at least {most + 1}"
+                f"prompt; use a group_size of at least {number + 1}"
             )
 
 

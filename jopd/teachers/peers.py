@@ -10,8 +10,8 @@ context names rollouts it leaves in the batch
 ``{peer}``, ``{peer2}``, ... are the first, second, ... *other* rows of the batch that
 answer the same prompt, hold student tokens and reached the reward; ``{failure}``,
 ``{failure2}``, ... those that did not reach it. What a row lacks is left out of its
-prompt, see ``roles.in_context``. A row that lacks all that a context names, or whose
-prompt is too long, keeps the student's own prompt.
+prompt, see ``roles.in_context``. A row that lacks the first that a context names, or
+whose prompt is too long, keeps the student's own prompt.
 """
 
 import re
@@ -146,7 +146,7 @@ def _read(shown: PeerPrompts, name: str, told, ids, own_prompts) -> Reading:
     context = shown.contexts[name]
     fields = roles.rollouts_of(context)
     mine = [{field: row[field] for field in fields if field in row} for row in told]
-    rows = np.flatnonzero([len(row) > 0 for row in mine])
+    rows = np.flatnonzero([fields[0] in row for row in mine])
     prompts, encoded = list(own_prompts), []
     if len(rows):
         asked = [shown.examples[ids[b]] for b in rows]

@@ -150,20 +150,19 @@ def test_what_a_row_lacks_is_left_out_of_its_prompt():
     context = "right {peer}\nright {peer2}\nwrong {failure} {failure2}\n{question}"
     grouped = batch()._replace(reward_B=np.array([1.0, 0, 1, 0, 0, 1, 1, 0]))
     made, facts = annotated(grouped, contexts={"self": context}, widths=(8, 16))
-    right, wrong = [99], [99]
-    own = [4, 99]
+    right, wrong, own = [99], [99], [4, 99]
     first, second, third = [10] * 2, [11] * 3, [12] * 4
     assert prompts_of(made)[:5] == [
         [*right, *third, *wrong, *second, *own],
         [*right, *first, *right, *third, *own],
         [*right, *first, *wrong, *second, *own],
-        [*wrong, 14, 14, 1, 99],
-        [*wrong, 13, 13, 1, 99],
+        [51],
+        [51],
     ]
     seen = made.extra["has_context/self"][:, 0]
-    np.testing.assert_array_equal(seen, [1] * 5 + [0] * 3)
-    # Alone, gold, and a failure beside a success that is gold: nothing to show.
-    assert facts["peer/partial"] == 1 and facts["peer/rows"] == 5 / 7
+    # Only failures beside them, alone, gold, beside a success that is gold.
+    np.testing.assert_array_equal(seen, [1] * 3 + [0] * 5)
+    assert facts["peer/partial"] == 1 and facts["peer/rows"] == 3 / 7
 
 
 def test_each_teacher_reads_its_own_and_all_are_of_one_width():
