@@ -39,7 +39,7 @@ def get_config():
         is_clip=2.0,
         other="self",
         coef=1.0,  # lambda: inferred
-        weights=dict(has_peer=dict()),
+        weights=dict(has_context=dict(of="self")),
         normalizer="weights",
     )
     return c

@@ -32,7 +32,7 @@ def get_config():
         k=100,
         is_clip=2.0,
         other="self",
-        weights=dict(has_peer=dict()),
+        weights=dict(has_context=dict(of="self")),
         normalizer="weights",  # the mean is over tokens of rows with a peer
     )
     return c

@@ -50,8 +50,8 @@ def audit(mask_BT) -> dict:
     }
 
 
-def has_peer(mask_BT):
-    """Every row but the last of each three has a peer."""
+def has_context(mask_BT):
+    """Every row but the last of each three is read in its context."""
     rows_B1 = np.arange(len(mask_BT))[:, None]
     return jnp.asarray(np.where(mask_BT, rows_B1 % 3 < 2, 0), jnp.float32)
 
@@ -94,7 +94,8 @@ def batch(seed: int = 0, *, rows: int = 6, width: int = 9, vocabulary=VOCABULARY
         rollout.group_B,
         uniform_BT=uniform_BT,
         extra=audit(mask_BT)
-        | {"has_peer": has_peer(mask_BT), "teacher_pass": teacher_pass(mask_BT)},
+        | {"has_context/self": has_context(mask_BT)}
+        | {"teacher_pass": teacher_pass(mask_BT)},
     )
 
 

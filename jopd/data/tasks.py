@@ -35,7 +35,8 @@ def problem(rng: np.random.Generator, level: int) -> dict:
 
     Returns:
       ``prompt``, ``solution`` (worked steps and ``#answer``, no end of sequence),
-      ``answer`` (digits) and ``level``.
+      ``answer`` (digits), ``level`` and ``hint`` (the first step, which a context may
+      show: a function of the question).
 
     Raises:
       ValueError: `level` is not one of `LEVELS`.
@@ -55,6 +56,7 @@ def problem(rng: np.random.Generator, level: int) -> dict:
         "solution": solution,
         "answer": str(value),
         "level": level,
+        "hint": steps[0],
     }
 
 
@@ -108,7 +110,7 @@ def make(
     that of another task: the split is of its ``chain``, or else of its prompt.
 
     Returns:
-      Rows with ``question``, ``solution``, ``answer`` and ``level``.
+      Rows with ``question``, ``solution``, ``answer``, ``level`` and ``hint``.
 
     Raises:
       ValueError: unknown split, bad count or levels, or fewer than `count` different

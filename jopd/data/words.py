@@ -86,6 +86,8 @@ SPOKEN = {
     ),
 }
 
+# One wording of each, which names nobody that a question may leave out.
+PLAIN = {"+": EVENTS["+"][0], "-": EVENTS["-"][1], "*": EVENTS["*"][0]}
 RESULTS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
@@ -118,8 +120,9 @@ def problem(rng: np.random.Generator, level: int, style: str = "spoken") -> dict
 
     Returns:
       ``prompt`` (one line, the end of the line included), ``solution`` (no end of
-      sequence), ``answer`` (digits), ``level``, and ``chain``: the numbers alone, by
-      which splits are told apart, so that no wording of a story crosses them.
+      sequence), ``answer`` (digits), ``level``, ``hint`` (the question in plain words),
+      and ``chain``: the numbers alone, by which splits are told apart, so that no
+      wording of a story crosses them.
 
     Raises:
       ValueError: `level` or `style` is unknown.
@@ -132,6 +135,7 @@ def problem(rng: np.random.Generator, level: int, style: str = "spoken") -> dict
         "solution": solution(rng, told, style),
         "answer": answer(told),
         "level": level,
+        "hint": hint(told),
         "chain": chain(told),
     }
 
@@ -153,6 +157,18 @@ def story(rng: np.random.Generator, level: int) -> Story:
 def chain(told: Story) -> str:
     """The numbers of a story alone."""
     return f"{told.start}" + "".join(f"{o}{n}" for o, n, _ in told.events)
+
+
+def hint(told: Story) -> str:
+    """The question in one wording, always the same: a function of any wording of it.
+
+    It says in plain words what happens, and not what comes out.
+    """
+    events = [
+        PLAIN[operator].format(n=n, **told.words) for operator, n, _ in told.events
+    ]
+    opening = OPENINGS[0].format(n=told.start, **told.words)
+    return " ".join((opening, *events, QUESTIONS[0].format(**told.words))) + "\n"
 
 
 def answer(told: Story) -> str:

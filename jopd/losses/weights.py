@@ -236,19 +236,21 @@ def random_end(scores: Scores, *, rate: float, exempt: int = 0) -> jax.Array:
     return (jnp.cumsum(ends_BT, axis=1) == 0).astype(jnp.float32)
 
 
-def has_peer(scores: Scores) -> jax.Array:
-    """1 on rows whose teacher reads another successful rollout of the prompt, else 0.
+def has_context(scores: Scores, *, of: str = "teacher") -> jax.Array:
+    """1 on rows that the teacher ``of`` reads in its context, 0 on those it cannot.
 
-    Left by ``teachers.peers`` where a teacher's context has ``{peer}``. With the
-    normaliser "weights" a term's mean is then over the tokens of those rows. Raises
-    ValueError where no teacher of the run has such a context.
+    For contexts that show other rollouts (``teachers.peers``): a row may lack the first
+    that one names, or be too long in it. With the normaliser "weights" a term's mean is
+    then over the tokens of rows that have it. Of a panel: rows that all of its members
+    with such contexts read in theirs. Raises ValueError where nobody reads rollouts.
     """
-    if "has_peer" not in scores.extra:
+    fact = f"has_context/{of}"
+    if fact not in scores.extra:
         raise ValueError(
-            "scores.extra has no 'has_peer': no teacher of this run reads {peer}; name "
-            "it in a teacher's context"
+            f"scores.extra has no {fact!r}: {of!r} reads no other rollouts; name "
+            "{peer} or {failure} in its context"
         )
-    return scores.extra["has_peer"]
+    return scores.extra[fact]
 
 
 def _rows(values_B: jax.Array, scores: Scores) -> jax.Array:

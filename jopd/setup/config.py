@@ -75,8 +75,10 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "reward_window": 5,  # latest updates whose reward and lengths count
         "reward_margin": 0.05,  # the mean reward must exceed that of the last copy by
         "tail_ratio": 3.2,  # most that the longest rollout may be of the mean length
-        # Template of its prompt: {question} {answer} {solution} {peer}; the last
-        # is a successful rollout of the same prompt in the batch.
+        # Template of its prompt: {question} {answer} {solution}, columns of
+        # ``data.fields``, and other rollouts of the prompt in the batch: {peer},
+        # {peer2}, ... that succeeded, {failure}, {failure2}, ... that did not; a line
+        # of rollouts that are not there is left out.
         "context": "",
         # own: another one than the student's; such a teacher gives log-probabilities of
         # tokens, no whole distributions (docs/teachers.md)
@@ -116,7 +118,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "template": "",
         "answer_column": "",  # empty: "answer" if there is one; lists hold right ones
         "solution_column": "",  # gold responses; empty: "solution" if there is one
-        "fields": (),  # further columns that rows keep, for routes
+        "fields": (),  # further columns that rows keep, for routes and contexts
         "answer_after": "",  # e.g. "####" (GSM8K): what follows it is the answer
         "separator": "<|endoftext|>",  # between documents of a .txt
         "prefix_tokens": 16,  # prompt length taken from a document
@@ -244,9 +246,9 @@ def base_config(regime: str = "digits") -> ConfigDict:
         # end; then it stops, and can be continued. 0: no limit
         "token_budget": 0,
     }
-    # Of the rollouts that a context shows as {peer}.
+    # Of the rollouts that a context shows as {peer} and {failure}.
     c.peer = {
-        "success": 1.0,  # reward from which a rollout is one
+        "success": 1.0,  # reward from which a rollout is a {peer}, below a {failure}
         "remove": "",  # regular expression of what is left out of its text
     }
     # name -> dict(signal, weights, source, coef, ...); a name may become a function.

@@ -140,8 +140,9 @@ def facts_read(term: Term) -> set[str]:
 
 def needs_rewards(term: Term) -> bool:
     """Whether a term is idle where no verifier gives rewards."""
-    verified = {*peers.FACTS, *probes.FACTS}
-    return "reward" in fields_read(term) or bool(verified & facts_read(term))
+    return "reward" in fields_read(term) or any(
+        fact in probes.FACTS or fact.startswith(peers.FACT) for fact in facts_read(term)
+    )
 
 
 def waits_for_rewards(config, terms) -> bool:
@@ -235,12 +236,17 @@ def _abstract_scores(models: tuple[str, ...], kept: dict, facts) -> Scores:
         age=of(row, jnp.int32),
         uniform=of(token, jnp.float32),
         extra=dict.fromkeys(
-            (*audit.FACTS, *peers.FACTS, *probes.FACTS, *_of_spans(models)),
+            (*audit.FACTS, *probes.FACTS, *_of_rows(models), *_of_spans(models)),
             of(token, jnp.float32),
         ),
         memory={name: jax.eval_shape(one.start) for name, one in kept.items()},
         facts=dict.fromkeys(facts, of(token, jnp.float32)),
     )
+
+
+def _of_rows(models) -> list[str]:
+    """What is found of rows that models read in their contexts, see ``peers``."""
+    return [f"{peers.FACT}{name}" for name in models]
 
 
 def _of_spans(models) -> list[str]:

@@ -21,8 +21,8 @@ class Rows(NamedTuple):
     """The rows of a run: ``train`` and ``held`` as the student reads them.
 
     ``own_prompts`` has both again for each teacher that reads other prompts, ``peers``
-    is for those whose context has ``{peer}``, ``served`` says of teachers and panels
-    with a route which training rows are theirs. ``verifier`` judges evaluations,
+    is for those whose context shows other rollouts, ``served`` says of teachers and
+    panels with a route which training rows are theirs. ``verifier`` judges evaluations,
     ``rewards`` training, None: nobody; ``reward_truncated`` and ``stop_strings`` are as
     in ``RowSet``.
     ``said``: what was taken of the sources, and what was left out; ``notes``: warnings;
@@ -110,7 +110,7 @@ def read_rows(
         train=train,
         held=held,
         own_prompts=own_prompts(readers, kept, (train, held)),
-        peers=peer_prompts(readers, kept[0], train),
+        peers=peer_prompts(readers, kept[0], train, panels or ()),
         served={} if panels is None else roles.served(known, panels, train.fields),
         verifier=verifier,
         rewards=given,
@@ -225,7 +225,7 @@ def own_prompts(
     c, found = config.data, {}
     kwargs = c.teacher_template_kwargs or c.student_template_kwargs
     for name, teacher in known.items():
-        if roles.reads_peer(teacher):
+        if roles.reads_rollouts(teacher):
             continue  # other prompts in every batch, see ``peer_prompts``
         speaks = _spoken(readers, teacher)
         alike = name == "reference" or kwargs == c.student_template_kwargs
@@ -257,12 +257,12 @@ def _spoken(readers: Readers, teacher: roles.Teacher):
 
 
 def peer_prompts(
-    readers: Readers, examples, train: Dataset
+    readers: Readers, examples, train: Dataset, panels: tuple[Panel, ...] = ()
 ) -> peers.PeerPrompts | None:
-    """For the teachers whose context has ``{peer}``; None if there are none.
+    """For the teachers whose context shows other rollouts; None if there are none.
 
     ``examples`` are those that ``train`` kept. Where the config sets no limit, the
-    longest prompt is that of a row and a peer as long as may be, as far as
+    longest prompt is that of a row and of rollouts as long as may be, as far as
     positions go.
 
     Raises:
@@ -272,16 +272,11 @@ def peer_prompts(
     contexts = {
         name: teacher.context
         for name, teacher in known.items()
-        if roles.reads_peer(teacher)
+        if roles.reads_rollouts(teacher)
     }
     if not contexts:
         return None
     c = config.data
-    bare = [
-        row
-        for name, context in contexts.items()
-        for row in roles.in_context(name, context, list(examples))
-    ]
     kwargs = c.teacher_template_kwargs or c.student_template_kwargs
 
     def encode_prompts(rows):
@@ -291,8 +286,16 @@ def peer_prompts(
 
     response = lengths.longest_response(config)
     most = lengths.most_of_context(config)
+    bare = []  # rows with empty rollouts, and how many a context names
+    for name, context in contexts.items():
+        others = roles.rollouts_of(context)
+        empty = [dict.fromkeys(others, "")] * len(examples)
+        rows = roles.in_context(name, context, list(examples), empty)
+        count = sum(field in others for field in roles.fields_of(name, context))
+        bare += [(rows, count)] * ((rows, count) not in bare)
     if not most:
-        most = max(len(prompt) for prompt in encode_prompts(bare)) + response
+        lengths_of = lambda rows: map(len, encode_prompts(rows))
+        most = max(max(lengths_of(rows)) + count * response for rows, count in bare)
         room = min(positions[name] for name in contexts) - response
         most = min(most, room // 8 * 8)  # as ``auto_buckets`` rounds
     longest = max(most, *(len(prompt) for prompt in train.prompts))
@@ -303,6 +306,7 @@ def peer_prompts(
         lengths.auto_buckets(longest),
         success=config.peer.success,
         remove=config.peer.remove,
+        panels=panels,
     )
 
 

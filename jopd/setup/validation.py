@@ -5,6 +5,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from jopd.losses import panel
 from jopd.methods import omniopd
 from jopd.models import lora
 from jopd.setup import judges, keys, optimizer, ranges
@@ -183,7 +184,7 @@ def check_no_rewards(config: ConfigDict, terms, why: str) -> None:
 
 def _check_teachers(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
-    panels = [panel.name for panel in panels_of(config)]
+    panels = [one.name for one in panels_of(config)]
     for name, teacher in known.items():
         roles.check_route(name, teacher, config.data.fields)
     own = config.data.teacher_template_kwargs
@@ -197,7 +198,7 @@ def _check_teachers(config: ConfigDict, terms) -> None:
             )
     for name in sorted(frozen_named(config, terms)):
         teacher = known[name]
-        roles.check(name, teacher)
+        roles.check(name, teacher, config.data.fields)
         if name not in models_named(terms):
             continue  # a panel's member alone, which may well be the student
         same = teacher.weights == "path" and teacher.path == config.student.path
@@ -210,39 +211,47 @@ def _check_teachers(config: ConfigDict, terms) -> None:
 
 
 def _check_peers(config: ConfigDict, terms) -> None:
-    """A context with {peer} needs peers, and a term that leaves out rows without."""
+    """Who reads other rollouts has some, and a term leaves out rows that lack them."""
     known = teachers_of(config)
-    named = frozen_named(config, terms)
-    names = {name for name in named if roles.reads_peer(known[name])}
-    if config.teacher.context and roles.reads_peer(known["teacher"]):
+    read = {name: roles.rollouts_of(known[name].context) for name in known}
+    names = {name for name in frozen_named(config, terms) if read[name]}
+    if read["teacher"]:
         raise ValueError(
-            "teacher.context uses {peer}, but evaluation compares with this teacher "
-            "too, on rollouts that have no peers; define it in config.teachers by "
-            "another name"
+            f"teacher.context uses {{{read['teacher'][0]}}}, but evaluation compares "
+            "with this teacher too, on rollouts that have no others beside them; "
+            "define it in config.teachers by another name"
         )
     for term in terms:
-        weighed = set(peers.FACTS) & facts_read(term)
-        shown = names & frozen_named(config, (term,))
-        if weighed and not names:
+        facts = sorted(f for f in facts_read(term) if f.startswith(peers.FACT))
+        shown, weighed = names & frozen_named(config, (term,)), set()
+        for name in (fact.removeprefix(peers.FACT) for fact in facts):
+            of = panel.with_members((name,), panels_of(config))
+            weighed |= of
+            if not of & names:
+                raise ValueError(
+                    f"loss.{term.name} asks which rows {name!r} reads in its context, "
+                    "which shows no other rollouts; use {peer} or {failure} in it"
+                )
+        if bare := sorted(shown - weighed):
             raise ValueError(
-                f"loss.{term.name} asks which rows have a peer, but no teacher of the "
-                "terms reads any; use {peer} in a teacher's context"
-            )
-        if shown and not weighed:
-            raise ValueError(
-                f"loss.{term.name} compares with {min(shown)!r}, whose context uses "
-                "{peer}, also on rows without one; add weights=dict(has_peer={})"
+                f"loss.{term.name} compares with {bare[0]!r}, whose context uses "
+                f"{{{read[bare[0]][0]}}}, also on rows without one; add weights="
+                f"dict(has_context=dict(of={bare[0]!r}))"
             )
         if shown and term.source != "student":
             raise ValueError(
                 f"loss.{term.name}.source={term.source!r}: only student rows have "
-                "peers; use 'student'"
+                "other rollouts beside them; use 'student'"
             )
-    if names and config.rollout.group_size == 1:
-        raise ValueError(
-            f"the context of {min(names)!r} uses {{peer}}, another rollout of the same "
-            "prompt, but rollout.group_size=1 makes no other; use at least 2"
-        )
+    size = config.rollout.group_size
+    for name in sorted(names):
+        first = read[name][0]  # without it a row is not read in the context
+        if (number := roles.rollout_meant(first)[1]) >= size:
+            raise ValueError(
+                f"the context of {name!r} uses {{{first}}}, and "
+                f"rollout.group_size={size} makes {size - 1} other rollouts of a "
+                f"prompt; use a group_size of at least {number + 1}"
+            )
 
 
 def _check_probes(config: ConfigDict, terms) -> None:
@@ -258,9 +267,9 @@ def _check_probes(config: ConfigDict, terms) -> None:
         return
     known = teachers_of(config)
     still = [name for name in known if known[name].weights in ("path", "initial")]
-    able = [name for name in still if not roles.reads_peer(known[name])]
+    able = [name for name in still if not roles.reads_rollouts(known[name])]
     one_of("probes.teacher", c.teacher, able)
-    roles.check(c.teacher, known[c.teacher])
+    roles.check(c.teacher, known[c.teacher], config.data.fields)
 
 
 def _check_patterns(config: ConfigDict) -> None:

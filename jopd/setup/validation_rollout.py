@@ -53,7 +53,7 @@ def _check_prefix(config: ConfigDict) -> None:
     able = ["gold", *(name for name in known if known[name].weights == "path")]
     one_of("rollout.prefix.source", prefix.source, able)
     if prefix.source != "gold":
-        roles.check(prefix.source, known[prefix.source])
+        roles.check(prefix.source, known[prefix.source], config.data.fields)
 
 
 def _check_stop(config: ConfigDict) -> None:
@@ -113,7 +113,7 @@ def _check_company(config: ConfigDict, key: str, does: str) -> None:
     known = teachers_of(config)
     able = [name for name in known if known[name].weights in ("path", "initial")]
     one_of(where, name, able)
-    roles.check(name, known[name])
+    roles.check(name, known[name], config.data.fields)
     if known[name].context:
         raise ValueError(
             f"{where}={name!r} has a context of its own, but who {does} reads the "

@@ -27,10 +27,11 @@ def check_without_logits(config: ConfigDict, terms) -> None:
         return
     _check_distributions(config, terms, others)
     for name in sorted(others):
-        if roles.reads_peer(known[name]):
+        if roles.reads_rollouts(known[name]):
             raise ValueError(
-                f"{name}.context={known[name].context!r} shows {{peer}}, which changes "
-                f"from batch to batch; {name}.{others[name]} reads prompts that do not"
+                f"{name}.context={known[name].context!r} shows other rollouts, which "
+                f"change from batch to batch; {name}.{others[name]} reads prompts that "
+                "do not"
             )
     _check_writers(config, others)
     _check_sources(config, terms, known)

@@ -1,13 +1,17 @@
-"""Prompts that show a teacher a successful rollout of another row of the batch.
+"""Prompts that show a teacher other rollouts of the batch, right ones and wrong ones.
 
-``make_annotate`` is an annotation for ``collect.make_collect``. For the teachers whose
-context has ``{peer}`` it leaves in the batch
+``make_annotate`` is an annotation for ``collect.make_collect``. For every teacher whose
+context names rollouts it leaves in the batch
 
-    prompts[name]       the prompt of each row as that teacher reads it
-    extra["has_peer"]   f32[B, T], 1 on rows that have a peer, for ``weights.has_peer``
+    prompts[name]                the prompt of each row as that teacher reads it
+    extra["has_context/<name>"]  f32[B, T], 1 on rows that it reads in its context, for
+                                 ``weights.has_context``; for panels, too: all of them
 
-A row's peer is the first other row of the batch that answers the same prompt, holds
-student tokens and reached the reward. Without one a row keeps the student's own prompt.
+``{peer}``, ``{peer2}``, ... are the first, second, ... *other* rows of the batch that
+answer the same prompt, hold student tokens and reached the reward; ``{failure}``,
+``{failure2}``, ... those that did not reach it. What a row lacks is left out of its
+prompt, see ``roles.in_context``. A row that lacks the first that a context names, or
+whose prompt is too long, keeps the student's own prompt.
 """
 
 import re
@@ -20,18 +24,22 @@ import numpy as np
 from jopd.batches import collect
 from jopd.data.dataset import pad_prompts
 from jopd.data.sources import Example
+from jopd.losses.panel import Panel
 from jopd.teachers import roles
 from jopd.types import STUDENT, Batch, Rollout
 
-FACTS = ("has_peer",)
+FACT = "has_context/"
 Texts = Callable[[Rollout], list[str]]
 
 
-def choose(group_B, reward_B, student_B, success: float) -> np.ndarray:
+def choose(
+    group_B, reward_B, student_B, success: float, *, want: str = "success", nth: int = 1
+) -> np.ndarray:
     """i32[B]: the row that each row may see, -1 for none.
 
-    The first *other* row of equal ``group_B`` with ``student_B`` and a reward of at
-    least ``success``; a row's own success never counts.
+    The ``nth`` *other* row of equal ``group_B`` with ``student_B`` that is what is
+    wanted: a "success", with a reward of at least ``success``, or a "failure", with
+    less. A row is never shown itself.
 
     Args:
       group_B: i32[B], rows of equal group answer the same prompt.
@@ -39,10 +47,11 @@ def choose(group_B, reward_B, student_B, success: float) -> np.ndarray:
       student_B: bool[B], rows that the student wrote; the others neither see nor serve.
     """
     group_B, student_B = np.asarray(group_B), np.asarray(student_B)
-    good_B = student_B & (np.asarray(reward_B) >= success)
-    may_BB = (group_B[:, None] == group_B) & good_B & student_B[:, None]
+    wanted_B = (np.asarray(reward_B) >= success) == (want == "success")
+    may_BB = (group_B[:, None] == group_B) & (wanted_B & student_B) & student_B[:, None]
     np.fill_diagonal(may_BB, False)
-    return np.where(may_BB.any(axis=1), may_BB.argmax(axis=1), -1).astype(np.int32)
+    nth_BB = may_BB & (np.cumsum(may_BB, axis=1) == nth)
+    return np.where(nth_BB.any(axis=1), nth_BB.argmax(axis=1), -1).astype(np.int32)
 
 
 def aligned(examples: Sequence[Example], ids: Sequence[str]) -> list[Example]:
@@ -52,16 +61,17 @@ def aligned(examples: Sequence[Example], ids: Sequence[str]) -> list[Example]:
 
 
 class PeerPrompts(NamedTuple):
-    """How the teachers that read another rollout are shown it.
+    """How the teachers that read other rollouts are shown them.
 
     Attributes:
-      contexts: teacher name -> template with ``{peer}``.
+      contexts: teacher name -> template that names rollouts.
+      panels: those that some of these teachers may be members of.
       examples: training rows, in the order of the data set.
       encode: examples -> prompt tokens, as those teachers' templates want them.
       widths: padded prompt lengths, ascending; a row whose prompt exceeds the last is
-        left without a peer and counted.
-      success: reward from which a rollout is one to show.
-      remove: regular expression of what is cut from its text (its reasoning, say).
+        left without its context and counted.
+      success: reward from which a rollout is one.
+      remove: regular expression of what is cut from their texts (reasoning, say).
     """
 
     contexts: Mapping[str, str]
@@ -70,6 +80,18 @@ class PeerPrompts(NamedTuple):
     widths: tuple[int, ...]
     success: float
     remove: str = ""
+    panels: tuple[Panel, ...] = ()
+
+
+class Reading(NamedTuple):
+    """What a teacher reads of a batch: prompts, i32[P] each; and bool[B] of its rows:
+    ``has_B`` are read in its context, ``too_long_B`` would be, ``partial_B`` are
+    without a rollout that the context names."""
+
+    prompts: list[np.ndarray]
+    has_B: np.ndarray
+    too_long_B: np.ndarray
+    partial_B: np.ndarray
 
 
 def make_annotate(
@@ -77,56 +99,80 @@ def make_annotate(
 ) -> collect.Annotate:
     """``(params, batch, step) -> (batch, facts)``; pure but for ``texts_of``.
 
-    ``own_prompts`` are those of the data set as the student reads them.
+    ``own_prompts`` are those of the data set as the student reads them. The prompts of
+    all teachers are padded to one width: few programs, however many teachers.
     """
+    fields = sorted({f for c in shown.contexts.values() for f in roles.rollouts_of(c)})
 
     def annotate(params, batch: Batch, step: int):
         del params, step
         rollout = jax.tree.map(np.asarray, batch.rollout)
         student_BT = np.asarray(batch.mask_BT) & (rollout.source_BT == STUDENT)
         student_B = student_BT.any(axis=1)
-        peer_B = choose(rollout.group_B, batch.reward_B, student_B, shown.success)
         texts = texts_of(rollout)
         if shown.remove:
             texts = [re.sub(shown.remove, "", text) for text in texts]
+        told = [{} for _ in texts]
+        for field in fields:
+            want, nth = roles.rollout_meant(field)
+            given = rollout.group_B, batch.reward_B, student_B, shown.success
+            for row, other in zip(told, choose(*given, want=want, nth=nth)):
+                row |= {field: texts[other]} if other >= 0 else {}
         ids = np.asarray(batch.prompt_id_B)
-        rows = np.flatnonzero(peer_B >= 0)
-        asked = [shown.examples[ids[b]] for b in rows]
-        told = [texts[peer_B[b]] for b in rows]
-        written = {
-            name: shown.encode(roles.in_context(name, context, asked, told))
-            if asked
-            else []
-            for name, context in shown.contexts.items()
-        }
-        has_B = np.zeros(len(ids), bool)
-        has_B[rows] = [
-            all(len(prompts[i]) <= shown.widths[-1] for prompts in written.values())
-            for i in range(len(rows))
-        ]
-        prompts = {}
-        for name, found in written.items():
-            read = [own_prompts[i] for i in ids]
-            for b, prompt in zip(rows, found, strict=True):
-                read[b] = prompt if has_B[b] else read[b]
-            prompts[name] = pad_prompts(read, buckets=shown.widths)
-        has_BT = np.broadcast_to(has_B[:, None], student_BT.shape).astype(np.float32)
-        batch = batch._replace(
-            prompts=batch.prompts | prompts, extra=batch.extra | {"has_peer": has_BT}
-        )
+        own = [own_prompts[i] for i in ids]
+        found = {name: _read(shown, name, told, ids, own) for name in shown.contexts}
+        longest = max(len(p) for reading in found.values() for p in reading.prompts)
+        width = min(width for width in shown.widths if width >= longest)
+        read = lambda reading: pad_prompts(reading.prompts, buckets=(width,))
+        prompts = {name: read(reading) for name, reading in found.items()}
+        has = {name: reading.has_B for name, reading in found.items()}
+        for one in shown.panels:
+            if theirs := [has[name] for name in one.shares if name in has]:
+                has[one.name] = np.all(theirs, axis=0)
+        of_tokens = lambda has_B: np.broadcast_to(has_B[:, None], student_BT.shape)
+        extra = {f"{FACT}{k}": of_tokens(v).astype(np.float32) for k, v in has.items()}
         good_B = student_B & (np.asarray(batch.reward_B) >= shown.success)
-        return batch, _facts(rollout.group_B, student_B, good_B, has_B, len(rows))
+        facts = _facts(rollout.group_B, student_B, good_B, list(found.values()))
+        batch = batch._replace(
+            prompts=batch.prompts | prompts, extra=batch.extra | extra
+        )
+        return batch, facts
 
     return annotate
 
 
-def _facts(group_B, student_B, good_B, has_B, found: int) -> dict[str, float | None]:
-    """Shares of student rows with a peer and of groups with a success."""
+def _read(shown: PeerPrompts, name: str, told, ids, own_prompts) -> Reading:
+    """``told``: for each row the texts that it may be shown, by field."""
+    context = shown.contexts[name]
+    fields = roles.rollouts_of(context)
+    mine = [{field: row[field] for field in fields if field in row} for row in told]
+    rows = np.flatnonzero([fields[0] in row for row in mine])
+    prompts, encoded = list(own_prompts), []
+    if len(rows):
+        asked = [shown.examples[ids[b]] for b in rows]
+        seen = [mine[b] for b in rows]
+        encoded = shown.encode(roles.in_context(name, context, asked, seen))
+    fits = np.array([len(p) <= shown.widths[-1] for p in encoded], bool)
+    has_B, too_long_B = np.zeros((2, len(mine)), bool)
+    has_B[rows], too_long_B[rows] = fits, ~fits
+    for b, prompt in zip(rows, encoded, strict=True):
+        prompts[b] = prompt if has_B[b] else prompts[b]
+    lacks_B = np.array([len(row) < len(fields) for row in mine])
+    return Reading(prompts, has_B, too_long_B, has_B & lacks_B)
+
+
+def _facts(group_B, student_B, good_B, found: list[Reading]) -> dict:
+    """Shares of student rows that some teacher reads in its context, of them with a
+    rollout left out, and of groups with a success; how many prompts are too long."""
     if not student_B.any():
-        return {"peer/rows": None, "peer/groups": None, "peer/too_long": 0}
+        nothing = dict.fromkeys(("peer/rows", "peer/partial", "peer/groups"))
+        return nothing | {"peer/too_long": 0}
+    has_BN = np.stack([reading.has_B for reading in found], axis=1)
+    partial = sum(reading.partial_B.sum() for reading in found)
     present = np.unique(group_B[student_B])
     return {
-        "peer/rows": float(has_B.sum() / student_B.sum()),
+        "peer/rows": float(has_BN.any(axis=1).sum() / student_B.sum()),
+        "peer/partial": float(partial / max(has_BN.sum(), 1)),
         "peer/groups": float(np.isin(present, group_B[good_B]).mean()),
-        "peer/too_long": found - int(has_B.sum()),
+        "peer/too_long": int(sum(reading.too_long_B.sum() for reading in found)),
     }

@@ -11,16 +11,19 @@
     stored     what it said of gold rows once, see ``teachers.stored``
 
 A teacher with a ``context`` reads another prompt than the student before the same
-response: a template over the fields of a data row (``FIELDS``), so a self-teacher can
-see an answer that the student cannot. The field ``{peer}`` is no column: it is another
-rollout of the same prompt that succeeded, so it changes from batch to batch (see
-``teachers.peers``). The schedules are those of OPSD (arXiv:2601.18734), SDPO
-(arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR (arXiv:2606.03532).
+response: a template over the fields of a data row, so a self-teacher can see an answer
+that the student cannot. Fields are ``FIELDS``, the columns that rows keep
+(``data.fields``), and other rollouts of the same prompt in the batch: ``{peer}``,
+``{peer2}``, ... that succeeded, ``{failure}``, ``{failure2}``, ... that did not. These
+change from batch to batch (see ``teachers.peers``). The schedules are those of OPSD
+(arXiv:2601.18734), SDPO (arXiv:2601.20802), RLSD (arXiv:2604.03128) and CGTR
+(arXiv:2606.03532).
 
 A teacher with a ``route`` serves the rows whose field has a given value; terms that
 name it leave the others out. ``jopd.losses.panel`` makes one teacher of several.
 """
 
+import re
 import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +37,8 @@ from jopd.teachers import secrecy
 
 WEIGHTS = ("path", "initial", "live", "ema", "snapshot", "gated", "served", "stored")
 ROUTE = ("field", "equals")
-FIELDS = ("question", "answer", "solution", "peer")
+FIELDS = ("question", "answer", "solution")
+_ROLLOUT = re.compile(r"(peer|failure)([2-9]|[1-9][0-9]+)?")
 
 
 class Teacher(NamedTuple):
@@ -86,8 +90,11 @@ class Teacher(NamedTuple):
     route: dict[str, Any] = {}  # never changed in place
 
 
-def check(name: str, teacher: Teacher) -> None:
+def check(name: str, teacher: Teacher, columns: Collection[str] = ()) -> None:
     """Rejects a teacher that cannot work.
+
+    Args:
+      columns: those that rows keep, ``data.fields``, which its context may name.
 
     Raises:
       ValueError: names the key, its value and what to use instead.
@@ -158,7 +165,7 @@ def check(name: str, teacher: Teacher) -> None:
             f"{name}.weights='live' without a context is the student itself: every "
             f"divergence is zero; set {name}.context or other weights"
         )
-    fields_of(name, teacher.context)
+    _check_fields(name, teacher.context, columns)
 
 
 def _check_gate(name: str, teacher: Teacher) -> None:
@@ -196,23 +203,50 @@ def check_route(name: str, teacher: Teacher, fields: Collection[str]) -> None:
 
 
 def fields_of(name: str, context: str) -> tuple[str, ...]:
-    """The fields that a template uses.
+    """The fields that a template uses, line by line.
 
     Raises:
-      ValueError: a malformed template, or a field that no data row has.
+      ValueError: a malformed template.
     """
     try:
-        found = [field for _, field, _, _ in string.Formatter().parse(context)]
+        return tuple(field for line in context.split("\n") for field in _named(line))
     except ValueError as error:
         raise ValueError(f"{name}.context={context!r}: {error}") from error
-    used = tuple(field for field in found if field is not None)
-    for field in used:
-        if field not in FIELDS:
+
+
+def _named(template: str) -> list[str]:
+    parts = string.Formatter().parse(template)
+    return [field for _, field, _, _ in parts if field is not None]
+
+
+def _check_fields(name: str, context: str, columns: Collection[str]) -> None:
+    """Raises ValueError for a field that no data row has."""
+    for field in fields_of(name, context):
+        rollout = _ROLLOUT.fullmatch(field)
+        if rollout and field in columns:
+            raise ValueError(
+                f"{name}.context={context!r}: {{{field}}} is another rollout of the "
+                f"prompt, and data.fields={tuple(columns)!r} has a column of that "
+                "name; rename the column"
+            )
+        if not rollout and field not in (*FIELDS, *columns):
             raise ValueError(
                 f"{name}.context={context!r}: no field {field!r}; a row has "
-                f"{', '.join(FIELDS)}"
+                f"{', '.join((*FIELDS, *columns))}, other rollouts are peer, peer2, "
+                "failure, failure2 and so on; a further column is kept by data.fields"
             )
-    return used
+
+
+def rollouts_of(context: str) -> tuple[str, ...]:
+    """The fields of a template that are other rollouts, each once."""
+    used = dict.fromkeys(fields_of("teacher", context))
+    return tuple(field for field in used if _ROLLOUT.fullmatch(field))
+
+
+def rollout_meant(field: str) -> tuple[str, int]:
+    """Which rollout a field is: ("success" or "failure", its number from 1 on)."""
+    kind, number = _ROLLOUT.fullmatch(field).groups()
+    return {"peer": "success", "failure": "failure"}[kind], int(number or 1)
 
 
 def key(name: str) -> str:
@@ -237,42 +271,60 @@ def without_logits(teachers: Mapping[str, Teacher]) -> dict[str, str]:
     }
 
 
-def reads_peer(teacher: Teacher) -> bool:
-    """Whether its prompt shows another rollout, and so is made anew for every batch."""
-    return "peer" in fields_of("teacher", teacher.context)
+def reads_rollouts(teacher: Teacher) -> bool:
+    """Whether its prompt shows other rollouts, and so is made anew for every batch."""
+    return bool(rollouts_of(teacher.context))
 
 
 def in_context(
     name: str,
     context: str,
     examples: list[Example],
-    peers: list[str] | None = None,
+    rollouts: Sequence[Mapping[str, str]] | None = None,
 ) -> list[Example]:
     """The same rows with their prompts rendered by ``context``.
 
-    Of a chat the last user turn is ``{question}``, and it alone is replaced. ``peers``
-    are the texts of ``{peer}``, one for each row.
+    Of a chat the last user turn is ``{question}``, and it alone is replaced.
+    ``rollouts`` are the texts of other rollouts by field, for each row those that it
+    has. One that a row lacks is left out: the whole line of the template where it names
+    nothing else, and is empty text elsewhere.
 
     Raises:
       ValueError: a row lacks a field that the template uses.
     """
-    used = fields_of(name, context)
+    used = set(fields_of(name, context))
+    others = set(rollouts_of(context))
 
-    def render(example: Example, peer: str) -> Example:
-        values = {"question": turns.question(example.prompt), "peer": peer}
+    def render(example: Example, told: Mapping[str, str]) -> Example:
+        values = {**example.fields, "question": turns.question(example.prompt)}
         answers = rewards.alternatives(example.answer)
         values |= {"answer": answers[0], "solution": example.solution}
-        for field in used:
+        for field in used - others:
             if values[field] is None:
-                raise ValueError(
-                    f"{name}.context uses {{{field}}}, and row {example.id} has none; "
-                    f"name the column in data.{field}_column or change the context"
-                )
-        told = turns.asking(example.prompt, context.format(**values))
-        return example._replace(prompt=told)
+                raise ValueError(_lacks(name, field, example.id))
+        text = _without(context, others - set(told))
+        text = text.format(**values | dict.fromkeys(others, "") | dict(told))
+        return example._replace(prompt=turns.asking(example.prompt, text))
 
-    pairs = zip(examples, peers or [""] * len(examples), strict=True)
-    return [render(example, peer) for example, peer in pairs]
+    pairs = zip(examples, rollouts or [{}] * len(examples), strict=True)
+    return [render(example, told) for example, told in pairs]
+
+
+def _without(context: str, missing: set[str]) -> str:
+    """The template without lines whose every field is ``missing``."""
+    named = lambda line: set(_named(line))
+    lines = context.split("\n")
+    return "\n".join(x for x in lines if not named(x) or named(x) - missing)
+
+
+def _lacks(name: str, field: str, row: str) -> str:
+    remedy = f"name the column in data.{field}_column"
+    if field not in FIELDS:
+        remedy = "fill it in, leave the row out"
+    return (
+        f"{name}.context uses {{{field}}}, and row {row} has none; {remedy} or change "
+        "the context"
+    )
 
 
 def follows(route: Mapping[str, Any], fields: Mapping[str, str | None]) -> bool:

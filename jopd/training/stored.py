@@ -52,9 +52,10 @@ def check_teacher(name: str, teacher: roles.Teacher) -> None:
             f"{name}.weights={teacher.weights!r}: scores are stored of a teacher that "
             "stays as it is; use path, initial or served"
         )
-    if roles.reads_peer(teacher):
+    if roles.reads_rollouts(teacher):
         raise ValueError(
-            f"{name}.context={teacher.context!r} shows {{peer}}, which gold rows lack"
+            f"{name}.context={teacher.context!r} shows other rollouts, which gold rows "
+            "lack"
         )
 
 

@@ -87,13 +87,21 @@ def test_split_is_stable_and_takes_the_documented_shares():
         assert found.count(split) / len(found) == pytest.approx(share, abs=0.02)
 
 
+def test_a_hint_is_the_first_step_of_the_question():
+    for row in tasks.make("train", 200):
+        start, sign, rest = re.match(r"(\d+)(.)(\d+)", row["question"]).groups()
+        results = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+        result = results[sign](int(start), int(rest))
+        assert row["hint"] == f"{start}{sign}{rest}={result};"
+
+
 def test_make_is_deterministic_and_unique():
     rows = tasks.make("train", 500, seed=3)
     assert rows == tasks.make("train", 500, seed=3)
     assert rows != tasks.make("train", 500, seed=4)
     assert rows[:100] == tasks.make("train", 100, seed=3)
     assert len({row["question"] for row in rows}) == 500
-    assert set(rows[0]) == {"question", "solution", "answer", "level"}
+    assert set(rows[0]) == {"question", "solution", "answer", "level", "hint"}
     only = tasks.make("validation", 50, levels=(2, 5))
     assert {row["level"] for row in only} == {2, 5}
 

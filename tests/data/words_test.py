@@ -42,6 +42,25 @@ def oracle(question):
     return values
 
 
+def test_a_hint_is_a_function_of_the_question():
+    """It is made again from the words of the question alone."""
+    said = {
+        "+": "Then {} finds {} more.",
+        "-": "Then {} loses {}.",
+        "*": "Then {} gets {} times as many.",
+    }
+    for row in tasks.make("train", 300, problem=words.problem, levels=words.LEVELS):
+        opening = row["question"].split(".")[0]
+        (who,) = set(re.findall(r"\w+", opening)) & {*sum(words.NAMES.values(), ())}
+        (things,) = set(re.findall(r"\w+", opening)) & set(words.THINGS)
+        one = "he" if who in words.NAMES["he"] else "she"
+        start, *events = told(row["question"])
+        retold = " ".join(said[sign].format(one, n) for sign, n in events)
+        first, last = f"{who} has {start} {things}.", f"How many {things} does {who}"
+        assert row["hint"] == f"{first} {retold} {last} have now?\n"
+        assert words.read(row["hint"]) == words.read(row["question"])
+
+
 @pytest.mark.parametrize("style", words.STYLES)
 @pytest.mark.parametrize("level", words.LEVELS)
 def test_problems_agree_with_an_independent_reading(level, style):

@@ -21,7 +21,7 @@ AGE = np.asarray([0, 1, 4])
 FINISHED = np.asarray([True, False, True])
 # A thought, one that is cut in the middle of its end, marks in the prompt alone.
 TOKENS = np.asarray([[9, 7, 5, 8, 9], [8, 9, 7, 1, 8], [7, 8, 9, 8, 2]])
-HAS_PEER = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
+HAS_CONTEXT = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
 SCORES = jax.tree.map(
     jnp.asarray,
     Scores(
@@ -39,7 +39,7 @@ SCORES = jax.tree.map(
         group=np.asarray([0, 0, 1]),
         age=AGE,
         uniform=UNIFORM,
-        extra={"has_peer": HAS_PEER},
+        extra={"has_context/self": HAS_CONTEXT},
     ),
 )
 RATIO = np.exp(LOGP["student"] - BEHAVIOR)
@@ -152,7 +152,7 @@ CASES = {
         {"start": (7,)},
         np.asarray([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]),
     ),
-    "has_peer": (weights.has_peer, {}, HAS_PEER),
+    "has_context": (weights.has_context, {"of": "self"}, HAS_CONTEXT),
     "importance": (weights.importance, {}, RATIO),
     "importance cut": (
         weights.importance,
@@ -171,9 +171,9 @@ def test_against_numpy(name):
     assert len(np.unique(want)) > 1, "the case must tell tokens apart"
 
 
-def test_rows_with_peers_need_a_teacher_that_reads_them():
-    with pytest.raises(ValueError, match=r"no 'has_peer'.*\{peer\}"):
-        weights.has_peer(SCORES._replace(extra={}))
+def test_rows_with_a_context_need_a_teacher_that_reads_rollouts():
+    with pytest.raises(ValueError, match=r"'tutor' reads no other rollouts.*\{peer\}"):
+        weights.has_context(SCORES, of="tutor")
 
 
 def test_thresholds_include_their_value():

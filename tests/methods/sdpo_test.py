@@ -118,7 +118,7 @@ def test_the_mean_is_over_the_tokens_of_rows_with_a_peer():
         scores = tiny.scores(batch.mask_BT, source=batch.rollout.source_BT)
         scores = scores._replace(extra=batch.extra)
         weight_BT = np.asarray(objective.weigh((one,), scores)["sdpo"].weight_BT)
-    has_BT = np.asarray(batch.extra["has_peer"]) > 0
+    has_BT = np.asarray(batch.extra["has_context/self"]) > 0
     own_BT = np.asarray(batch.mask_BT) & (np.asarray(batch.rollout.source_BT) == 0)
     inside_BT = own_BT & has_BT
     assert 0 < inside_BT.sum() < own_BT.sum()

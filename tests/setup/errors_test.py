@@ -150,7 +150,8 @@ def stopping(**keys):
 
 def with_peers(term=(), **changes):
     """A term whose teacher reads other rollouts."""
-    spec = dict(signal="forward_kl", other="self", weights={"has_peer": {}})
+    weights = {"has_context": {"of": "self"}}
+    spec = dict(signal="forward_kl", other="self", weights=weights)
     own = dict(weights="ema", context="{question}{peer}")
     return lambda models, tmp: {"TERM": spec | dict(term), "TEACHER": own} | changes
 
@@ -229,7 +230,18 @@ CASES = {
     ),
     "a context without its field": (
         with_self(weights="live", context="{question}{hint}"),
-        ("self.context", "no field 'hint'", "question, answer, solution"),
+        ("self.context", "no field 'hint'", "question, answer, solution", "peer2"),
+    ),
+    "a column that is called as a rollout": (
+        lambda models, tmp: with_peers()(models, tmp) | {"data__fields": ("peer",)},
+        ("{peer} is another rollout", "data.fields=('peer',)", "rename"),
+    ),
+    "more peers than a group has": (
+        lambda models, tmp: (
+            with_peers()(models, tmp)
+            | {"TEACHER": dict(weights="ema", context="{question}{peer}{failure4}")}
+        ),
+        ("'self' uses {failure4}", "group_size=2 makes 1", "at least 5"),
     ),
     "a teacher of evaluation that reads peers": (
         {"teacher__context": "{question}{peer}"},
@@ -249,15 +261,19 @@ CASES = {
     ),
     "rows without a peer that are taught": (
         with_self(weights="ema", context="{question}{peer}"),
-        ("loss.planted compares with 'self'", "weights=dict(has_peer={})"),
+        ("loss.planted compares with 'self'", "dict(has_context=dict(of='self'))"),
     ),
     "peers that nobody reads": (
-        with_term(signal="nll", weights={"has_peer": {}}),
-        ("loss.planted asks which rows have a peer", "use {peer}"),
+        with_term(signal="nll", weights={"has_context": {"of": "reference"}}),
+        ("loss.planted asks which rows 'reference' reads", "use {peer}"),
+    ),
+    "a context of nobody": (
+        with_term(signal="nll", weights={"has_context": {}}),
+        ("loss.planted asks which rows 'teacher' reads", "use {peer}"),
     ),
     "gold rows with peers": (
         with_peers({"source": "any"}),
-        ("loss.planted.source='any'", "only student rows have peers"),
+        ("loss.planted.source='any'", "only student rows have other rollouts"),
     ),
     "a bad argument of a signal": (
         with_peers({"signal": "sdpo.distil", "alpha": 1.5}),

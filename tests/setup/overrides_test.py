@@ -199,6 +199,7 @@ READINGS = {
         *("teachers.first.weights=initial", "teachers.self.weights=live"),
         "teachers.first.context={peer}{question}",
         *("panels.region.members=('first','self')", "loss.sdpo.other=region"),
+        "loss.sdpo.weights.has_context.of=region",
         *("panels.region.weights=(0.95,0.05)", "panels.region.kind=product"),
     ),
     "RLSD's script": (

@@ -194,7 +194,7 @@ def test_rows_of_arguments_are_of_functions_that_exist():
 
 WRONG_TERMS = {
     "weights": ({"weights": 3}, "loss.opd.weights=3 must be keys"),
-    "a weight": ({"weights": {"has_peer": None}}, "loss.opd.weights.has_peer=None"),
+    "a weight": ({"weights": {"finished": None}}, "loss.opd.weights.finished=None"),
     "an advantage": ({"advantage": {"std": True}}, "advantage of loss.opd has no func"),
     "a clip": ({"clip_low": 2.0}, "loss.opd: clip_low=2.0"),
     "a coefficient": ({"coef": NAN}, "loss.opd.coef=nan must be a number"),

@@ -73,6 +73,9 @@ def test_a_context_is_as_long_as_its_rows_need(models, digits, tmp_path):
     assert max(len(p) for p in found.own_prompts["teacher"][0].prompts) == 66
     # Twice 32 tokens, the mark between, and a peer of 20: 85, in steps of 8.
     assert found.peers.widths == (48, 88)
+    two = seen._replace(context="{question}{peer}{failure};{question}")
+    found = read(models, digits, known={"self": two}, data__path=path)
+    assert found.peers.widths == (56, 104)  # 105, but 128 positions hold 104
     found = read(
         models, digits, known=known, data__path=path, rollout__max_new_tokens=55
     )

@@ -1,6 +1,7 @@
 """Which rollout a row may see, and the prompts that show it."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tiny
 from jopd.batches import asking, collect
 from jopd.data.sources import Example
+from jopd.losses.panel import Panel
 from jopd.teachers import peers
 from jopd.types import GOLD, STUDENT, Rollout
 
@@ -20,15 +22,16 @@ SOURCE = np.array([STUDENT] * 6 + [GOLD, STUDENT])
 PEER = np.array([2, 0, 0, -1, -1, -1, -1, -1])
 
 
-def slow(group, reward, student, success):
+def slow(group, reward, student, success, want="success", nth=1):
     found = []
     for i in range(len(group)):
         others = [
             j
             for j in range(len(group))
-            if j != i and group[j] == group[i] and student[j] and reward[j] >= success
+            if j != i and group[j] == group[i] and student[j]
+            if (reward[j] >= success) == (want == "success")
         ]
-        found.append(others[0] if others and student[i] else -1)
+        found.append(others[nth - 1] if len(others) >= nth and student[i] else -1)
     return found
 
 
@@ -45,10 +48,25 @@ def test_choose_against_a_loop(seed):
     rng = np.random.default_rng(seed)
     group, student = rng.integers(0, 4, 15), rng.random(15) < 0.8
     reward = rng.choice([0.0, 0.5, 1.0], 15)
-    for success in (0.5, 1.0):
-        got = peers.choose(group, reward, student, success)
-        assert got.tolist() == slow(group, reward, student, success)
+    for success, want, nth in itertools.product(
+        (0.5, 1.0), ("success", "failure"), (1, 2, 3)
+    ):
+        got = peers.choose(group, reward, student, success, want=want, nth=nth)
+        assert got.tolist() == slow(group, reward, student, success, want, nth)
         assert (got != np.arange(15)).all()
+
+
+def test_two_successes_and_a_failure():
+    """The numbers of MOPD's sheet: a row is never among its own."""
+    choose = functools.partial(
+        peers.choose, np.zeros(4), np.array([1.0, 1, 0, 1]), np.ones(4, bool), 0.5
+    )
+    seen = choose(), choose(nth=2), choose(want="failure")
+    np.testing.assert_array_equal(
+        np.transpose(seen), [[1, 3, 2], [0, 3, 2], [0, 1, -1], [0, 1, 2]]
+    )
+    failed = functools.partial(peers.choose, np.zeros(4), np.zeros(4), np.ones(4, bool))
+    np.testing.assert_array_equal(failed(0.5), -1)
 
 
 def batch():
@@ -82,6 +100,7 @@ def encode(examples):
     return [np.array([number(w) for w in row], np.int32) for row in words]
 
 
+FACTS = {"peer/rows": 0, "peer/partial": 0, "peer/groups": 0, "peer/too_long": 0}
 OWN = [np.array([50 + i], np.int32) for i in range(5)]
 EXAMPLES = [Example(f"{i} =", None, str(i), f"row {i}") for i in range(5)]
 
@@ -112,25 +131,60 @@ def test_a_row_reads_its_peer_and_the_others_their_own_prompt():
     assert seen[0] == [4, 99, 12, 12, 12, 12, 99, 4, 99]  # the response of row 2
     assert seen[1] == seen[2] == [4, 99, 10, 10, 99, 4, 99]  # that of row 0
     assert seen[3:] == [[50 + g] for g in GROUP[3:]]
-    has_BT = made.extra["has_peer"]
+    has_BT = made.extra["has_context/self"]
     assert has_BT.shape == (B, T) and has_BT.dtype == np.float32
     np.testing.assert_array_equal(has_BT, np.tile((PEER >= 0)[:, None], (1, T)))
     # 7 student rows; groups 0 (its success is gold), 1, 2 and 4.
-    assert facts == {"peer/rows": 3 / 7, "peer/groups": 0.5, "peer/too_long": 0}
+    assert facts == FACTS | {"peer/rows": 3 / 7, "peer/groups": 0.5}
 
 
 def test_a_prompt_that_is_too_long_leaves_its_row_without_a_peer():
     made, facts = annotated(widths=(4, 8))
     assert prompts_of(made)[0] == [54] and len(prompts_of(made)[1]) == 7
-    np.testing.assert_array_equal(made.extra["has_peer"][:, 0], [0, 1, 1] + [0] * 5)
+    seen = made.extra["has_context/self"][:, 0]
+    np.testing.assert_array_equal(seen, [0, 1, 1] + [0] * 5)
     assert facts["peer/too_long"] == 1 and facts["peer/rows"] == 2 / 7
+
+
+def test_what_a_row_lacks_is_left_out_of_its_prompt():
+    context = "right {peer}\nright {peer2}\nwrong {failure} {failure2}\n{question}"
+    grouped = batch()._replace(reward_B=np.array([1.0, 0, 1, 0, 0, 1, 1, 0]))
+    made, facts = annotated(grouped, contexts={"self": context}, widths=(8, 16))
+    right, wrong, own = [99], [99], [4, 99]
+    first, second, third = [10] * 2, [11] * 3, [12] * 4
+    assert prompts_of(made)[:5] == [
+        [*right, *third, *wrong, *second, *own],
+        [*right, *first, *right, *third, *own],
+        [*right, *first, *wrong, *second, *own],
+        [51],
+        [51],
+    ]
+    seen = made.extra["has_context/self"][:, 0]
+    # Only failures beside them, alone, gold, beside a success that is gold.
+    np.testing.assert_array_equal(seen, [1] * 3 + [0] * 5)
+    assert facts["peer/partial"] == 1 and facts["peer/rows"] == 3 / 7
+
+
+def test_each_teacher_reads_its_own_and_all_are_of_one_width():
+    contexts = {"self": "{question} {peer}", "strict": "{failure} {failure} {question}"}
+    panels = Panel("both", ("self", "strict", "fixed")), Panel("none", ("fixed",))
+    made, facts = annotated(contexts=contexts, widths=(4, 8, 16), panels=panels)
+    want = {
+        "self": [1, 1, 1, 0, 0, 0, 0, 0],
+        "strict": [1, 0, 1, 1, 1, 0, 0, 0],
+        "both": [1, 0, 1, 0, 0, 0, 0, 0],
+    }
+    found = {k: v[:, 0].tolist() for k, v in made.extra.items() if "context" in k}
+    assert found == {f"has_context/{name}": rows for name, rows in want.items()}
+    assert {made.prompts[name][0].shape for name in contexts} == {(B, 8)}
+    assert facts["peer/rows"] == 5 / 7 and facts["peer/partial"] == 0
 
 
 def test_the_width_is_one_of_the_given():
     failed = batch()._replace(reward_B=np.zeros(B, np.float32))
     made, facts = annotated(failed)
     assert made.prompts["self"][0].shape == (B, 6)
-    assert not made.extra["has_peer"].any() and facts["peer/groups"] == 0
+    assert not made.extra["has_context/self"].any() and facts["peer/groups"] == 0
     assert annotated()[0].prompts["self"][0].shape == (B, 12)
 
 
@@ -144,20 +198,16 @@ def test_masked_rows_neither_see_nor_serve():
     hidden = whole._replace(mask_BT=np.array(whole.mask_BT))
     hidden.mask_BT[0] = False
     made, _ = annotated(hidden)
-    np.testing.assert_array_equal(made.extra["has_peer"][:3, 0], [0, 1, 0])
+    np.testing.assert_array_equal(made.extra["has_context/self"][:3, 0], [0, 1, 0])
     gold = jax.tree.map(np.array, whole)
     gold.rollout.source_BT[:] = GOLD
-    assert annotated(gold)[1] == {
-        "peer/rows": None,
-        "peer/groups": None,
-        "peer/too_long": 0,
-    }
+    assert annotated(gold)[1] == dict.fromkeys(FACTS) | {"peer/too_long": 0}
 
 
 def test_other_prompts_and_facts_stay():
     made = batch()._replace(extra=tiny.audit(np.asarray(batch().mask_BT)))
     made, _ = annotated(made)
-    assert set(made.extra) == {"chunk", "similarity", "has_peer"}
+    assert set(made.extra) == {"chunk", "similarity", "has_context/self"}
     again = collect.with_prompts(made, {})
     assert set(again.prompts) == {"self"}
 

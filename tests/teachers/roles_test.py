@@ -81,6 +81,32 @@ def test_contexts_fill_in_the_fields_of_each_row():
     assert (first.answer, first.solution, first.id) == ("2", "1+1=2;#2", "0")
 
 
+def test_columns_and_other_rollouts_are_fields_of_a_context():
+    row = Example("q", None, None, "0", {"hint": "first +", "level": None})
+    text = "Hint: {hint}\nRight: {peer}\nRight: {peer2}\nWrong: {failure}\n{question}"
+    (shown,) = teachers.in_context(
+        "self", text, [row], [{"peer2": "{b}", "failure": ""}]
+    )
+    assert shown.prompt == "Hint: first +\nRight: {b}\nWrong: \nq"
+    (alone,) = teachers.in_context("self", text, [row])
+    assert alone.prompt == "Hint: first +\nq"
+    # A line that says more than the rollout stays.
+    (inline,) = teachers.in_context("self", "{{{peer}}} {question}", [row])
+    assert inline.prompt == "{} q"
+    assert teachers.rollouts_of("{hint}" + text + text) == ("peer", "peer2", "failure")
+    assert teachers.rollout_meant("peer") == ("success", 1)
+    assert teachers.rollout_meant("failure12") == ("failure", 12)
+    teachers.check("self", Teacher(weights="live", context=text), ("hint",))
+    with pytest.raises(ValueError, match=r"\{level\}, and row 0 has none; fill it in"):
+        teachers.in_context("self", "{level}", [row])
+
+
+@pytest.mark.parametrize("field", ["peer1", "peer0", "peer02", "failures", "peer_2"])
+def test_other_names_are_no_rollouts(field):
+    with pytest.raises(ValueError, match=f"no field '{field}'; .*peer, peer2"):
+        teachers.check("self", Teacher(weights="live", context=f"{{{field}}}"))
+
+
 @pytest.mark.parametrize(
     ("teacher", "words"),
     [
