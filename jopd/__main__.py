@@ -8,6 +8,7 @@ COMMANDS = {
     "generate": ("jopd.generate", "texts from any model directory"),
     "chat": ("jopd.chat", "a conversation with a model, in a terminal or a pipe"),
     "doctor": ("jopd.doctor", "a pair looked over before a run, and what to set"),
+    "probe": ("jopd.probe", "what a teacher's context is worth before a run"),
     "score": ("jopd.score", "what a teacher says of gold rows, once for many runs"),
     "serve": ("jopd.serve", "a model behind OpenAI's protocol, as a teacher elsewhere"),
     "export": ("jopd.export", "a checkpoint of a run as a model directory"),
