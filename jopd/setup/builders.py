@@ -231,6 +231,8 @@ def build_optimizer(config: ConfigDict):
         eps=c.eps,
         weight_decay=c.weight_decay,
         clip_norm=c.clip_norm,
+        project_rank=c.project.rank,
+        project_at=round(c.project.after * config.steps),
     )
     return learning_rate, transform
 

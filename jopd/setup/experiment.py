@@ -239,6 +239,7 @@ def build(config, *, train: bool = True) -> Experiment:
     }
     config = in_epochs(config, mix, len(rows.train.prompts))
     if train:
+        notes += validation.check_projection(config, cast.shapes["student"])
         row_sets.check_gold(config, mix, rows.train)
         if rows.rewards is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"
