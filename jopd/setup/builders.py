@@ -4,14 +4,15 @@
 """
 
 import difflib
+import inspect
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import methods
-from jopd.losses import facts, objective, reports, signals, weights
-from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
+from jopd.losses import facts, objective, reports, signals, states, weights
+from jopd.losses.binding import arguments_of, bind, name_of, names, nearest, resolve
 from jopd.rollouts import stops
 from jopd.setup import optimizer, ranges
 from jopd.setup.needs import (
@@ -24,6 +25,7 @@ from jopd.setup.needs import (
 from jopd.types import SOURCES
 
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
+TERM_KEYS += ("reads", "layers")
 
 
 def build_term(
@@ -44,6 +46,7 @@ def build_term(
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     signal = resolve(spec["signal"], signals, f"signal of {where}")
     signal = _checked(signal, arguments, where, TERM_KEYS)
+    reads, layers = _below_the_head(signal, spec, where)
     factors = []
     for key, value in spec.get("weights", {}).items():
         ranges.check(f"{where}.weights.{key}", value, ranges.GROUP)
@@ -60,6 +63,8 @@ def build_term(
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
         report=report and build_scored(report, *of("report"), reports),
+        reads=reads,
+        layers=layers,
     )
     term = term._replace(memories=_remembered(term, where, kept or {}))
     term = term._replace(facts=_read(term, where, made or {}))
@@ -67,6 +72,47 @@ def build_term(
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
+
+
+LAYERS = ranges.several(ranges.COUNT, "layers, counted from 1")
+
+
+def _below_the_head(signal, spec: dict, where: str) -> tuple[str, tuple[int, ...]]:
+    """(what a term's signal reads, which layers of the student; () are all).
+
+    Raises:
+      ValueError: names the key; also where the signal plainly reads the other thing.
+    """
+    reads, layers = spec.get("reads", "logits"), spec.get("layers", "all")
+    one_of(f"{where}.reads", reads, states.READS)
+    first = next(iter(inspect.signature(signal).parameters), "")
+    if first in ("states", "outputs") and (first == "states") != (reads == "states"):
+        other = "states" if reads == "logits" else "logits"
+        raise ValueError(
+            f"{where}.reads={reads!r}, but {name_of(signal)} reads {other}; add "
+            f"reads={other!r}"
+        )
+    if reads == "logits":
+        if "layers" in spec:
+            raise ValueError(
+                f"{where}.layers={layers!r} is of terms with reads='states'; this one "
+                "reads logits: leave it out"
+            )
+        return reads, ()
+    if spec.get("advantage"):
+        raise ValueError(
+            f"{where}.advantage={spec['advantage']!r:.80} is for signals over logits; "
+            "one over states has weights only"
+        )
+    if layers == "all":
+        return reads, ()
+    ranges.check(f"{where}.layers", layers, LAYERS)
+    if not layers or sorted(set(layers)) != list(layers):
+        raise ValueError(
+            f"{where}.layers={layers!r} must be 'all' or layers in ascending order, "
+            "each once"
+        )
+    return reads, tuple(layers)
 
 
 def _remembered(term: objective.Term, where: str, kept: dict) -> tuple:

@@ -275,7 +275,7 @@ RANGES = {
 _IDS = several(FROM_0, "ids of tokens")
 ARGUMENTS = {
     "after_tokens.count": FROM_0,
-    "first_tokens.count": FROM_0,
+    **{"first_tokens.count": FROM_0, "last_tokens.count": COUNT},
     "compatibility.k": COUNT,
     "group_reward.eps": real(0, 1),
     "importance.low": AMOUNT,
