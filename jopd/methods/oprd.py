@@ -7,7 +7,6 @@ maps to zero; here such a difference counts. Signals over states, see ``losses.s
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -87,7 +86,7 @@ class Bridge(NamedTuple):
 def load(path: str) -> Bridge:
     """A bridge from its file; raises ValueError as ``bridged`` does."""
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as held:
+        with np.load(path, allow_pickle=False) as held:
             found = Bridge(
                 *(np.asarray(held[key], np.float32) for key in Bridge._fields)
             )

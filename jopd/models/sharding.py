@@ -230,10 +230,9 @@ def of_optimizer(opt_state, params, mesh: Mesh):
     def place(path, leaf):
         for length in range(len(path), 0, -1):
             shape, placed = flat.get(_tail(path[-length:]), (None, None))
-            own = getattr(leaf, "shape", None)
-            if shape == own:
+            if shape == getattr(leaf, "shape", None):
                 return placed
-            if shape and own and len(own) > 2 and shape[:-1] == own[:-1]:
+            if shape and leaf.ndim > 2 and shape[:-1] == leaf.shape[:-1]:
                 return NamedSharding(mesh, P(*placed.spec[:-1], None))
         return replicated(mesh)
 

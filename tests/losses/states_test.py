@@ -144,7 +144,8 @@ def test_however_it_is_cut_the_update_is_the_same(accumulate, packed):
     params, frozen, batch = held()
     if packed:
         columns = batch.rollout.tokens_BT.shape[1]
-        batch = layout.with_packing(jax.device_get(batch), (columns,), accumulate)
+        batch, _ = layout.dealt(jax.device_get(batch), 1, accumulate)
+        batch = layout.with_packing(batch, (columns,), 1, accumulate)
         assert batch.packing
     both = models(tiny.config(remat=True))
     (loss, _), grads = gradient_of((KL, OPRD), both, accumulate)(params, frozen, batch)

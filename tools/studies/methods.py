@@ -44,6 +44,8 @@ ARMS = {
     "ta_opd": {"config": "ta_opd", "baseline": "opd, words"} | _MORE,
     "opd, far": _in("far", "opd"),
     "tropd": {"config": "tropd", "baseline": "opd, far"},
+    "opd, one shape": _in("far", "opd", **{"teacher.path": "demo:student"}),
+    "oprd": {"config": "oprd", "baseline": "opd, one shape"},
     "opd, text": _in("text", "opd", **_SHORT),
     "omniopd": {"config": "omniopd", "baseline": "opd, text"},
     "grpo": {"config": "grpo"},
