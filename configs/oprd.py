@@ -1,6 +1,6 @@
 """OPRD (arXiv:2606.06021): the student's states are drawn to the teacher's.
 
-    python -m jopd.main --config=configs/oprd.py  # demo:early <- demo:student
+    python -m jopd.main --config=configs/oprd.py  # far
 
     L = mean over rows, over the last 2000 tokens, over layers of |h_S - h_T|^2 / D
 
