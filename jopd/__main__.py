@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("jopd.serve", "a model behind OpenAI's protocol, as a teacher elsewhere"),
     "export": ("jopd.export", "a checkpoint of a run as a model directory"),
     "evaluate": ("jopd.evaluate", "any model, under a config's data and teacher"),
+    "geometry": ("jopd.geometry", "where training has moved a model's matrices"),
 }
 
 

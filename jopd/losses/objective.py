@@ -54,6 +54,7 @@ class Term(NamedTuple):
       report: optional ``Scores -> name -> f32``, more numbers to log, see ``reports``.
       memories: name and maker of what its functions remember, see ``memories``.
       facts: name and function of the named facts that its functions read.
+      reads, layers: of terms over states, see ``losses.states``; () are all layers.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Term(NamedTuple):
     report: Callable[[Scores], dict[str, jax.Array]] | None = None
     memories: tuple[tuple[str, Callable[[int], Memory]], ...] = ()
     facts: tuple[tuple[str, Fact], ...] = ()
+    reads: str = "logits"
+    layers: tuple[int, ...] = ()
 
 
 class Shape(NamedTuple):

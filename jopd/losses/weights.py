@@ -105,6 +105,19 @@ def after_tokens(scores: Scores, *, count: int, rescale: bool = False) -> jax.Ar
     return after_BT * length_B / jnp.maximum(length_B - count, 1)
 
 
+def last_tokens(scores: Scores, *, count: int, rescale: bool = True) -> jax.Array:
+    """0 but on the last ``count`` response tokens of a row (OPRD takes 2000).
+
+    ``rescale`` makes it n / count there, with n the response tokens of a longer row: a
+    mean per sequence is then over the tokens that are left.
+    """
+    length_B = jnp.sum(scores.mask, axis=1, keepdims=True)
+    last_BT = (scores.position >= length_B - count).astype(jnp.float32)
+    if not rescale:
+        return last_BT
+    return last_BT * length_B / jnp.maximum(jnp.minimum(length_B, count), 1)
+
+
 def finished(scores: Scores) -> jax.Array:
     """0 on rows that were cut before an end, 1 on those that ended.
 

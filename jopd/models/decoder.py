@@ -33,6 +33,7 @@ from jopd.models.decoder_config import ACTIVATIONS, DecoderConfig
 
 _NORMAL = nn.initializers.normal(0.02)
 LAYER = "layer_"  # and its number: parameters of one that is apart
+STATES = "states"  # what is between layers, a collection
 
 
 def _within_root(key, shape, dtype=jnp.float32):
@@ -115,6 +116,7 @@ class Layer(nn.Module):
         h = self.mixture(h) if c.experts else self.mlp(h)
         x_BTD = x_BTD + self.behind("mlp", h)
         x_BTD = sharding.rows_local(x_BTD, self.mesh)
+        self.sow(STATES, "behind", x_BTD)  # nothing, unless ``with_states`` asks
         return x_BTD, (kept if self.return_kv else None)
 
     def mlp(self, h: jax.Array):
@@ -269,7 +271,7 @@ class Decoder(nn.Module):
         if not self.apart:
             stack = nn.scan(
                 kind,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, STATES: 0},
                 split_rngs={"params": True},
                 in_axes=(0, *[nn.broadcast] * len(shared)),
                 length=c.layers,
@@ -281,6 +283,23 @@ class Decoder(nn.Module):
             x_BTD, kv = layer(x_BTD, _own(n, *own), *shared)
             kept.append(kv)
         return x_BTD, KV(*zip(*kept)) if return_kv else None
+
+
+def with_states(model: Decoder, params, layers: tuple[int, ...], *words, **more):
+    """A pass without cache that keeps what is behind some layers, counted from 1.
+
+    Returns:
+      (hidden [B, T, D] as of ``Decoder``, states [B, T, L, D] of the same type). That
+      behind the last layer is ``hidden`` itself: the final norm is in it, as in the
+      ``hidden_states`` of transformers. All are kept until the few are chosen.
+    """
+    read = functools.partial(model.apply, {"params": params}, return_kv=False)
+    (hidden_BTD, _), found = read(*words, **more, mutable=[STATES])
+    (behind_NBTD,) = found[STATES]["layers"]["behind"]
+    states = (
+        hidden_BTD if n == model.config.layers else behind_NBTD[n - 1] for n in layers
+    )
+    return hidden_BTD, jnp.stack([x.astype(hidden_BTD.dtype) for x in states], axis=2)
 
 
 def _own(n: int, cache: KV | None, window_N, kind_N):

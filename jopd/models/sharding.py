@@ -215,7 +215,10 @@ def _placed(shape: tuple[int, ...], axes, mesh: Mesh) -> NamedSharding:
 
 
 def of_optimizer(opt_state, params, mesh: Mesh):
-    """Shardings of an optax state: moments lie where their parameters do."""
+    """Shardings of an optax state: moments lie where their parameters do.
+
+    So do directions of what a matrix reads, which are as wide as they are many.
+    """
     flat = {
         _tail(path): (leaf.shape, placed)
         for (path, leaf), placed in zip(
@@ -229,6 +232,8 @@ def of_optimizer(opt_state, params, mesh: Mesh):
             shape, placed = flat.get(_tail(path[-length:]), (None, None))
             if shape == getattr(leaf, "shape", None):
                 return placed
+            if shape and leaf.ndim > 2 and shape[:-1] == leaf.shape[:-1]:
+                return NamedSharding(mesh, P(*placed.spec[:-1], None))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, opt_state)

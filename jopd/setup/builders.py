@@ -4,6 +4,7 @@
 """
 
 import difflib
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import methods
-from jopd.losses import facts, objective, reports, signals, weights
-from jopd.losses.binding import arguments_of, bind, names, nearest, resolve
+from jopd.losses import facts, objective, reports, signals, states, weights
+from jopd.losses.binding import arguments_of, bind, name_of, names, nearest, resolve
 from jopd.rollouts import behavior, stops
 from jopd.setup import optimizer, ranges
 from jopd.setup.needs import (
@@ -28,6 +29,7 @@ from jopd.types import SOURCES
 
 SCHEDULED = ("budget", "schedule", "end", "steps")  # keys of ``rollout.behavior``
 TERM_KEYS = ("signal", "weights", "advantage", "source", "coef", "normalizer", "report")
+TERM_KEYS += ("reads", "layers")
 
 
 def build_term(
@@ -48,6 +50,7 @@ def build_term(
     arguments = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     signal = resolve(spec["signal"], signals, f"signal of {where}")
     signal = _checked(signal, arguments, where, TERM_KEYS)
+    reads, layers = _below_the_head(signal, spec, where)
     factors = []
     for key, value in spec.get("weights", {}).items():
         ranges.check(f"{where}.weights.{key}", value, ranges.GROUP)
@@ -64,6 +67,8 @@ def build_term(
         source=spec.get("source", "student"),
         normalizer=spec.get("normalizer") or normalizer,
         report=report and build_scored(report, *of("report"), reports),
+        reads=reads,
+        layers=layers,
     )
     term = term._replace(memories=_remembered(term, where, kept or {}))
     term = term._replace(facts=_read(term, where, made or {}))
@@ -71,6 +76,47 @@ def build_term(
     one_of(f"{where}.source", term.source, (*SOURCES, "any"))
     one_of(f"{where}.normalizer", term.normalizer, objective.NORMALIZERS)
     return term
+
+
+LAYERS = ranges.several(ranges.COUNT, "layers, counted from 1")
+
+
+def _below_the_head(signal, spec: dict, where: str) -> tuple[str, tuple[int, ...]]:
+    """(what a term's signal reads, which layers of the student; () are all).
+
+    Raises:
+      ValueError: names the key; also where the signal plainly reads the other thing.
+    """
+    reads, layers = spec.get("reads", "logits"), spec.get("layers", "all")
+    one_of(f"{where}.reads", reads, states.READS)
+    first = next(iter(inspect.signature(signal).parameters), "")
+    if first in ("states", "outputs") and (first == "states") != (reads == "states"):
+        other = "states" if reads == "logits" else "logits"
+        raise ValueError(
+            f"{where}.reads={reads!r}, but {name_of(signal)} reads {other}; add "
+            f"reads={other!r}"
+        )
+    if reads == "logits":
+        if "layers" in spec:
+            raise ValueError(
+                f"{where}.layers={layers!r} is of terms with reads='states'; this one "
+                "reads logits: leave it out"
+            )
+        return reads, ()
+    if spec.get("advantage"):
+        raise ValueError(
+            f"{where}.advantage={spec['advantage']!r:.80} is for signals over logits; "
+            "one over states has weights only"
+        )
+    if layers == "all":
+        return reads, ()
+    ranges.check(f"{where}.layers", layers, LAYERS)
+    if not layers or sorted(set(layers)) != list(layers):
+        raise ValueError(
+            f"{where}.layers={layers!r} must be 'all' or layers in ascending order, "
+            "each once"
+        )
+    return reads, tuple(layers)
 
 
 def _remembered(term: objective.Term, where: str, kept: dict) -> tuple:
@@ -297,6 +343,8 @@ def build_optimizer(config: ConfigDict):
         eps=c.eps,
         weight_decay=c.weight_decay,
         clip_norm=c.clip_norm,
+        project_rank=c.project.rank,
+        project_at=round(c.project.after * config.steps),
     )
     return learning_rate, transform
 

@@ -289,6 +289,11 @@ def base_config(regime: str = "digits") -> ConfigDict:
         "weight_decay": 0.0,
         "clip_norm": 1.0,  # of the global gradient; 0: off
         "accumulate": 1,  # micro-batches per update; does not change the update
+        # Gradients of the layers' matrices are kept where these had moved until then.
+        "project": {
+            "rank": 0,  # directions of each matrix; 0: off
+            "after": 0.2,  # of the run
+        },
     }
     c.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # -1: all that is left
     c.eval = {

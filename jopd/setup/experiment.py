@@ -9,7 +9,7 @@ import jax
 
 from jopd.batches import collect
 from jopd.data import decoding
-from jopd.losses import panel
+from jopd.losses import panel, states
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, lora, peft, sharding
 from jopd.setup import (
@@ -219,6 +219,9 @@ def build(config, *, train: bool = True) -> Experiment:
     decoding.check_strings(tokenizer, stop_strings, "rollout.stop_strings")
     shapes = cast.of_one_tokenizer(cast.shapes)
     heads = min(shape.vocab_size for shape in shapes.values())
+    for term in states.of_states(terms if train else ()):
+        of_all = lambda key: {n: getattr(s, key) for n, s in cast.shapes.items()}
+        states.check(term, of_all("layers"), of_all("width"))
     alike = cast.of_one_tokenizer(cast.paths)
     notes, pairs, eos = inputs.check_tokenizers(tokenizer, alike, heads)
     cast = cast._replace(pairs=pairs, eos=eos)
@@ -239,6 +242,7 @@ def build(config, *, train: bool = True) -> Experiment:
     }
     config = in_epochs(config, mix, len(rows.train.prompts))
     if train:
+        notes += validation.check_projection(config, cast.shapes["student"])
         row_sets.check_gold(config, mix, rows.train)
         if rows.rewards is None:
             why = f"eval.verifier='auto' finds no answers in {config.data.path}"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopd.losses import states
 from jopd.losses.objective import Shape
 from jopd.models import cache as caches
 from jopd.models import decoder, lora, quantize, sharding
@@ -86,6 +87,7 @@ def plan(
     if train:
         tokens = mix.rows // config.optimizer.accumulate * widths.rows[-1]
         parts.append(_logits(terms, mesh, shape, tokens // sharding.row_shards(mesh)))
+        parts += _states(config, cast, terms, mesh, mix.rows * widths.rows[-1])
     return Plan(tuple(parts), host, limit_of(mesh.devices.flat[0]))
 
 
@@ -215,6 +217,24 @@ def _logits(terms, mesh, shape: Shape, tokens: int) -> Part:
     rows = min(shape.chunk_tokens, tokens) * shape.vocabulary * 4 * len(models)
     keys = "objective.chunk_tokens, objective.chunk_mib"
     return Part("logits of a chunk", rows, rows // mesh.shape["tensor"], "update", keys)
+
+
+def _states(config, cast: Cast, terms, mesh, tokens: int) -> list[Part]:
+    """Of layers that terms read: frozen models' of all rows, the student's of those of
+    a micro-batch, both again in float32 there."""
+    shapes = {name: shape for name, (shape, _) in wanted(config, cast).items()}
+    kept = states.read_of(terms, {name: shape.layers for name, shape in shapes.items()})
+    if not kept:
+        return []
+    split, parts = sharding.row_shards(mesh), config.optimizer.accumulate
+    size = 0
+    for name, layers in kept.items():
+        numbers = tokens // split * len(layers) * shapes[name].width
+        held = jnp.dtype(shapes[name].dtype).itemsize
+        alone = numbers * held // (parts if name == "student" else 1)
+        size += alone + 4 * numbers // parts
+    keys = "loss.*.layers, rollout.prompts_per_step, rollout.max_new_tokens"
+    return [Part("states between layers", size, 0, "update", keys)]
 
 
 def limit_of(device) -> int | None:

@@ -292,7 +292,7 @@ def trace_signals(terms, known: Mapping[str, roles.Teacher] = {}) -> None:
     rows = jax.ShapeDtypeStruct((2, 2**20), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     without_logits = roles.without_logits(known)
-    for term in terms:
+    for term in (term for term in terms if term.reads == "logits"):
         named = models_named((term,))
         here = named - without_logits.keys()
         logits = dict.fromkeys(("student", *here), rows)
@@ -325,7 +325,7 @@ def reads_aligned(term: Term, name: str) -> bool:
     rows = jax.ShapeDtypeStruct((2, VOCABULARY), jnp.float32)
     token = jax.ShapeDtypeStruct((2,), jnp.float32)
     named = models_named((term,))
-    if name not in named:
+    if name not in named or term.reads != "logits":
         return False
     logits = dict.fromkeys({"student", *named} - {name}, rows)
     written = jax.ShapeDtypeStruct((2,), jnp.int32)

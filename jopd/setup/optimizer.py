@@ -1,5 +1,7 @@
 """Optax chains from plain values."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -68,8 +70,12 @@ def build(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    project_rank: int = 0,
+    project_at: int = 0,
 ) -> optax.GradientTransformation:
     """Gradient clipping by global norm (0 is off) and then the named optimizer.
+
+    With ``project_rank`` the gradient goes through ``project`` before all else.
 
     ``muon`` orthogonalises the momentum (``b1``) of the layers' matrices, scaled to the
     size of Adam's updates (Liu et al., arXiv:2502.16982), so that one learning rate
@@ -78,7 +84,8 @@ def build(
     Raises:
       ValueError: unknown name; the known ones are listed.
     """
-    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    chain = [project(project_rank, project_at)] if project_rank else []
+    chain += [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name == "adamw":
         chain.append(optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
     elif name == "adam":
@@ -111,3 +118,68 @@ def _stacked_matrices(params):
     """Which parameters muon takes: ``[N, in, out]``, each of the N layers by itself."""
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     return jax.tree.map(lambda leaf: matrix if leaf.ndim == 3 else None, params)
+
+
+class Projection(NamedTuple):
+    """Of each projected matrix its state before update 0 and the basis that it got.
+
+    ``count`` updates were made. Both trees hold float32, the basis ``[..., in, rank]``.
+    """
+
+    count: jax.Array
+    start: Any
+    basis: Any
+
+
+def project(rank: int, at: int) -> optax.GradientTransformation:
+    """Leaves of a gradient what lies where its matrix had moved by update ``at``.
+
+        g <- g V V^T,   V the first ``rank`` right singular vectors of W_at - W_0
+
+    from update ``at`` on, and nothing before: whether training needs more than the
+    subspace that it went into early (Geometry of OPD, arXiv:2606.07082; there rank 16
+    after about a fifth of the run). ``in`` is what V spans: W is ``[out, in]`` in the
+    paper, ``[..., in, out]`` here.
+
+    It is the gradient that is projected, not the update: moments of Adam and weight
+    decay leave the subspace (with plain SGD what comes after stays inside). Which
+    matrices is not stated; here all of the layers (inferred), each by itself, not
+    embedding and head. A matrix with a side of at most ``rank`` is left alone.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params)
+        none = jax.tree.map(lambda w: jnp.zeros((*w.shape[:-1], rank)), params)
+        return Projection(jnp.int32(0), zeros, none)
+
+    def update(grads, state, params):
+        count, start, basis = state
+        now = jax.tree.map(lambda w: w.astype(jnp.float32), params)
+        # Not in ``init``: a copy of parameters that are given away later.
+        start = jax.tree.map(lambda w0, w: jnp.where(count == 0, w, w0), start, now)
+        basis = jax.lax.cond(
+            count == at,
+            lambda: jax.tree.map(lambda w0, w: _directions(w - w0, rank), start, now),
+            lambda: basis,
+        )
+        onto = lambda g, v: jnp.where(count < at, g, _onto(g, v))
+        return jax.tree.map(onto, grads, basis), Projection(count + 1, start, basis)
+
+    inside = optax.GradientTransformation(init, update)
+    return optax.masked(inside, lambda params: projected(params, rank))
+
+
+def projected(params, rank: int):
+    """Which parameters ``project`` changes: stacks of matrices wider than ``rank``."""
+    return jax.tree.map(lambda w: len(w.shape) > 2 and min(w.shape[-2:]) > rank, params)
+
+
+def _directions(moved: jax.Array, rank: int) -> jax.Array:
+    """[..., in, rank]: those of what comes in, for updates [..., in, out]."""
+    return jnp.linalg.svd(moved, full_matrices=False)[0][..., :rank]
+
+
+def _onto(grad: jax.Array, basis: jax.Array) -> jax.Array:
+    product = lambda form, *of: jnp.einsum(form, *of, precision="highest")
+    inside = product("...ir,...io->...ro", basis, grad.astype(basis.dtype))
+    return product("...ir,...ro->...io", basis, inside).astype(grad.dtype)

@@ -3,11 +3,12 @@
 import math
 import re
 
+import jax
 from ml_collections import ConfigDict
 
 from jopd.losses import panel
 from jopd.methods import omniopd
-from jopd.models import lora
+from jopd.models import decoder, lora
 from jopd.setup import judges, keys, optimizer, ranges
 from jopd.setup.builders import build_terms, one_of
 from jopd.setup.needs import (
@@ -78,11 +79,52 @@ def _check_adapter(config) -> None:
             "trains all weights, which eight bits cannot follow; set a rank, such as "
             "16, or student.quantize=''"
         )
+    if (rank := config.optimizer.project.rank) and adapted:
+        raise ValueError(
+            f"optimizer.project.rank={rank} projects gradients of whole matrices, and "
+            "an adapter is trained here, which keeps them in a few directions itself; "
+            "use optimizer.project.rank=0, or student.lora.rank=0 and no adapter"
+        )
     if config.export.adapter and not adapted:
         raise ValueError(
             "export.adapter=True, but student.lora.rank=0 trains all weights, not an "
             "adapter; set a rank, such as 16, or export.adapter=False"
         )
+
+
+def check_projection(config, shape: decoder.DecoderConfig) -> list[str]:
+    """That gradients can be projected as asked, of the student's shape alone.
+
+    Returns a line where some matrices are not.
+
+    Raises:
+      ValueError: no matrix would be, or no update before or after it begins.
+    """
+    rank, after = config.optimizer.project.rank, config.optimizer.project.after
+    if not rank:
+        return []
+    at = round(after * config.steps)
+    if not 0 < at < config.steps:
+        raise ValueError(
+            f"optimizer.project.after={after} of steps={config.steps} begins at update "
+            f"{at}: there must be updates before it, whose directions are kept, and "
+            "behind it; choose a share between, or more steps"
+        )
+    params = jax.eval_shape(lambda: decoder.init(shape, jax.random.key(0)))["layers"]
+    chosen = optimizer.projected(params, rank)
+    sides = {name: min(w.shape[-2:]) for name, w in params.items() if w.ndim > 2}
+    if not any(chosen.values()):
+        most = max(sides.values())
+        raise ValueError(
+            f"optimizer.project.rank={rank} is no less than the smaller side of any "
+            f"matrix of the student's layers, {most} at most: nothing would be "
+            f"projected; use a rank below {most}, or 0"
+        )
+    alone = [f"{name} ({sides[name]})" for name in sides if not chosen[name]]
+    return [
+        f"optimizer.project.rank={rank} leaves matrices alone whose smaller side is no "
+        f"larger: {', '.join(alone)}"
+    ] * bool(alone)
 
 
 COEF = dict.fromkeys(("value", "start", "end"), ranges.FACTOR)

@@ -22,6 +22,7 @@ def check_without_logits(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
     others = roles.without_logits(known)
     trace_signals(terms, known)
+    _check_states(config, terms, others)
     _check_spans(terms, roles.of_own_tokens(known))
     if not others:
         return
@@ -42,6 +43,25 @@ def check_without_logits(config: ConfigDict, terms) -> None:
             f"of both models, and {first}.{others[first]} has none; set "
             "objective.temperature=1.0"
         )
+
+
+def _check_states(config: ConfigDict, terms, others) -> None:
+    """Models whose states terms read run here, over the student's tokens."""
+    formulas = {panel.name for panel in panels_of(config)}
+    for term in terms:
+        for name in term.models if term.reads == "states" else ():
+            if name in formulas:
+                raise ValueError(
+                    f"loss.{term.name} reads the states of {name!r}, a panel, which is "
+                    "a formula over logits and has none; name a model"
+                )
+            if name in others:
+                key = roles.key(name)
+                raise ValueError(
+                    f"loss.{term.name} reads the states of {name!r}, and {key}."
+                    f"{others[name]} gives log-probabilities only; use a teacher with "
+                    f"the student's tokens and {key}.weights='path'"
+                )
 
 
 def _check_spans(terms, of_own_tokens: set[str]) -> None:

@@ -12,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from jopd.models import decoder, files, hf, hub, lora
 from jopd.reporting import card, console
 from jopd.setup import inputs
+from jopd.setup import optimizer as transforms
 from jopd.training import checkpoint, step, sums, workdir
 
 
@@ -100,12 +101,13 @@ def train_state(run: Path, at: int, fresh: step.TrainState, *, optimizer: bool):
     params = jax.tree.map(as_ours, found["params"], fresh.params)
     if not optimizer:
         return fresh._replace(params=params)
-    scheduled = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    begins = optax.ScaleByScheduleState, transforms.Projection
+    anew = lambda x: isinstance(x, begins)
     moments = jax.tree.map(
-        lambda new, old: old if scheduled(old) else as_ours(new, old),
+        lambda new, old: old if anew(old) else as_ours(new, old),
         found["opt_state"],
         fresh.opt_state,
-        is_leaf=scheduled,
+        is_leaf=anew,
     )
     return fresh._replace(params=params, opt_state=moments)
 

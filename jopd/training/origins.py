@@ -106,6 +106,7 @@ def found(e: Experiment) -> dict[str, str]:
             for name, data in rows.own_prompts.items()
         },
         **_weights(e),
+        **_files(e),
         **{f"{ANSWERS}{name}": answers(client) for name, client in e.served.items()},
         **{
             f"the scores of {name}": _sha(
@@ -154,6 +155,17 @@ def _weights(e: Experiment) -> dict[str, str]:
     if e.config.student.adapter:
         begun = jax.tree.leaves(adapter.read(e.config).params)
         found["the adapter"] = _sha(*(leaf.tobytes() for leaf in begun))
+    return found
+
+
+def _files(e: Experiment) -> dict[str, str]:
+    """Of files that signals of terms were given."""
+    found = {}
+    for term in e.terms:
+        for key, value in getattr(term.signal, "keywords", {}).items():
+            file = Path(value).expanduser() if isinstance(value, str) else Path()
+            if file.is_file():
+                found[f"the file loss.{term.name}.{key}"] = _sha(file.read_bytes())
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jopd.batches import collect
 from jopd.batches.asking import Writer
+from jopd.losses import states
 from jopd.models import lora, sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
@@ -48,6 +49,7 @@ def build_stages(e: Experiment, transform) -> Stages:
     models = {name: e.models[name] for name in ("student", *here)}
     student = models["student"]
     more = dict(panels=e.panels, accumulate=e.config.optimizer.accumulate)
+    read = dict(layers=step.layers_in(models)) if states.of_states(e.terms) else {}
     collect_rows, evaluate = make_collect(e), make_evaluate(e)
     prepare = step.make_prepare(
         models, e.terms, e.shape, replicated=sharding.replicated(e.mesh), **more
@@ -59,8 +61,9 @@ def build_stages(e: Experiment, transform) -> Stages:
         e.shape,
         with_facts=e.config.log.token_facts,
         **more,
+        **read,
     )
-    norms = step.make_term_norms(student, e.terms, e.shape, **more)
+    norms = step.make_term_norms(student, e.terms, e.shape, **more, **read)
     replay_logp = step.make_replay_logp(student, train_filters(e.config), e.shape)
     return Stages(
         collect=lambda student, *rest: collect_rows(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd.batches import packing
-from jopd.losses import elsewhere, memories
+from jopd.losses import elsewhere, memories, states
 from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.losses.measures import term_metrics
@@ -47,23 +47,30 @@ class TrainState(NamedTuple):
 class Prepared(NamedTuple):
     """Frozen models' hidden states and the terms' folded weights for one batch.
 
-    ``memory`` is as it is after this update.
+    ``memory`` is as it is after this update, ``states`` [B, T, L, D] are those between
+    layers of the models that terms over states name.
     """
 
     hidden: dict[str, jax.Array]
     weighed: dict[str, Weighed]
     metrics: dict[str, jax.Array]
     memory: dict[str, Any] = {}  # never changed in place
+    states: dict[str, jax.Array] = {}  # never changed in place
 
 
 def hidden_states(
-    model: decoder.Decoder, params, batch: Batch, name: str = "student"
+    model: decoder.Decoder,
+    params,
+    batch: Batch,
+    name: str = "student",
+    layers: tuple[int, ...] = (),
 ) -> jax.Array:
     """Final hidden states ``[B, T, D]`` of whole rows, nothing cached.
 
     A model with a prompt of its own in ``batch.prompts`` reads that one, and its states
     are moved to the places that the response has in the student's rows. With a packing
-    in the batch rows are read side by side.
+    in the batch rows are read side by side. What is behind ``layers`` comes along,
+    [B, T, (1 + L) D], see ``taken_apart``.
     """
     rollout = batch.rollout
     tokens_BT, length_B, shift_B = rollout.tokens_BT, rollout.length_B, None
@@ -73,26 +80,33 @@ def hidden_states(
     packed = batch.packing.get(name if own else "")
     if packed is not None:
         position_RW, segment_RW = packing.read(packed)
-        hidden_RWD, _ = model.apply(
-            {"params": params},
-            packing.pack(tokens_BT, packed),
-            position_RW,
-            segment_RW > 0,
-            segment_BT=segment_RW,
-            return_kv=False,
-        )
+        words = packing.pack(tokens_BT, packed), position_RW, segment_RW > 0
+        hidden_RWD = _read(model, params, layers, *words, segment_BT=segment_RW)
         back = packing.spread if own else packing.spread_own
         return back(hidden_RWD, packed)
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     valid_BT = positions_BT < length_B[:, None]
-    hidden_BTD, _ = model.apply(
-        {"params": params}, tokens_BT, positions_BT, valid_BT, return_kv=False
-    )
+    hidden_BTD = _read(model, params, layers, tokens_BT, positions_BT, valid_BT)
     if shift_B is None:
         return hidden_BTD
     places_BT = jnp.arange(rollout.tokens_BT.shape[1])[None] + shift_B[:, None]
     places_BT = jnp.clip(places_BT, 0, tokens_BT.shape[1] - 1)
     return jnp.take_along_axis(hidden_BTD, places_BT[..., None], axis=1)
+
+
+def _read(model: decoder.Decoder, params, layers, *words, **more) -> jax.Array:
+    if not layers:
+        return model.apply({"params": params}, *words, **more, return_kv=False)[0]
+    hidden, kept = decoder.with_states(model, params, layers, *words, **more)
+    return jnp.concatenate([hidden, kept.reshape(*hidden.shape[:2], -1)], axis=-1)
+
+
+def taken_apart(read_BTF: jax.Array, layers: tuple[int, ...]):
+    """(final hidden states [B, T, D], those behind layers [B, T, L, D] or None)."""
+    if not layers:
+        return read_BTF, None
+    each = read_BTF.reshape(*read_BTF.shape[:2], 1 + len(layers), -1)
+    return each[:, :, 0], each[:, :, 1:]
 
 
 def under_prompt(rollout, prompt_BP: jax.Array, prompt_length_B: jax.Array):
@@ -151,9 +165,13 @@ def make_prepare(
     Each is run once, however many name it. ``replicated`` is where a memory lies.
     """
     cut = shape._asdict() | {"panels": panels, "named": facts_of(terms)}
+    kept = states.read_of(terms, layers_in(models))
+    kept.pop("student", None)  # whose states are read with gradient, by ``update``
 
     def forward(model, params, batch, name):
-        part = functools.partial(hidden_states, model, params, name=name)
+        part = functools.partial(
+            hidden_states, model, params, name=name, layers=kept.get(name, ())
+        )
         if accumulate == 1:
             return part(batch)
         return join_rows(jax.lax.map(part, split_rows(batch, accumulate)))
@@ -163,6 +181,9 @@ def make_prepare(
         if memory is None:  # as before the first update
             memory = memories.start(terms, shape.vocabulary)
         hidden, heads = read_by_all(models, params, frozen, batch, forward)
+        between = {}
+        for name, layers in kept.items():
+            hidden[name], between[name] = taken_apart(hidden[name], layers)
         read = scores(batch, facts(hidden, heads, batch, **cut), memory)
         hidden.pop("student")
         hidden |= elsewhere.states_in(batch)
@@ -171,9 +192,14 @@ def make_prepare(
         after = memories.step(terms, shape.vocabulary, read)
         if replicated is not None:
             after = jax.lax.with_sharding_constraint(after, replicated)
-        return Prepared(hidden, weighed, logged, after)
+        return Prepared(hidden, weighed, logged, after, between)
 
     return prepare
+
+
+def layers_in(models: Mapping[str, decoder.Decoder]) -> dict[str, int]:
+    """How many layers each model has."""
+    return {name: model.config.layers for name, model in models.items()}
 
 
 def make_gradient(
@@ -184,6 +210,7 @@ def make_gradient(
     panels: tuple[Panel, ...] = (),
     accumulate: int = 1,
     with_facts: bool = True,
+    layers: Mapping[str, int] = {},  # never changed in place
 ):
     """``(params, frozen, batch, prepared, coefs) -> ((loss, parts), gradient)``.
 
@@ -191,8 +218,10 @@ def make_gradient(
 
     ``accumulate`` splits the rows into that many micro-batches; weights are normalised
     already, so their gradients simply add up. ``parts`` are per-token numbers ``[B,
-    T]``. Not compiled: a part of what is.
+    T]``. ``layers`` of all models are needed by terms over states. Not compiled: a part
+    of what is.
     """
+    own = states.read_of(terms, layers).get("student", ())
 
     def loss_of(params, frozen, coefs, rows):
         batch, prepared = rows
@@ -201,19 +230,27 @@ def make_gradient(
         heads = {
             name: decoder.head(frozen.get(name, itself)) for name in prepared.hidden
         }
-        return objective(
-            hidden_states(student, params, batch),
+        read = hidden_states(student, params, batch, layers=own)
+        hidden, between = taken_apart(read, own)
+        loss, parts = objective(
+            hidden,
             decoder.head(params),
             prepared.hidden,
             heads,
             batch,
             prepared.weighed,
             coefs,
-            terms=terms,
+            terms=states.of_logits(terms),
             panels=panels,
             with_facts=with_facts,
             **shape._asdict(),
         )
+        if own:
+            all_states = prepared.states | {"student": between}
+            rest = batch.mask_BT, prepared.weighed, coefs, layers
+            more, others = states.loss(terms, all_states, *rest)
+            loss, parts = loss + more, parts | others
+        return loss, parts
 
     def gradient(params, frozen, batch: Batch, prepared: Prepared, coefs):
         grad = jax.value_and_grad(loss_of, has_aux=True)

@@ -10,6 +10,7 @@ import pytest
 import runs
 import tiny
 from jopd.losses import memories, objective, scoring
+from jopd.losses.states import of_logits
 from jopd.setup import builders
 from jopd.types import SOURCES
 
@@ -20,8 +21,9 @@ METHODS = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
 
 @functools.cache
 def terms_of(method: str):
+    """Those over logits; ``losses/states_test.py`` has the others."""
     loaded = runs.runpy.run_path(str(runs.ROOT / "configs" / f"{method}.py"))
-    return builders.build_terms(loaded["get_config"]())
+    return of_logits(builders.build_terms(loaded["get_config"]()))
 
 
 CASES = [(method, term.name) for method in METHODS for term in terms_of(method)]

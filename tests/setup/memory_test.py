@@ -31,6 +31,9 @@ CASES = {
     "adapter": dict(student__lora__rank=2, student__dtype="bfloat16"),
     "shared": dict(student__lora__rank=2, loss__opd__other="reference"),
     "moving": dict(teachers__slow=dict(weights="ema", context="{question}")),
+    "projected": dict(
+        optimizer__project=dict(rank=3, after=0.5), mesh__fsdp=2, mesh__data=1
+    ),
     "adafactor": dict(optimizer__name="adafactor", mesh__fsdp=2, mesh__data=1),
 }
 

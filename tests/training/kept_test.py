@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 import hub_server
 import runs
+from jopd import geometry
 from jopd.models import hf
 from jopd.training import ending, kept, step, sums, workdir
 from jopd.training import loop as train
@@ -54,6 +55,13 @@ def test_a_run_may_be_named_from_where_one_stands(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     with kept.as_model(run.name, "last") as path:
         assert (Path(path) / "config.json").is_file()
+
+
+def test_its_checkpoints_are_measured_by_their_folders(run, models):
+    names = geometry.named([str(run / "checkpoints" / "1"), "2"])
+    found = geometry.measured([str(models / "student"), *names], "q", rank=2, share=0.5)
+    norms = [each["q 0"]["norm"] for each in found.values()]
+    assert 0 < norms[0] < norms[1]
 
 
 def test_where_nothing_was_judged_nothing_is_the_best(tmp_path):

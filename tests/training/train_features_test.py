@@ -183,6 +183,30 @@ def test_what_weights_remember_goes_on_in_a_resumed_run(models, tmp_path):
     assert runs.same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_projected_run_goes_on_as_if_it_had_not_stopped(models, tmp_path):
+    """Cut before its directions are taken, and behind; parameters are split."""
+    wanted = {"steps": 4, "checkpoint__every_steps": 1, "checkpoint__keep_last": 4}
+    wanted |= {"optimizer__project__rank": 3, "optimizer__project__after": 0.5}
+    wanted |= {"mesh__fsdp": 2, "mesh__data": 1}
+    config = runs.config(models, "opd", **wanted)
+    train.run(config, tmp_path / "whole")
+    rows = [*map(runs.plain, runs.updates(tmp_path / "whole"))]
+    for at in (1, 3):
+        cut = tmp_path / f"cut at {at}"
+        shutil.copytree(tmp_path / "whole", cut)
+        shutil.rmtree(cut / "export")
+        for later in range(at + 1, 5):
+            shutil.rmtree(cut / "checkpoints" / str(later))
+        train.run(config, cut)
+        assert [*map(runs.plain, runs.updates(cut))] == rows
+        assert runs.same_weights(tmp_path / "whole", cut)
+    free = runs.config(models, "opd", **wanted | {"optimizer__project__rank": 0})
+    train.run(free, tmp_path / "free")
+    others = [*map(runs.plain, runs.updates(tmp_path / "free"))]
+    assert others[:3] == rows[:3]  # what is projected first is the third update's
+    assert not runs.same_weights(tmp_path / "whole", tmp_path / "free")
+
+
 @pytest.mark.parametrize("name", ["opd", "grpo"])
 def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name):
     seen, judge = [], observe.judged

@@ -47,6 +47,8 @@ ARMS = {
     "tropd": {"config": "tropd", "baseline": "opd, far"},
     "reverse KL, far": _in("far", "opd", **_EXACTLY),
     "trb": {"config": "trb", "baseline": "reverse KL, far"},
+    "opd, one shape": _in("far", "opd", **{"teacher.path": "demo:student"}),
+    "oprd": {"config": "oprd", "baseline": "opd, one shape"},
     "opd, text": _in("text", "opd", **_SHORT) | MORE,
     "omniopd": {"config": "omniopd", "baseline": "opd, text"} | MORE,
     "grpo": {"config": "grpo"},
