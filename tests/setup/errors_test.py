@@ -239,7 +239,7 @@ CASES = {
     "more peers than a group has": (
         lambda models, tmp: (
             with_peers()(models, tmp)
-            | {"TEACHER": dict(weights="ema", context="{question}{peer}{failure4}")}
+            | {"TEACHER": dict(weights="ema", context="{question}{failure4}{peer}")}
         ),
         ("'self' uses {failure4}", "group_size=2 makes 1", "at least 5"),
     ),
