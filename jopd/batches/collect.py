@@ -163,7 +163,8 @@ def in_turn(annotations: Sequence[Annotate]) -> Annotate | None:
 def with_serves(batch: Batch, served: dict[str, np.ndarray]) -> Batch:
     """Adds, by prompt id, which rows models with a route serve (bool[prompts] each)."""
     ids = np.asarray(batch.prompt_id_B)
-    return batch._replace(serves={name: rows[ids] for name, rows in served.items()})
+    routed = {name: rows[ids] for name, rows in served.items()}
+    return batch._replace(serves=batch.serves | routed)
 
 
 def stack(batches: list[Batch]) -> Batch:

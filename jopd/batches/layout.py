@@ -1,6 +1,7 @@
 """Which device, micro-batch and bin the rows of a batch go to. Host side."""
 
 import functools
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -35,9 +36,11 @@ def with_packing(
     accumulate: int = 1,
     *,
     start: int = 1,
+    alike: Collection[str] = (),
 ) -> Batch:
     """Adds how every model may read the rows side by side, each from a multiple of
-    ``start`` on; rows without a mask not.
+    ``start`` on; rows without a mask not. The ``alike`` get bins of one number, so that
+    programs are those of one of them.
 
     Micro-batches are packed each for itself, as if each were a device's rows: those
     that ``step.split_rows`` makes of the batch, packings included.
@@ -52,15 +55,26 @@ def with_packing(
     columns = rollout.tokens_BT.shape[1]
     plan = functools.partial(packing.plan, shards=parts, start=start)
     found[""] = plan(apart(length_B), columns=columns, widths=widths)
-    for name, (prompt_BP, prompt_length_B) in batch.prompts.items():
+
+    def under(name: str, least: int = 1):
+        prompt_BP, prompt_length_B = batch.prompts[name]
         shift_B = np.asarray(prompt_length_B) - rollout.prompt_length_B
         total = prompt_BP.shape[1] + columns
-        found[name] = plan(
+        return plan(
             apart(np.where(length_B > 0, length_B + shift_B, 0)),
             columns=total,
             widths=(total,),
             shift_B=apart(shift_B),
             places=columns,
+            least=least,
         )
+
+    found |= {name: under(name) for name in batch.prompts}
+    bins = {name: found[name] and found[name].source_SRW.shape[1] for name in alike}
+    if len(set(bins.values())) > 1:
+        whole = None in bins.values()
+        found |= {
+            name: None if whole else under(name, max(bins.values())) for name in bins
+        }
     packed = {name: plan for name, plan in found.items() if plan is not None}
     return batch._replace(packing=packed)

@@ -30,6 +30,7 @@ def plan(
     places: int | None = None,
     shards: int = 1,
     start: int = 1,
+    least: int = 1,
 ) -> Packing | None:
     """Where every token of some rows goes; None if nothing can be saved. Host side.
 
@@ -45,13 +46,14 @@ def plan(
       places: columns of the student's rows; as many as are packed unless told.
       shards: devices that rows are split over; each packs its own.
       start: rows begin at multiples of it.
+      least: bins that there are at least.
     """
     length_SB = np.asarray(length_B).reshape(shards, -1)
     rows = length_SB.shape[1]
     shared, alone = widths[-1], min(w for w in widths if w >= length_SB.max())
     fits = [_first_fit(-(-lengths // start) * start, shared) for lengths in length_SB]
     step = -(-rows // STEPS)
-    bins = max(1 + max(bins_of) for bins_of, _ in fits)
+    bins = max(least, *(1 + max(bins_of) for bins_of, _ in fits))
     bins, width = bins + -bins % step, shared
     if bins * shared >= rows * alone:
         fits, bins, width = [(range(rows), [0] * rows)] * shards, rows, alone

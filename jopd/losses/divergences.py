@@ -244,8 +244,10 @@ def entry_clipped(
     beta: float = 0.5,
     k: int | None = None,
     renormalize: str = "none",
+    both_sides: bool = False,
 ) -> jax.Array:
-    """A divergence whose summands are cut above at ``clip``, one by one.
+    """A divergence whose summands are cut at ``clip``, one by one, from above; with
+    ``both_sides`` (OGLS-SD, arXiv:2605.12400) at -clip from below, too.
 
         sum_v min(c_v, clip),  c_v = T_v (log T_v - log S_v) for "forward_kl",
         S_v (log S_v - log T_v) for "reverse_kl", beta T_v (log T_v - log M_v)
@@ -270,6 +272,8 @@ def entry_clipped(
         log_s, log_t = restricted(student_logits, teacher_logits, "teacher", k, form)
     summands = _entries(log_s, log_t, direction, beta)
     kept = summands if clip is None else jnp.minimum(summands, clip)
+    if both_sides and clip is not None:
+        kept = jnp.maximum(kept, -clip)
     return jnp.sum(kept, axis=-1)
 
 

@@ -235,7 +235,7 @@ def facts(
     written = batch.rollout.tokens_BT, batch.rollout.behavior_logp_BT
     return in_chunks(
         of_chunk,
-        (aligned, *written, batch.mask_BT, panel.serves_in(batch), scored_in(batch)),
+        (aligned, *written, batch.mask_BT, panel.rows_in(batch), scored_in(batch)),
         batch.mask_BT,
         chunk_tokens=cut.chunk_tokens,
         rows=cut.rows,
@@ -330,7 +330,7 @@ def objective(
         mask=batch.mask_BT,
         behavior_logp=jnp.where(batch.mask_BT, rollout.behavior_logp_BT, 0.0),
         hidden={name: align(value) for name, value in frozen_hidden.items()},
-        serves=panel.serves_in(batch),
+        serves=panel.rows_in(batch),
         scored=scored_in(batch),
         likely=likely_in(batch),
         begins=of_others,
@@ -338,6 +338,7 @@ def objective(
     )
     heads = _read(frozen_heads, frozen_hidden, cut.vocabulary, of_others)
     caps = dict.fromkeys(("student", *heads), 0.0) | dict(cut.caps)
+    wanted = {name for term in terms for name in term.models}
     strip_loss = functools.partial(
         _strip_loss,
         terms=terms,
@@ -350,10 +351,10 @@ def objective(
     def chunk_loss(hidden, head, rows: Chunked, heads, coefs):
         own = blank(hidden, rows.mask)
         own = logits_of(own, head, caps["student"], exactly=cut.exact)
-        others = {
-            name: logits_of(blank(rows.hidden[name], rows.mask), other, caps[name])
-            for name, other in heads.items()
-        }
+        read = lambda name: logits_of(
+            blank(rows.hidden[name], rows.mask), heads[name], caps[name]
+        )
+        others = panel.read_all(panels, read, heads, wanted, rows.serves)
         rest = others, rows._replace(hidden={})
         return sum_over_strips(strip_loss, cut.strip_tokens, own, rest, coefs)
 

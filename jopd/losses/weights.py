@@ -249,6 +249,19 @@ def random_end(scores: Scores, *, rate: float, exempt: int = 0) -> jax.Array:
     return (jnp.cumsum(ends_BT, axis=1) == 0).astype(jnp.float32)
 
 
+def rewarded(
+    scores: Scores, *, least: float = -float("inf"), below: float = float("inf")
+) -> jax.Array:
+    """1 on rows with ``least`` <= reward < ``below``, 0 on others: right or wrong ones.
+
+    Raises ValueError where no reward is both.
+    """
+    if not least < below:
+        raise ValueError(f"rewarded(least={least}, below={below}) keeps no row")
+    kept_B = (scores.reward >= least) & (scores.reward < below)
+    return _rows(kept_B.astype(jnp.float32), scores)
+
+
 def has_context(scores: Scores, *, of: str = "teacher") -> jax.Array:
     """1 on rows that the teacher ``of`` reads in its context, 0 on those it cannot.
 

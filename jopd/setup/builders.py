@@ -306,23 +306,35 @@ def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
     ``warmup`` go from ``start`` to ``value``. "hold" needs ``hold``, the update from
     which it moves.
     """
-    found = {}
-    for name, spec in config.loss.items():
-        coef = spec.get("coef", 1.0)
-        if isinstance(coef, ConfigDict):
-            scheduled = optimizer.schedule(
-                coef.schedule,
-                coef.value,
-                steps=coef.get("steps", config.steps),
-                warmup_steps=coef.get("warmup", 0),
-                start=coef.get("start", 0.0),
-                end=coef.get("end", 0.0),
-                hold=coef.get("hold", 0),
-            )
-            found[name] = float(scheduled(step))
-        elif coef != 0:
-            found[name] = float(coef)
-    return found
+    coefs = {name: spec.get("coef", 1.0) for name, spec in config.loss.items()}
+    held = lambda coef: isinstance(coef, ConfigDict) or coef != 0
+    return {n: scheduled(c, config.steps)(step) for n, c in coefs.items() if held(c)}
+
+
+def scheduled(coef: float | ConfigDict, steps: int):
+    """``update -> float`` of a coefficient; ``steps`` are those of the run."""
+    if not isinstance(coef, ConfigDict):
+        return lambda step: float(coef)
+    at = optimizer.schedule(
+        coef.schedule,
+        coef.value,
+        steps=coef.get("steps", steps),
+        warmup_steps=coef.get("warmup", 0),
+        start=coef.get("start", 0.0),
+        end=coef.get("end", 0.0),
+        hold=coef.get("hold", 0),
+    )
+    return lambda step: float(at(step))
+
+
+def strengths(config: ConfigDict) -> dict:
+    """Guided panel -> ``update -> float``, of those whose strength has a schedule."""
+    given = {name: spec.get("strength", 1.0) for name, spec in config.panels.items()}
+    return {
+        name: scheduled(strength, config.steps)
+        for name, strength in given.items()
+        if isinstance(strength, ConfigDict)
+    }
 
 
 def build_optimizer(config: ConfigDict):

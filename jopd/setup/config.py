@@ -91,7 +91,9 @@ def base_config(regime: str = "digits") -> ConfigDict:
     # ``other`` or ``of``. ``reference``, the initial student, is always there.
     c.teachers = ConfigDict()
     # Several of them as one, by name: dict(members=, weights=, kind="mixture" or
-    # "product"); terms name it like a model. Without weights all count alike.
+    # "product"); terms name it like a model. Without weights all count alike. Or one
+    # steered by others, dict(kind="guided", members=, plus=, minus=, strength=), the
+    # last a number or a schedule as a term's coef.
     c.panels = ConfigDict()
     c.reference = {"path": ""}  # empty: the initial student
 
@@ -250,6 +252,8 @@ def base_config(regime: str = "digits") -> ConfigDict:
     c.peer = {
         "success": 1.0,  # reward from which a rollout is a {peer}, below a {failure}
         "remove": "",  # regular expression of what is left out of its text
+        # Whether a rollout that failed is among the failures that it is shown with.
+        "own_failure": False,
     }
     # name -> dict(signal, weights, source, coef, ...); a name may become a function.
     c.loss = ConfigDict(type_safe=False)

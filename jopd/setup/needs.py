@@ -100,16 +100,17 @@ def panels_of(config: ConfigDict) -> tuple[Panel, ...]:
             raise ValueError(f"panels.{name} has no key {unknown[0]!r}; known: {keys}")
         if "members" not in spec:
             raise ValueError(f"panels.{name} has no members; name some of {models}")
-        members = spec["members"]
-        spec["members"] = (members,) if isinstance(members, str) else members
+        for key in ("members", "plus", "minus"):
+            value = spec.setdefault(key, ())
+            spec[key] = (value,) if isinstance(value, str) else value
         spec.setdefault("weights", ())
-        for key, kinds in (("members", str), ("weights", int | float)):
-            value = spec[key]
+        for key in ("members", "weights", "plus", "minus"):
+            value, kinds = spec[key], int | float if key == "weights" else str
             several = isinstance(value, tuple | list)
             if not several or not all(isinstance(one, kinds) for one in value):
                 raise ValueError(
                     f"panels.{name}.{key}={value!r:.80} must be a tuple of "
-                    f"{'names of models' if key == 'members' else 'numbers'}"
+                    f"{'numbers' if key == 'weights' else 'names of models'}"
                 )
             spec[key] = tuple(value)
         found.append(Panel(name=name, **spec))

@@ -260,7 +260,7 @@ RANGES = {
     "log.sampler_tolerance": AMOUNT,
     "log.gradient_every_steps": FROM_0,
     "log.samples_every_steps": FROM_0,
-    **dict.fromkeys(("log.token_facts", "log.tensorboard"), FLAG),
+    **dict.fromkeys(("log.token_facts", "log.tensorboard", "peer.own_failure"), FLAG),
     "log.leak_pattern": TEXT,
     "log.wandb_project": TEXT,
     **dict.fromkeys(("export.enabled", "export.adapter"), FLAG),

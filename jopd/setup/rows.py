@@ -307,6 +307,7 @@ def peer_prompts(
         success=config.peer.success,
         remove=config.peer.remove,
         panels=panels,
+        own_failure=config.peer.own_failure,
     )
 
 

@@ -1,7 +1,5 @@
 """What the start-up table shows of an experiment."""
 
-import math
-
 from jopd.batches import packing
 from jopd.data import templates
 from jopd.models import decoder
@@ -38,6 +36,9 @@ def summary_rows(e: Experiment) -> list[tuple[str, str]]:
     for combined in e.panels:
         shares = combined.shares
         parts = " + ".join(f"{share:g} {name}" for name, share in shares.items())
+        if combined.kind == "guided":
+            parts = f"{combined.members[0]} + s ({' '.join(combined.plus)}"
+            parts += f" - {' '.join(combined.minus)})"
         rows.append(
             (combined.name, f"{combined.kind} of {parts}{_share(e, combined.name)}")
         )
@@ -87,11 +88,9 @@ def _row_shapes(e: Experiment) -> str:
     if not e.config.objective.packing:
         return f"score, prepare, update x {len(e.widths.rows)} row widths"
     student = packing.shapes(len(e.widths.rows))
-    peers = e.rows.peers.contexts if e.rows.peers else {}
-    others = math.prod(
-        packing.shapes(1) * (len(e.rows.peers.widths) if name in peers else 1)
-        for name in {*e.rows.own_prompts, *peers}
-    )
+    others = packing.shapes(1) ** len(e.rows.own_prompts)
+    if e.rows.peers:  # who read rollouts have one width and one number of bins
+        others *= packing.shapes(1) * len(e.rows.peers.widths)
     if others == 1:
         return f"score, prepare, update x at most {student} packings"
     return (

@@ -6,7 +6,6 @@ import re
 import jax
 from ml_collections import ConfigDict
 
-from jopd.losses import panel
 from jopd.methods import omniopd
 from jopd.models import decoder, lora
 from jopd.setup import judges, keys, optimizer, ranges
@@ -229,6 +228,16 @@ def _check_teachers(config: ConfigDict, terms) -> None:
     panels = [one.name for one in panels_of(config)]
     for name, teacher in known.items():
         roles.check_route(name, teacher, config.data.fields)
+    for one in panels_of(config):
+        _check_coef(
+            f"panels.{one.name}.strength", config.panels[one.name].get("strength", 1.0)
+        )
+        routed = [n for n in (*one.members, *one.sides) if known[n].route]
+        if one.kind == "guided" and routed:
+            raise ValueError(
+                f"panels.{one.name}: kind='guided' is served by what its sides have to "
+                f"read, and {routed[0]!r} has a route; leave that out"
+            )
     own = config.data.teacher_template_kwargs
     other_rendering = own and own != config.data.student_template_kwargs
     moved = config.student.adapter or config.init_from.run  # from what is at its path
@@ -257,6 +266,7 @@ def _check_peers(config: ConfigDict, terms) -> None:
     known = teachers_of(config)
     read = {name: roles.rollouts_of(known[name].context) for name in known}
     names = {name for name in frozen_named(config, terms) if read[name]}
+    members = {one.name: set(one.shares) for one in panels_of(config)}
     if read["teacher"]:
         raise ValueError(
             f"teacher.context uses {{{read['teacher'][0]}}}, but evaluation compares "
@@ -265,9 +275,11 @@ def _check_peers(config: ConfigDict, terms) -> None:
         )
     for term in terms:
         facts = sorted(f for f in facts_read(term) if f.startswith(peers.FACT))
-        shown, weighed = names & frozen_named(config, (term,)), set()
+        # A guided panel serves no row that one of its sides cannot be read for.
+        by_name = [members.get(name, {name}) for name in term.models]
+        shown, weighed = names & set().union(*by_name), set()
         for name in (fact.removeprefix(peers.FACT) for fact in facts):
-            of = panel.with_members((name,), panels_of(config))
+            of = members.get(name, {name})
             weighed |= of
             if not of & names:
                 raise ValueError(
@@ -280,13 +292,15 @@ def _check_peers(config: ConfigDict, terms) -> None:
                 f"{{{read[bare[0]][0]}}}, also on rows without one; add weights="
                 f"dict(has_context=dict(of={bare[0]!r}))"
             )
-        if shown and term.source != "student":
+        read_at_all = names & frozen_named(config, (term,))
+        if read_at_all and term.source != "student":
             raise ValueError(
                 f"loss.{term.name}.source={term.source!r}: only student rows have "
                 "other rollouts beside them; use 'student'"
             )
     size = config.rollout.group_size
-    for name in sorted(names):
+    direct = [members.get(name, {name}) for term in terms for name in term.models]
+    for name in sorted(names & set().union(*direct)):
         first = read[name][0]  # without it a row is not read in the context
         if (number := roles.rollout_meant(first)[1]) >= size:
             raise ValueError(

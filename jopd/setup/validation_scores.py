@@ -83,7 +83,7 @@ def _check_distributions(config: ConfigDict, terms, others) -> None:
         for name in sorted(wide & others.keys()):
             raise ValueError(whole(f"loss.{term.name}", name, others[name]))
     for panel in panels_of(config):
-        for name in sorted(others.keys() & panel.members):
+        for name in sorted(others.keys() & {*panel.members, *panel.sides}):
             raise ValueError(whole(f"panels.{panel.name}", name, others[name]))
 
 

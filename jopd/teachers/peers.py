@@ -33,13 +33,20 @@ Texts = Callable[[Rollout], list[str]]
 
 
 def choose(
-    group_B, reward_B, student_B, success: float, *, want: str = "success", nth: int = 1
+    group_B,
+    reward_B,
+    student_B,
+    success: float,
+    *,
+    want: str = "success",
+    nth: int = 1,
+    own: bool = False,
 ) -> np.ndarray:
     """i32[B]: the row that each row may see, -1 for none.
 
     The ``nth`` *other* row of equal ``group_B`` with ``student_B`` that is what is
     wanted: a "success", with a reward of at least ``success``, or a "failure", with
-    less. A row is never shown itself.
+    less. A row is not shown itself, unless ``own``.
 
     Args:
       group_B: i32[B], rows of equal group answer the same prompt.
@@ -49,7 +56,8 @@ def choose(
     group_B, student_B = np.asarray(group_B), np.asarray(student_B)
     wanted_B = (np.asarray(reward_B) >= success) == (want == "success")
     may_BB = (group_B[:, None] == group_B) & (wanted_B & student_B) & student_B[:, None]
-    np.fill_diagonal(may_BB, False)
+    if not own:
+        np.fill_diagonal(may_BB, False)
     nth_BB = may_BB & (np.cumsum(may_BB, axis=1) == nth)
     return np.where(nth_BB.any(axis=1), nth_BB.argmax(axis=1), -1).astype(np.int32)
 
@@ -66,6 +74,7 @@ class PeerPrompts(NamedTuple):
     Attributes:
       contexts: teacher name -> template that names rollouts.
       panels: those that some of these teachers may be members of.
+      own_failure: whether a rollout is among the failures that it is shown with.
       examples: training rows, in the order of the data set.
       encode: examples -> prompt tokens, as those teachers' templates want them.
       widths: padded prompt lengths, ascending; a row whose prompt exceeds the last is
@@ -81,6 +90,7 @@ class PeerPrompts(NamedTuple):
     success: float
     remove: str = ""
     panels: tuple[Panel, ...] = ()
+    own_failure: bool = False
 
 
 class Reading(NamedTuple):
@@ -116,7 +126,8 @@ def make_annotate(
         for field in fields:
             want, nth = roles.rollout_meant(field)
             given = rollout.group_B, batch.reward_B, student_B, shown.success
-            for row, other in zip(told, choose(*given, want=want, nth=nth)):
+            how = dict(want=want, nth=nth, own=shown.own_failure and want == "failure")
+            for row, other in zip(told, choose(*given, **how)):
                 row |= {field: texts[other]} if other >= 0 else {}
         ids = np.asarray(batch.prompt_id_B)
         own = [own_prompts[i] for i in ids]
@@ -129,12 +140,15 @@ def make_annotate(
         for one in shown.panels:
             if theirs := [has[name] for name in one.shares if name in has]:
                 has[one.name] = np.all(theirs, axis=0)
+        serves = _served(shown.panels, has, student_B)
         of_tokens = lambda has_B: np.broadcast_to(has_B[:, None], student_BT.shape)
         extra = {f"{FACT}{k}": of_tokens(v).astype(np.float32) for k, v in has.items()}
         good_B = student_B & (np.asarray(batch.reward_B) >= shown.success)
         facts = _facts(rollout.group_B, student_B, good_B, list(found.values()))
         batch = batch._replace(
-            prompts=batch.prompts | prompts, extra=batch.extra | extra
+            prompts=batch.prompts | prompts,
+            extra=batch.extra | extra,
+            serves=batch.serves | serves,
         )
         return batch, facts
 
@@ -159,6 +173,19 @@ def _read(shown: PeerPrompts, name: str, told, ids, own_prompts) -> Reading:
         prompts[b] = prompt if has_B[b] else prompts[b]
     lacks_B = np.array([len(row) < len(fields) for row in mine])
     return Reading(prompts, has_B, too_long_B, has_B & lacks_B)
+
+
+def _served(panels: Sequence[Panel], has, student_B) -> dict[str, np.ndarray]:
+    """bool[B] by name: rows that the sides of guided panels are read for, and rows that
+    a panel serves, which have somebody on either side."""
+    found = {}
+    for one in (one for one in panels if one.kind == "guided"):
+        found |= {name: has[name] for name in one.sides if name in has}
+        of = lambda names: np.any(
+            [has.get(name, np.ones_like(student_B)) for name in names], axis=0
+        )
+        found[one.name] = of(one.plus) & of(one.minus)
+    return found
 
 
 def _facts(group_B, student_B, good_B, found: list[Reading]) -> dict:

@@ -8,9 +8,10 @@ import numpy as np
 
 from jopd.batches import asking, collect
 from jopd.data.dataset import Dataset
+from jopd.losses import panel
 from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
-from jopd.setup import lengths
+from jopd.setup import builders, lengths
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, probes, remote, similarity
@@ -33,6 +34,8 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
     found += [own_tokens.make_annotate(e, name) for name in sorted(e.of_own_tokens)]
     found += [served.make_annotate(e, name) for name in sorted(e.served)]
     found += [stored.make_annotate(e, name) for name in sorted(e.stored)]
+    if builders.strengths(e.config):
+        found.append(make_strengths(e))
     if e.config.probes.samples:
         found.append(probes.make_annotate(make_ask(e)))
     if e.config.log.leak_pattern:
@@ -40,6 +43,23 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
             leaks.make_annotate(e.config.log.leak_pattern, e.rows.training.texts)
         )
     return collect.in_turn(found)
+
+
+def make_strengths(e: Experiment) -> collect.Annotate:
+    """Strengths of guided panels that follow a schedule, f32[B, T] of an update."""
+    names = {one.name for one in e.panels}
+    at = {n: own for n, own in builders.strengths(e.config).items() if n in names}
+
+    def annotate(params, batch, step: int):
+        del params
+        shape, now = batch.mask_BT.shape, {n: own(step) for n, own in at.items()}
+        extra = {
+            f"{panel.STRENGTH}{n}": np.full(shape, x, "f4") for n, x in now.items()
+        }
+        facts = {f"panel/{name}_strength": value for name, value in now.items()}
+        return batch._replace(extra=batch.extra | extra), facts
+
+    return annotate
 
 
 def make_audit(e: Experiment) -> collect.Annotate:

@@ -29,7 +29,9 @@ def deal_rows(e: Experiment):
         batch = collect.with_serves(batch, e.rows.served)
         if e.config.objective.packing:
             start = attention.KEYS if e.config.student.exact else 1
-            batch = layout.with_packing(batch, e.widths.rows, *parts, start=start)
+            alike = e.rows.peers.contexts if e.rows.peers else ()
+            how = dict(start=start, alike=alike)
+            batch = layout.with_packing(batch, e.widths.rows, *parts, **how)
         return put(e, batch), order_B
 
     return deal

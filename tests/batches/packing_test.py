@@ -175,6 +175,27 @@ def test_a_model_with_its_own_prompt_is_packed_apart(accumulate):
         )
 
 
+def test_models_that_are_alike_have_bins_of_one_number():
+    """One with short prompts, and one whose rows fill more bins."""
+    rows = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), contexts.batch())
+    prompts = lambda longest: (
+        np.zeros((8, 8), np.int32),
+        np.array([1] * 4 + [longest] * 4, np.int32),
+    )
+    rows = rows._replace(prompts={"short": prompts(1), "long": prompts(8)})
+    bins = lambda batch: [
+        batch.packing[name].source_SRW.shape[1] for name in ("short", "long")
+    ]
+    few, many = bins(layout.with_packing(rows, (4, 8), 1))
+    assert few < many
+    alike = layout.with_packing(rows, (4, 8), 1, alike=("short", "long"))
+    assert bins(alike) == [many, many]
+    read = functools.partial(step.hidden_states, contexts.MODEL, contexts.PARAMS)
+    before_BT = np.roll(np.asarray(rows.mask_BT), -1, axis=1)
+    got, want = (read(batch, name="short")[before_BT] for batch in (alike, rows))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
 def test_a_mesh_reads_the_same(params):
     plain = batch(lengths(2, 9))
     mesh = sharding.make_mesh(2, 1, 1)

@@ -17,8 +17,10 @@ from jopd.losses.panel import Panel
 from jopd.reporting import diagnostics
 from jopd.teachers import roles as teachers
 from jopd.teachers.roles import Teacher
+from jopd.types import Outputs
 
 V = 11
+SHARED = ("mixture", "product")
 LOGITS = {
     name: jnp.asarray(np.random.default_rng(seed).normal(0, 2, (5, V)), jnp.float32)
     for seed, name in enumerate(("a", "b", "c"))
@@ -34,7 +36,7 @@ def plain(kind, weights, names=("a", "b", "c")):
     return special.log_softmax(sum(w * rows for w, rows in zip(weights, logp)), -1)
 
 
-@pytest.mark.parametrize("kind", panel.KINDS)
+@pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("weights", [(), (1.0, 2.0, 5.0), (0.5, 0.0, 0.25)])
 def test_a_panel_is_the_sum_in_float64(kind, weights):
     got = panel.combine(Panel("p", ("a", "b", "c"), weights, kind), LOGITS, {})
@@ -42,7 +44,7 @@ def test_a_panel_is_the_sum_in_float64(kind, weights):
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", panel.KINDS)
+@pytest.mark.parametrize("kind", SHARED)
 def test_one_member_or_equal_members_are_that_member(kind):
     want = jax.nn.log_softmax(LOGITS["a"])
     one = panel.combine(Panel("p", ("a",), (3.0,), kind), LOGITS, {})
@@ -52,7 +54,7 @@ def test_one_member_or_equal_members_are_that_member(kind):
     np.testing.assert_allclose(two, want, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", panel.KINDS)
+@pytest.mark.parametrize("kind", SHARED)
 def test_weights_are_shared_among_those_who_serve(kind):
     serves = {
         "a": jnp.array([True, True, False, False, True]),
@@ -66,7 +68,7 @@ def test_weights_are_shared_among_those_who_serve(kind):
         np.testing.assert_allclose(got[row], plain(kind, weights)[row], atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", panel.KINDS)
+@pytest.mark.parametrize("kind", SHARED)
 def test_where_nobody_serves_the_numbers_are_finite(kind):
     nobody = dict.fromkeys(("a", "b"), jnp.zeros(5, bool))
     made = Panel("p", ("a", "b"), (1.0, 3.0), kind)
@@ -173,7 +175,7 @@ def case():
     return batch, *inputs(batch)
 
 
-@pytest.mark.parametrize("kind", panel.KINDS)
+@pytest.mark.parametrize("kind", SHARED)
 def test_terms_name_a_panel_like_a_model(case, kind):
     """Loss and gradient are those of one model with the combined distribution."""
     batch = case[0]
@@ -390,3 +392,140 @@ def test_means_of_token_facts_are_over_the_rows_served():
     everyone = row_BT[student_BT].mean()
     assert served != everyone
     assert [got[name] for name in names] == [served, served, everyone, everyone]
+
+
+# Guided: one model steered by the difference of two sides.
+
+ROW = {
+    "base": (1, 0, -1),
+    "plus": (2, 0, -1),
+    "also": (1, 1, -1),
+    "minus": (2, -1, 0),
+}
+ROW = {name: jnp.asarray([values], jnp.float32) for name, values in ROW.items()}
+
+
+def steered(plus=("plus", "also"), minus=("minus",), strength=3.0):
+    return Panel("p", ("base",), (), "guided", plus, minus, strength)
+
+
+def test_the_steered_logits_of_the_card():
+    got = panel.guided(steered(), ROW.__getitem__, {})
+    np.testing.assert_allclose(got, [[-0.5, 4.5, -4.0]], atol=1e-6)
+    logp = panel.combine(steered(), ROW, {})
+    np.testing.assert_allclose(
+        np.exp(logp), [[0.006691, 0.993106, 0.000202]], atol=1e-6
+    )
+    kl = signals.reverse_kl(outputs_of({"student": ROW["base"], "p": logp}), other="p")
+    assert float(kl[0]) == pytest.approx(3.265987, abs=1e-5)
+
+
+def outputs_of(logits):
+    return Outputs(logits, jnp.zeros(1, jnp.int32), jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [steered(strength=0.0), steered(plus=("plus",), minus=("same",))],
+    ids=["no strength", "equal sides"],
+)
+def test_without_a_difference_it_is_the_member_bit_for_bit(limit):
+    logits = ROW | {"same": ROW["plus"]}
+    got = panel.guided(limit, logits.__getitem__, {})
+    np.testing.assert_array_equal(got, ROW["base"])
+
+
+def test_who_does_not_serve_a_row_is_left_out_of_its_mean():
+    yes, no = jnp.array([True]), jnp.array([False])
+    with_nan = ROW | {"also": jnp.full((1, 3), jnp.nan)}  # never read of such a row
+    got = panel.guided(steered(), with_nan.__getitem__, {"also": no, "plus": yes})
+    want = panel.guided(steered(plus=("plus",)), ROW.__getitem__, {})
+    np.testing.assert_array_equal(got, want)
+    for nobody in ({"plus": no, "also": no}, {"minus": no}):
+        got = panel.guided(steered(), ROW.__getitem__, nobody)
+        np.testing.assert_array_equal(got, ROW["base"])
+
+
+def test_the_strength_of_an_update_is_in_its_rows():
+    spec = steered(strength={"schedule": "linear"})
+    got = panel.guided(spec, ROW.__getitem__, {"strength/p": jnp.array([3.0])})
+    np.testing.assert_allclose(got, [[-0.5, 4.5, -4.0]], atol=1e-6)
+    batch = tiny.batch()
+    strength_BT = jnp.full(batch.mask_BT.shape, 0.5)
+    extra = batch.extra | {"strength/p": strength_BT}
+    rows = panel.rows_in(batch._replace(extra=extra))
+    assert set(rows) == {"strength/p"}
+
+
+def test_models_of_the_sides_are_summed_up_one_by_one():
+    read, plain = [], Panel("both", ("base", "minus"))
+
+    def logits_of(name):
+        read.append(name)
+        return ROW[name]
+
+    panels = (steered(), plain)
+    found = panel.read_all(panels, logits_of, ROW, ("p",), {})
+    assert set(found) == {"base", "p"}
+    assert read == ["base", "base", "plus", "also", "minus"]
+    named = panel.read_all(panels, logits_of, ROW, ("p", "both", "also"), {})
+    assert set(named) == {"base", "p", "minus", "also"}
+    names = panel.with_members(("p", "other"), panels)
+    assert names == {"base", "plus", "also", "minus", "other"}
+
+
+def test_a_term_on_a_guided_panel_is_the_term_on_its_logits():
+    """Through the objective, with rows that one side lacks: values and gradients."""
+    batch = tiny.batch(0, rows=8)
+    rng = np.random.default_rng(1)
+    names = ("student", "base", "plus", "minus")
+    hidden = {n: jnp.asarray(rng.normal(size=(8, 9, 5)), jnp.float32) for n in names}
+    heads = {n: jnp.asarray(rng.normal(size=(12, 5)), jnp.float32) for n in names}
+    served = jnp.array([True] * 5 + [False] * 3)
+    batch = batch._replace(serves={"plus": served, "p": served})
+    spec = steered(plus=("plus",), strength=2.0)
+    one = functools.partial(signals.reverse_kl, other="p")
+    term = Term("t", one, models=("p",), source="any")
+    cut = dict(vocabulary=12, chunk_tokens=16, temperature=1.1)
+    facts = objective.facts(hidden, heads, batch, panels=(spec,), **cut)
+    weighed = objective.weigh((term,), objective.scores(batch, facts))
+    own, others = hidden.pop("student"), {n: heads[n] for n in names[1:]}
+
+    def loss(own):
+        return objective.objective(
+            own, heads["student"], hidden, others, batch, weighed, {"t": 1.0},
+            terms=(term,), panels=(spec,), with_facts=False, **cut,
+        )[0]  # fmt: skip
+
+    def plain(own):
+        z = {n: x @ heads[n].T / 1.1 for n, x in (hidden | {"student": own}).items()}
+        z = {n: objective.align(x) for n, x in z.items()}
+        q = jax.nn.log_softmax(z["base"] + 2.0 * (z["plus"] - z["minus"]))
+        p = jax.nn.log_softmax(z["student"])
+        kl = jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+        return jnp.sum(jnp.where(weighed["t"].weight_BT > 0, kl, 0)) / count
+
+    inside_BT = np.asarray(batch.mask_BT) & np.asarray(served)[:, None]
+    count = inside_BT.sum()
+    np.testing.assert_allclose(weighed["t"].weight_BT, inside_BT / count, rtol=1e-6)
+    got, want = (jax.value_and_grad(f)(own) for f in (loss, plain))
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"plus": ()}, ("panels.p.plus is empty", "name a model in plus")),
+        ({"members": ("a", "b")}, ("steers one member", "('a', 'b')")),
+        ({"weights": (1.0,)}, ("weights=(1.0,)",)),
+        ({"kind": "product"}, ("are for kind='guided'", "'product'")),
+        ({"minus": ("b",)}, ("names 'b' more than once",)),
+        ({"minus": ("d",)}, ("names the model 'd'",)),
+    ],
+)
+def test_guided_panels_that_cannot_work_are_refused(changes, words):
+    spec = Panel("p", ("a",), (), "guided", ("b",), ("c",))._replace(**changes)
+    with pytest.raises(ValueError) as error:
+        panel.check(spec, ("a", "b", "c"), ("p",))
+    assert all(word in str(error.value) for word in words)

@@ -21,6 +21,7 @@ AGE = np.asarray([0, 1, 4])
 FINISHED = np.asarray([True, False, True])
 # A thought, one that is cut in the middle of its end, marks in the prompt alone.
 TOKENS = np.asarray([[9, 7, 5, 8, 9], [8, 9, 7, 1, 8], [7, 8, 9, 8, 2]])
+ONLY_THE_LAST = np.repeat([[0.0], [0.0], [1.0]], 5, axis=1)
 HAS_CONTEXT = np.repeat([[1.0], [0.0], [1.0]], 5, axis=1)
 SCORES = jax.tree.map(
     jnp.asarray,
@@ -152,6 +153,7 @@ CASES = {
         {"start": (7,)},
         np.asarray([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]),
     ),
+    "rewarded": (weights.rewarded, {"least": 0.5, "below": 1.0}, ONLY_THE_LAST),
     "has_context": (weights.has_context, {"of": "self"}, HAS_CONTEXT),
     "importance": (weights.importance, {}, RATIO),
     "importance cut": (
@@ -169,6 +171,17 @@ def test_against_numpy(name):
     assert got.shape == SHAPE and got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert len(np.unique(want)) > 1, "the case must tell tokens apart"
+
+
+def test_right_and_wrong_rows_are_all_rows():
+    right, wrong = (
+        weights.rewarded(SCORES, least=0.5),
+        weights.rewarded(SCORES, below=0.5),
+    )
+    np.testing.assert_array_equal(right + wrong, 1)
+    np.testing.assert_array_equal(weights.rewarded(SCORES), 1)
+    with pytest.raises(ValueError, match=r"least=0.5, below=0.5\) keeps no row"):
+        weights.rewarded(SCORES, least=0.5, below=0.5)
 
 
 def test_rows_with_a_context_need_a_teacher_that_reads_rollouts():

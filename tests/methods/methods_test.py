@@ -15,7 +15,7 @@ from jopd.setup import builders
 from jopd.types import SOURCES
 
 D, V = 5, tiny.VOCABULARY
-MODELS = ("student", "teacher", "reference", "self")
+MODELS = ("student", "teacher", "reference", "self", "steered")  # or a panel
 METHODS = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
 
 

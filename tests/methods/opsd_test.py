@@ -1,12 +1,14 @@
 """OPSD's clipped divergences against numpy, as a term of a config."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import exact
 from jopd.setup import builders
 from jopd.setup.config import base_config
+from jopd.types import Outputs
 
 PAIRS = [exact.logits(seed, 3.0) for seed in range(3)]
 
@@ -45,6 +47,22 @@ def test_gradient(direction, clip, pair):
     built = term(direction=direction, clip=clip, beta=0.3)
     got = exact.mean_gradient(built, *pair)
     np.testing.assert_allclose(got, exact.numeric_gradient(of, pair[0]), atol=1e-8)
+
+
+@pytest.mark.parametrize("direction", ["forward_kl", "reverse_kl"])
+def test_both_sides_are_cut(direction):
+    for pair in PAIRS:
+        p, q = (np.exp(exact.log_softmax(x)) for x in pair)
+        values = summands(direction, 0.5, p, q)
+        assert values.min() < -0.01 and values.max() > 0.01
+        row = lambda x: jnp.asarray(x)[None]
+        logits = {"student": row(pair[0]), "teacher": row(pair[1])}
+        cut = lambda clip: term(direction=direction, clip=clip, both_sides=True)
+        outputs = Outputs(logits, jnp.zeros(1, int), jnp.zeros(1))
+        got = float(cut(0.01).signal(outputs)[0])
+        assert got == pytest.approx(np.clip(values, -0.01, 0.01).sum(), abs=1e-12)
+        whole = float(cut(None).signal(outputs)[0])
+        assert whole == pytest.approx(values.sum(), abs=1e-12)
 
 
 def test_without_a_clip_it_is_the_divergence():

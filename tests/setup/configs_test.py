@@ -60,6 +60,8 @@ def test_it_trains(file, models, tmp_path):
         built.eval.verifier = "none"
     else:
         built.eval.verifier = "runs.is_even"  # random models solve nothing
+        built.eval.reward_truncated = True  # nor do they end
+        built.data.max_context_tokens = 104  # and write what is read as more tokens
     summary = train.run(built, tmp_path / "run")
     rows = runs.updates(tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2]

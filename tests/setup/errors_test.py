@@ -163,6 +163,7 @@ def gold(*rows):
     return write
 
 
+GUIDED = dict(kind="guided", members="reference", plus="teacher", minus="self")
 PLAIN = {key: TASK[key] for key in ("prompt", "answer")}
 CASES = {
     # name: (changes or what makes them, pieces of the message)
@@ -239,7 +240,7 @@ CASES = {
     "more peers than a group has": (
         lambda models, tmp: (
             with_peers()(models, tmp)
-            | {"TEACHER": dict(weights="ema", context="{question}{peer}{failure4}")}
+            | {"TEACHER": dict(weights="ema", context="{question}{failure4}{peer}")}
         ),
         ("'self' uses {failure4}", "group_size=2 makes 1", "at least 5"),
     ),
@@ -569,6 +570,22 @@ CASES = {
     "a panel with one weight": (
         {"panels": {"p": {"members": ("teacher",), "weights": 1.0}}},
         ("panels.p.weights=1.0 must be a tuple of numbers",),
+    ),
+    "a guided panel with a route": (
+        lambda models, tmp: {
+            "panels": {"p": GUIDED},
+            "TEACHER": dict(weights="ema"),
+            "data__fields": ("level",),
+            "teacher__route": {"field": "level", "equals": "2"},
+        },
+        ("panels.p: kind='guided'", "'teacher' has a route", "leave that out"),
+    ),
+    "a strength that is no number": (
+        lambda models, tmp: {
+            "panels": {"p": GUIDED | {"strength": "much"}},
+            "TEACHER": dict(weights="ema"),
+        },
+        ("panels.p.strength='much' must be a number",),
     ),
     "a verifier that is no name": (
         {"eval__verifier": ".."},

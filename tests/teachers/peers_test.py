@@ -180,6 +180,24 @@ def test_each_teacher_reads_its_own_and_all_are_of_one_width():
     assert facts["peer/rows"] == 5 / 7 and facts["peer/partial"] == 0
 
 
+def test_a_guided_panel_serves_rows_with_both_sides():
+    contexts = {"right": "{peer} {question}", "wrong": "{failure} {question}"}
+    spec = Panel("p", ("base",), (), "guided", ("right",), ("wrong", "fixed"))
+    alone = spec._replace(minus=("wrong",))
+    made, _ = annotated(contexts=contexts, widths=(8,), panels=(spec,))
+    served = {name: rows.tolist() for name, rows in made.serves.items()}
+    assert set(served) == {"right", "wrong", "p"}  # who is fixed serves all
+    assert served["right"] == served["p"] == [True] * 3 + [False] * 5
+    assert served["wrong"] == [True, False, True, True, True] + [False] * 3
+    made, _ = annotated(contexts=contexts, widths=(8,), panels=(alone,))
+    assert made.serves["p"].tolist() == [True, False, True] + [False] * 5
+    made, _ = annotated(
+        contexts=contexts, widths=(8,), panels=(alone,), own_failure=True
+    )
+    # Row 1 is the only failure of its group: it is shown itself.
+    assert made.serves["p"].tolist() == [True] * 3 + [False] * 5
+
+
 def test_the_width_is_one_of_the_given():
     failed = batch()._replace(reward_B=np.zeros(B, np.float32))
     made, facts = annotated(failed)

@@ -26,7 +26,10 @@ _DIGITS = (
     *("exopd", "opd2"),
 )
 _EXACT = ("restricted_opd", "rock_freeze", "kat", "kat_stop", "esr")
-_HINTED = ("rlsd", "opsd", "sdft", "sdpo", "cgtr", "mopd", "ptd_po", "recoverable_hint")
+_HINTED = (
+    *("rlsd", "opsd", "sdft", "sdpo", "cgtr"),
+    *("mopd", "ptd_po", "recoverable_hint", "ogls_sd"),
+)
 _HALF = {"rollout.prompts_per_step": 16}
 _RATE = {"optimizer.learning_rate": 1e-3}
 _SLOW = {"optimizer.learning_rate": 3e-4, "steps": 200}
