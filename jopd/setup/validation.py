@@ -6,7 +6,6 @@ import re
 import jax
 from ml_collections import ConfigDict
 
-from jopd.methods import omniopd
 from jopd.models import decoder, lora
 from jopd.setup import judges, keys, optimizer, ranges
 from jopd.setup.builders import build_terms, one_of
@@ -21,7 +20,8 @@ from jopd.setup.needs import (
 )
 from jopd.setup.validation_rollout import check_rollout
 from jopd.setup.validation_scores import check_without_logits
-from jopd.teachers import audit, peers, probes, remote, roles, similarity
+from jopd.setup.validation_text import check_audit, check_probes
+from jopd.teachers import peers, roles
 
 
 def validate(config: ConfigDict, *, train: bool = True) -> None:
@@ -48,10 +48,10 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
     _check_mix(config, terms)
     check_rollout(config)
     if train:
-        _check_audit(config, terms)
+        check_audit(config, terms)
         _check_teachers(config, terms)
         _check_peers(config, terms)
-        _check_probes(config, terms)
+        check_probes(config, terms)
         check_without_logits(config, terms)
         _check_rewards(config, terms)
 
@@ -310,24 +310,6 @@ def _check_peers(config: ConfigDict, terms) -> None:
             )
 
 
-def _check_probes(config: ConfigDict, terms) -> None:
-    """Who is asked is there all along, and is asked where a term wants to know."""
-    c = config.probes
-    for term in terms:
-        if not c.samples and set(probes.FACTS) & facts_read(term):
-            raise ValueError(
-                f"loss.{term.name} asks whether a teacher answers the prompt itself, "
-                "but probes.samples=0 asks it nothing; set it above 0"
-            )
-    if not c.samples:
-        return
-    known = teachers_of(config)
-    still = [name for name in known if known[name].weights in ("path", "initial")]
-    able = [name for name in still if not roles.reads_rollouts(known[name])]
-    one_of("probes.teacher", c.teacher, able)
-    roles.check(c.teacher, known[c.teacher], config.data.fields)
-
-
 def _check_patterns(config: ConfigDict) -> None:
     for key in ("log.leak_pattern", "peer.remove"):
         section, name = key.split(".")
@@ -337,71 +319,3 @@ def _check_patterns(config: ConfigDict) -> None:
             raise ValueError(
                 f"{key}={config[section][name]!r:.80} is no regular expression: {error}"
             ) from error
-
-
-def _check_audit(config: ConfigDict, terms) -> None:
-    c = config.audit
-    for term in terms:
-        if not c.chunks and set(audit.FACTS) & facts_read(term):
-            raise ValueError(
-                f"loss.{term.name} reads what a text teacher wrote, but audit.chunks=0 "
-                "asks for nothing; set it above 0"
-            )
-        for function in (*term.weights, term.advantage):
-            plain = getattr(function, "func", function)
-            samples = getattr(function, "keywords", {}).get("samples", c.samples)
-            if plain is omniopd.chunk_rate and samples != c.samples:
-                raise ValueError(
-                    f"loss.{term.name} divides by samples={samples}, but "
-                    f"audit.samples={c.samples} continuations are asked for; make them "
-                    "equal (configs/omniopd.py refers to the latter)"
-                )
-    if c.teacher == "http":
-        _check_remote(config, terms)
-    if not c.chunks:
-        return
-    if c.chunk_tokens > config.rollout.max_new_tokens:
-        raise ValueError(
-            f"audit.chunk_tokens={c.chunk_tokens} is longer than any response "
-            f"(rollout.max_new_tokens={config.rollout.max_new_tokens}): no chunk would "
-            "ever be audited; lower it"
-        )
-    if c.lead >= c.chunk_tokens:
-        raise ValueError(
-            f"audit.lead={c.lead} leaves the anchor outside of a chunk of "
-            f"audit.chunk_tokens={c.chunk_tokens}; keep it below"
-        )
-    if c.similarity != "embedding":
-        similarity.resolve(c.similarity)(*similarity.PROBES)
-    elif not c.encoder:
-        similarity.resolve(c.similarity)  # says what is missing
-    if c.teacher == "local" and not config.teacher.path:
-        raise ValueError(
-            "audit.teacher='local' continues with the model of teacher.path, which is "
-            "empty; name a model, or set audit.teacher='http'"
-        )
-
-
-def _check_remote(config: ConfigDict, terms) -> None:
-    c = config.remote
-    for key in ("url", "model"):
-        if not c[key]:
-            raise ValueError(
-                f"audit.teacher='http' needs remote.{key}, which is empty; "
-                "e.g. --config.remote.url=http://localhost:8000/v1 "
-                "--config.remote.model=NAME"
-            )
-    remote.check_body(c.body.to_dict(), c.per_request)
-    for term in terms:
-        if "teacher" in frozen_named(config, (term,)):
-            raise ValueError(
-                f"loss.{term.name} compares with the teacher's log-probabilities, but "
-                f"audit.teacher='http' is a text-only teacher, which has none; drop "
-                "the term or use audit.teacher='local'"
-            )
-    if not config.audit.chunks:
-        raise ValueError(
-            "audit.teacher='http' continues the student's responses, but "
-            "audit.chunks=0 asks it for nothing; set audit.chunks above 0, as "
-            "configs/omniopd.py does, or audit.teacher='local'"
-        )
