@@ -105,7 +105,7 @@ def test_complementary_routes_share_the_rows_of_a_run(models, tmp_path):
 def test_the_page_shows_every_kind():
     for kind in roles.WEIGHTS:
         assert f"| `{kind}` |" in TEXT
-    assert len(SNIPPETS) == 14
+    assert len(SNIPPETS) == 12
 
 
 @pytest.mark.parametrize(
