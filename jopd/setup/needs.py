@@ -147,9 +147,11 @@ def needs_rewards(term: Term) -> bool:
 
 
 def waits_for_rewards(config, terms) -> bool:
-    """Whether an update, its reports or a teacher that moves with it read rewards."""
+    """Whether an update, its reports or a teacher read rewards: one that moves with
+    them, or that is shown which rollouts were right."""
     known = teachers_of(config)
-    waits = any(known[name].weights == "gated" for name in frozen_named(config, terms))
+    named = [known[name] for name in frozen_named(config, terms)]
+    waits = any(one.weights == "gated" or roles.reads_rollouts(one) for one in named)
     return waits or any(needs_rewards(term) or _reports_rewards(term) for term in terms)
 
 

@@ -38,6 +38,7 @@ def built(models, snippet: str):
     if c.teacher.weights == "stored":
         paths.pop("teacher.path")  # of scores
     rest = {"eval.verifier": "runs.begins_with_digit", "optimizer.warmup": 0}
+    rest |= {"eval.reward_truncated": True}  # random models rarely end
     c.update_from_flattened_dict(small | paths | rest)
     return c.lock()
 
@@ -105,7 +106,7 @@ def test_complementary_routes_share_the_rows_of_a_run(models, tmp_path):
 def test_the_page_shows_every_kind():
     for kind in roles.WEIGHTS:
         assert f"| `{kind}` |" in TEXT
-    assert len(SNIPPETS) == 12
+    assert len(SNIPPETS) == 14
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,11 @@ def test_a_gate_without_rewards_is_refused(models):
     assert needs.waits_for_rewards(c, builders.build_terms(c))
     c.teachers.t.weights = "snapshot"
     assert not needs.waits_for_rewards(c, builders.build_terms(c))
+    c.teachers.t.context = "{failure};{question}"
+    assert needs.waits_for_rewards(c, builders.build_terms(c)), (
+        "it is shown what failed"
+    )
+    c.teachers.t.context = ""
     c.loss.x.report = dict(function="information_gain", other="t")
     assert needs.waits_for_rewards(c, builders.build_terms(c)), (
         "it tells right from wrong"
