@@ -24,7 +24,7 @@ import numpy as np
 
 from jopd import commandline
 from jopd.batches import collect
-from jopd.losses import objective, states
+from jopd.losses import memories, objective, states
 from jopd.methods import oprd
 from jopd.reporting import console
 from jopd.setup import builders, experiment, overrides, shipped
@@ -35,6 +35,8 @@ def rows_of(e: experiment.Experiment, name: str, layers, tokens: int):
     """States [N, L, D] of student and teacher on at most so many response tokens."""
     stage = stages.build_stages(e, builders.build_optimizer(e.config)[1])
     buffer = collect.empty_buffer(e.mix, e.widths.rows[-1])
+    kept = memories.start(e.terms, e.shape.vocabulary)
+    student = step.TrainState(0, e.params, None, kept)
     reads = {
         who: jax.jit(
             lambda params, batch, who=who: objective.align(
@@ -50,7 +52,7 @@ def rows_of(e: experiment.Experiment, name: str, layers, tokens: int):
     found: dict[str, list] = {who: [] for who in reads}
     number = 0
     while sum(len(one) for one in found["student"]) < tokens:
-        buffer, got = stage.collect(e.params, buffer, number)
+        buffer, got = stage.collect(student, buffer, number)
         mask_BT = np.asarray(got.batch.mask_BT)
         for who, read in reads.items():
             found[who].append(np.asarray(read(params[who], got.batch))[mask_BT])

@@ -17,6 +17,7 @@ KL = {name: RNG.uniform(0, 3, SHAPE) for name in ("teacher", "reference")}
 UNIFORM = RNG.uniform(0, 1, SHAPE)
 BEHAVIOR = -RNG.uniform(0, 4, SHAPE)
 POSITION = np.arange(5)[None] - np.asarray([[1], [2], [3]])
+LENGTH = np.sum(POSITION >= 0, axis=1, keepdims=True)
 AGE = np.asarray([0, 1, 4])
 FINISHED = np.asarray([True, False, True])
 # A thought, one that is cut in the middle of its end, marks in the prompt alone.
@@ -112,6 +113,16 @@ CASES = {
     ),
     "log_ratio_below": (weights.log_ratio_below, {"threshold": -0.5}, GAP < -0.5),
     "first_tokens": (weights.first_tokens, {"count": 2}, POSITION < 2),
+    "last_tokens": (
+        weights.last_tokens,
+        {"count": 2},
+        (POSITION >= LENGTH - 2) * LENGTH / np.minimum(LENGTH, 2),
+    ),
+    "last_tokens alone": (
+        weights.last_tokens,
+        {"count": 2, "rescale": False},
+        POSITION >= LENGTH - 2,
+    ),
     "entropy_above": (
         weights.entropy_above,
         {"threshold": 1.5},
