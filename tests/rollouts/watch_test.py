@@ -169,7 +169,7 @@ def test_rows_are_cut_back_to_where_they_agreed(
     bound = engine.in_blocks(
         model=MODEL, max_new_tokens=NEW, block=block, **settings, **DRAW
     )
-    got = bound(params, request, key, {"limit": jnp.float32(limit)})
+    got = bound(params, request, key, memory={"limit": jnp.float32(limit)})
     np.testing.assert_array_equal(got.length_B, want_B)
     cut_B = want_B < ends
     assert 2 <= cut_B.sum() < ROWS
