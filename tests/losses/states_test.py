@@ -227,6 +227,20 @@ def test_two_terms_share_what_is_kept():
     np.testing.assert_allclose(parts["loss/mse"], half, rtol=1e-5)
 
 
+def test_each_term_sees_its_own_of_what_is_kept():
+    """Layers 2 and 4 of four are kept; their values say which they are."""
+    two, four = (OPRD._replace(name=f"l{n}", layers=(n,)) for n in (2, 4))
+    count, mask_BT = {"student": 4, "teacher": 4}, jnp.ones((1, 2), bool)
+    own = jnp.broadcast_to(jnp.array([2.0, 4.0])[:, None], (1, 2, 2, 5))
+    weighed = objective.Weighed(jnp.ones((1, 2)), None)
+    seen = {"student": own, "teacher": 0 * own}
+    by_name = lambda value: {"l2": value, "l4": value}
+    rest = mask_BT, by_name(weighed), by_name(1.0), count
+    _, parts = states.loss((four, two), seen, *rest)
+    np.testing.assert_array_equal(parts["loss/l2"], [[4, 4]])
+    np.testing.assert_array_equal(parts["loss/l4"], [[16, 16]])
+
+
 def test_an_adapter_is_trained_through_its_base():
     shape = lora.adapted(STUDENT, rank=2, alpha=4.0, rank_stabilized=False, targets=".")
     base, frozen, batch = held()
