@@ -16,24 +16,15 @@ behind one attempt at a time and is lost behind three, so one is to be made that
 them before this can help it: docs/methods/mopd.md
 """
 
-from jopd.config import base_config
+from jopd.configs import load
 
 
 def get_config():
-    c = base_config(regime="hinted")
+    c = load("sdpo")
     c.name = "mopd"
-    c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.optimizer.learning_rate = 3e-4  # bundled student
     context = "Right: {peer}\nRight: {peer2}\nWrong: {failure}\n{question}"
-    c.teachers.self = dict(weights="ema", rate=0.01, context=context)
+    c.teachers.self.context = context
     c.peer.success = 0.5  # the released code has 0.5 in one place, 1.0 in its README
-    c.loss.mopd = dict(
-        signal="sdpo.distil",
-        alpha=0.5,
-        k=100,
-        is_clip=2.0,
-        other="self",
-        weights=dict(has_context=dict(of="self")),
-        normalizer="weights",  # the mean is over tokens of rows that are taught
-    )
+    c.loss.mopd = c.loss.sdpo
+    del c.loss.sdpo
     return c

@@ -1,6 +1,7 @@
 """What the commands share: flags parsed with one clear error, libraries silenced."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,22 @@ def check_file(flag: str, file: Path) -> None:
     if file.is_dir():
         raise IsADirectoryError(f"{flag}={file} is a folder; name a file")
     tempfile.TemporaryFile(dir=file.parent).close()
+
+
+def json_file(given: str) -> Path | None:
+    """The file of ``--json``, if one is asked for, checked before any work."""
+    if not given:
+        return None
+    check_file("--json", Path(given))
+    return Path(given)
+
+
+def write_json(file: Path | None, found) -> None:
+    """Keeps what a command found, where a file is asked for."""
+    from jopd.reporting import metrics
+
+    if file is not None:
+        metrics.write_atomically(file, json.dumps(found, indent=2) + "\n")
 
 
 def define_writing(max_new_tokens: int) -> None:

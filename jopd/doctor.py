@@ -6,9 +6,7 @@ and what to set. A line each, ok, warn or fail, with what to do. The status is 1
 one fails. --json=FILE keeps everything.
 """
 
-import json
 import sys
-from pathlib import Path
 
 from absl import app, flags
 
@@ -18,14 +16,13 @@ from jopd import commandline
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
-    from jopd.reporting import console, metrics
+    from jopd.reporting import console
     from jopd.setup import experiment, pairing
     from jopd.training import doctor
 
     f, config, parts = flags.FLAGS, flags.FLAGS.config, []
     with commandline.one_error():
-        if f.json:
-            commandline.check_file("--json", Path(f.json))
+        file = commandline.json_file(f.json)
         try:
             e = experiment.build(config)
         except (ValueError, OSError, ImportError) as error:
@@ -37,9 +34,7 @@ def main(argv: list[str]) -> None:
                 console.examination(**part)
                 parts.append(part)
         found = doctor.plain(parts)
-        if f.json:
-            text = json.dumps(found, indent=2) + "\n"
-            metrics.write_atomically(Path(f.json), text)
+        commandline.write_json(file, found)
     if any(one["state"] == pairing.FAIL for one in found["findings"]):
         sys.exit(1)
 

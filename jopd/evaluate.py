@@ -54,7 +54,7 @@ def check_out(out: Path) -> None:
 
 def keep(out: Path, found: dict, written: list[dict]) -> None:
     """Numbers to ``out``, every generation to the ``.jsonl`` beside it."""
-    metrics.write_atomically(out, json.dumps(found, indent=2) + "\n")
+    commandline.write_json(out, found)
     lines = "".join(json.dumps(row) + "\n" for row in written)
     metrics.write_atomically(out.with_suffix(".jsonl"), lines)
 

@@ -9,7 +9,6 @@ the changed weights lie, and how alike its subspace is to that of the last one
 """
 
 import contextlib
-import json
 import re
 from pathlib import Path
 
@@ -22,21 +21,18 @@ from jopd import commandline
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
-    from jopd.reporting import geometry, metrics
+    from jopd.reporting import geometry
 
     f = flags.FLAGS
     with commandline.one_error():
-        if f.json:
-            commandline.check_file("--json", Path(f.json))
+        file = commandline.json_file(f.json)
         names = [f.before, *named(f.after)]
         found = measured(names, f.matrices, rank=f.rank, share=f.share)
         whole = {name: geometry.together(found[name]) for name in found}
         print(geometry.table(whole))
         print(f"\nA random choice of weights has overlaps of {100 * f.share:g} %.")
-        if f.json:
-            about = {"before": f.before, "matrices": f.matrices, "share": f.share}
-            text = json.dumps(about | {"models": whole, "each": found}, indent=2)
-            metrics.write_atomically(Path(f.json), text + "\n")
+        about = {"before": f.before, "matrices": f.matrices, "share": f.share}
+        commandline.write_json(file, about | {"models": whole, "each": found})
 
 
 def named(words: list[str]) -> list[str]:

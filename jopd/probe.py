@@ -6,9 +6,7 @@ status is 1 where the teacher is not better than the student asked again.
 --json=FILE keeps the numbers.
 """
 
-import json
 import sys
-from pathlib import Path
 
 from absl import app, flags
 
@@ -18,19 +16,15 @@ from jopd import commandline
 def main(argv: list[str]) -> None:
     del argv
     commandline.quiet()
-    from jopd.reporting import metrics
     from jopd.setup import experiment
     from jopd.training import probe
 
     f = flags.FLAGS
     with commandline.one_error():
-        if f.json:
-            commandline.check_file("--json", Path(f.json))
+        file = commandline.json_file(f.json)
         found = probe.measure(experiment.build(f.config), f.teacher, updates=f.updates)
         print(probe.said(found, f.teacher))
-        if f.json:
-            text = json.dumps(found._asdict(), indent=2) + "\n"
-            metrics.write_atomically(Path(f.json), text)
+        commandline.write_json(file, found._asdict())
     if found.net[1][0] <= 0:
         sys.exit(1)
 
