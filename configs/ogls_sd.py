@@ -23,7 +23,7 @@ def get_config():
     c = base_config(regime="hinted")
     c.name = "ogls_sd"
     c.steps, c.rollout.prompts_per_step, c.rollout.group_size = 200, 8, 8
-    c.rollout.temperature, c.objective.temperature = 1.1, 1.0
+    c.rollout.temperature = 1.1
     c.optimizer.learning_rate = 3e-4  # bundled student
     c.peer.own_failure = True
     plus, minus = ("peer", "peer2", "peer3"), ("failure", "failure2", "failure3")

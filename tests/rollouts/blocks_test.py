@@ -130,9 +130,9 @@ def shapes_seen(
     """(rows, slots for new tokens) of every program that was compiled."""
     seen, feed = [], rollout._feed
 
-    def recorded(model, params, asked, loop):
-        seen.append((len(asked.length_B), loop.caches[0].v.shape[3] - P))
-        return feed(model, params, asked, loop)
+    def recorded(model, params, asked, loop, cache):
+        seen.append((len(asked.length_B), cache.v.shape[3] - P))
+        return feed(model, params, asked, loop, cache)
 
     monkeypatch.setattr(rollout, "_feed", recorded)
     generate = engine.in_blocks(

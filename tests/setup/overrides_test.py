@@ -271,7 +271,7 @@ def test_pages_name_switches():
 
 UNKNOWN = {
     "rollout.temprature=0.8": "did you mean rollout.temperature",
-    "max_new_tokens=3": "did you mean rollout.max_new_tokens",
+    "max_new_tokens=3": "did you mean eval.max_new_tokens or rollout.max_new_tokens",
     "optimizer.warmup_steps=3": "did you mean optimizer.warmup",
     "optimizer.lr=1e-3": "did you mean optimizer.learning_rate? ",
     "optimizer.wd=0": "did you mean optimizer.weight_decay? ",
