@@ -13,7 +13,7 @@ def test_every_key_is_listed_with_its_comment():
     assert set(keys.flatten(BASE)) <= set(said)
     assert said["steps"] == "updates"
     assert said["teacher.context"].startswith("Template of its prompt: {question}")
-    assert said["rollout.early_stop.window"] .startswith("latest tokens")
+    assert said["rollout.early_stop.window"].startswith("latest tokens")
     assert said["mesh.fsdp"] == "-1: all that is left"
     assert said["mix"].startswith("Shares of an update's rows by source.")
 
