@@ -23,7 +23,6 @@ def get_config():
     c.loss.states = dict(
         signal="oprd.mse",
         reads="states",
-        layers="all",
         weights=dict(last_tokens=dict(count=2000)),
         normalizer="sequences",
     )

@@ -142,17 +142,34 @@ class Scores(NamedTuple):
     facts: dict[str, jax.Array] = {}  # never changed in place
 
 
+class Probe(NamedTuple):
+    """What a memory learns of an update's gradient, see ``losses.segments``.
+
+    Attributes:
+      edges: positions in responses, ascending.
+      due: ``pytree -> bool[]``, whether it asks at this update, whose ``step`` is made.
+      learn: ``(pytree, cosines f32[n]) -> pytree`` of the same shapes and dtypes, for
+        the n edges.
+    """
+
+    edges: tuple[int, ...]
+    due: Callable[[Any], jax.Array]
+    learn: Callable[[Any, jax.Array], Any]
+
+
 class Memory(NamedTuple):
-    """What is remembered from update to update; both functions are pure.
+    """What is remembered from update to update; all functions are pure.
 
     Attributes:
       start: ``() -> pytree``, arrays before the first update.
       step: ``(pytree, Scores) -> pytree`` of the same shapes and dtypes, after the
         weights of an update have read it.
+      probe: what it learns of the gradient besides, where it does.
     """
 
     start: Callable[[], Any]
     step: Callable[[Any, Scores], Any]
+    probe: Probe | None = None
 
 
 class Aligned(NamedTuple):

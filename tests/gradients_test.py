@@ -13,6 +13,8 @@ sys.path.insert(0, str(runs.ROOT / "tools"))  # a folder of commands, not a pack
 import gradients
 from studying import noise
 
+from jopd.setup import shipped, validation
+
 
 def drawn(rng, count: int, size: int, mean=0.0) -> np.ndarray:
     return (rng.standard_normal((count, size)) + mean).astype(np.float32)
@@ -35,6 +37,15 @@ def test_signal_to_noise_is_what_the_vectors_were_drawn_with():
     assert found == pytest.approx(0.1, rel=0.03)
     few = [signal_to_noise(drawn(rng, 6, size, mean)) for _ in range(20)]
     assert np.mean(few) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["kat_stop", "trb", "adwin", "tropd"])
+def test_plain_rollouts_are_the_students_alone(name):
+    plain = gradients.plain_config(shipped.load(name))
+    validation.validate(plain)
+    c = plain.rollout
+    assert not (c.early_stop.function or c.behavior.function or c.prefix.source)
+    assert not c.horizon
 
 
 def test_noise_alone_is_no_signal():

@@ -79,7 +79,8 @@ def fit(config, *, name: str, layers=(), rank: int = 8, tokens: int = 16_384):
     console.say(f"layers of the student {chosen['student']}, of {name} {chosen[name]}")
     # Two layers may stand beside one: states are read once, in the order of the pairs.
     seen = rows_of(e, name, chosen, tokens)
-    found = oprd.fit(seen["student"], seen[name], rank)
+    both = chosen["student"], chosen[name]
+    found = oprd.fit(seen["student"], seen[name], rank, both)
     own = np.einsum("nld,lrd->nlr", seen["student"], found.student)
     centred = seen[name] - found.mean
     others = np.einsum("nld,lrd->nlr", centred, found.teacher)

@@ -46,7 +46,7 @@ from jopd import commandline
 from jopd.batches import collect
 from jopd.losses import memories
 from jopd.reporting import console
-from jopd.setup import builders, experiment, overrides
+from jopd.setup import builders, experiment, overrides, schedules
 from jopd.setup.config import base_config
 from jopd.teachers import moving
 from jopd.training import stages, step, workdir
@@ -146,6 +146,7 @@ def make_gradient(e: experiment.Experiment):
         panels=e.panels,
         accumulate=e.config.optimizer.accumulate,
         with_facts=False,
+        layers=step.layers_in(e.models),
     )
     flat = jax.jit(lambda *words: ravel_pytree(whole(*words)[1])[0])
     return lambda params, frozen, batch, prepared, coefs: np.asarray(
@@ -170,7 +171,7 @@ def questions(drawn: Drawn, at: int) -> dict[str, dict[str, float]]:
     names = [term.name for term in drawn.e.terms]
     asked = {name: {other: float(other == name) for other in names} for name in names}
     if len(names) > 1:
-        asked["all"] = builders.coefficients(drawn.e.config, at)
+        asked["all"] = schedules.coefficients(drawn.e.config, at)
     return asked
 
 
@@ -221,8 +222,9 @@ def plain_config(config):
         for key in SHARED:
             c[key].update(copy.deepcopy(config[key].to_dict()))
         c.seed, c.steps, c.loss = config.seed, config.steps, SIGNALS
-        c.rollout.prefix.source = c.rollout.early_stop.function = ""
-        c.rollout.early_stop.teacher = ""
+        c.rollout.prefix.source = ""
+        for key in ("early_stop", "behavior", "horizon"):
+            c.rollout[key] = base_config().rollout[key]
     return c.lock()
 
 

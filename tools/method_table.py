@@ -4,7 +4,7 @@
 
 The numbers are those of the runs kept beside ``docs/results/methods.md``, of which
 ``tools/studies/methods.py`` says what they are and what each is compared with. A row
-without any keeps what it says. ``docs/methods/sizes.md`` has the lines of config, code
+without any says so. ``docs/methods/sizes.md`` has the lines of config, code
 and tests. A test does the same and finds nothing to change.
 """
 
@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 STUDY = ROOT / "tools" / "studies" / "methods.py"
 KEPT = ROOT / "docs" / "results" / "methods"
-MEASURED = 5  # columns that are written: greedy, avg@4, difference, seeds, commit
+LINES, MEASURED = 3, 5  # a column, and the last ones: greedy, avg@4, difference, ...
+UNKNOWN = ["-", "-", "not yet measured", "-", "-"]
 CONFIG = re.compile(r"`configs/(\w+)\.py`")
 
 
@@ -41,18 +42,19 @@ def results(made: reading.Study) -> dict[str, list[dict]]:
 
 
 def filled(text: str, made: reading.Study, runs: dict[str, list[dict]]) -> str:
-    """README with the rows of its table that have runs written anew.
+    """README with the rows of its table written anew.
 
     The arm of a config as it ships has its name.
     """
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
         named = CONFIG.search(line)
-        if line.startswith("| ") and named and named[1] in runs:
+        if line.startswith("| ") and named:
             cells = line.strip().strip("|").split(" | ")
             kept = [cell.strip() for cell in cells[:-MEASURED]]
-            new = [*kept, *measured(made, named[1], runs)]
-            lines[number] = f"| {' | '.join(new)} |\n"
+            kept[LINES] = str(lines_of_config(ROOT / "configs" / f"{named[1]}.py"))
+            found = measured(made, named[1], runs) if named[1] in runs else UNKNOWN
+            lines[number] = f"| {' | '.join([*kept, *found])} |\n"
     return "".join(lines)
 
 
@@ -94,9 +96,7 @@ def sizes() -> str:
     """The page of what each config adds to the library."""
     rows = []
     for config in sorted((ROOT / "configs").glob("*.py")):
-        text = config.read_text()
-        body = text[text.index("def get_config") :].splitlines()
-        lines = sum(not re.fullmatch(r"\s*(#.*)?", line) for line in body)
+        text, lines = config.read_text(), lines_of_config(config)
         own = sorted(set(re.findall(r'"(\w+)\.\w+"', text)))
         files = [ROOT / "jopd" / "methods" / f"{name}.py" for name in own]
         code = [f"`{f.name}` {lines_of_code(f)}" for f in files if f.exists()]
@@ -105,6 +105,13 @@ def sizes() -> str:
         more = ", ".join(code) or "none", ", ".join(tried) or "`methods_test.py`"
         rows.append(f"| `{config.stem}` | {lines} | {more[0]} | {more[1]} |")
     return SIZES + "\n".join(rows) + "\n"
+
+
+def lines_of_config(config: Path) -> int:
+    """Of ``get_config``, without blank ones and comments."""
+    text = config.read_text()
+    body = text[text.index("def get_config") :].splitlines()
+    return sum(not re.fullmatch(r"\s*(#.*)?", line) for line in body)
 
 
 SIZES = """# What a method adds

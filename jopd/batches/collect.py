@@ -209,6 +209,7 @@ def make_collect(
     widths: tuple[int, ...],
     deal: Callable[[Batch], tuple[Batch, np.ndarray]],
     prefix: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
+    horizon: Callable[[Any, int], int] | None = None,
     annotate: Annotate | None = None,
 ):
     """``(student, buffer, step) -> (buffer, Collected)``, all else bound.
@@ -226,6 +227,8 @@ def make_collect(
       deal: gives rows to devices and micro-batches and puts them there; with the batch
         it returns its ``Collected.order_B``.
       prefix: ``(prompt ids, step) -> response tokens`` that rollouts start from.
+      horizon: ``(student, step) -> tokens`` that rollouts may have at most, not above
+        the writer's limit, which it is without one.
       annotate: sees every batch once its rows are mixed and cut, and may add facts per
         token that weights read (``Batch.extra``).
     """
@@ -251,9 +254,14 @@ def make_collect(
         if not reused:
             own, stream = ids[: mix.prompts], jax.random.fold_in(key, 0)
             heads = None if prefix is None else prefix(own, step)
+            now, limits = writer, {}
+            if horizon is not None:
+                now = writer._replace(limit=horizon(student, step))
+                limits = {"rollout/horizon": now.limit}
             fresh, means = fresh_rows(
-                rows, writer, student, own, stream, mix.group_size, heads
+                rows, now, student, own, stream, mix.group_size, heads
             )
+            means |= limits
             fresh = fit(fresh, widths[-1])
             parts.append(fresh)
         if drawn := mix.replayed + mix.fresh * reused:

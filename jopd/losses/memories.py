@@ -9,6 +9,9 @@ function ``(vocabulary, **arguments) -> types.Memory``, named in the config's
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+
+from jopd.losses import segments
 from jopd.losses.objective import Term
 from jopd.types import Memory, Scores
 
@@ -29,3 +32,23 @@ def step(terms: Iterable[Term], vocabulary: int, scores: Scores) -> dict[str, An
         name: make(vocabulary).step(scores.memory[name], scores)
         for name, make in named(terms).items()
     }
+
+
+def learn(terms: Iterable[Term], vocabulary: int, memory, gradient, whole):
+    """``memory`` with what those with a probe that is due learn of the gradient.
+
+    ``whole`` is that of the update, ``gradient`` gives it of a segment, see
+    ``segments.cosines``; without a probe nothing is computed.
+    """
+    for name, make in named(terms).items():
+        probe = make(vocabulary).probe
+        if probe is None:
+            continue
+
+        def asked(held, probe=probe):
+            return probe.learn(held, segments.cosines(gradient, whole, probe.edges))
+
+        held = memory[name]
+        found = jax.lax.cond(probe.due(held), asked, lambda held: held, held)
+        memory = memory | {name: found}
+    return memory

@@ -1,16 +1,18 @@
 """Terms over the states between layers, below the head: no vocabulary, no chunks.
 
-A term with ``reads="states"`` has a signal ``states -> f32[B, T]``, of name ->
-[B, T, L, D]: what models have behind L of their layers, the student's with gradient.
-Layers are counted from 1. The state behind a model's last layer is the one that its
-head reads, after the final norm. Rows are aligned as logits are (``objective.align``).
-Such a term is weighed as all others (``objective.weigh``).
+A term with ``reads="states"`` has a signal ``states -> f32[B, T]``, of name -> [B, T,
+L, D]: what models have behind L of their layers, the student's with gradient;
+``<name>/layers`` are their numbers, np.i32[L]. Layers are counted from 1. The state
+behind a model's last layer is the one that its head reads, after the final norm. Rows
+are aligned as logits are (``objective.align``). Such a term is weighed as all others
+(``objective.weigh``).
 """
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopd.losses.objective import Term, Weighed, align
 
@@ -51,7 +53,7 @@ def layers_of(term: Term, count: Mapping[str, int]) -> dict[str, tuple[int, ...]
     if wrong := [n for n in layers if n > own]:
         raise ValueError(
             f"loss.{term.name}.layers={layers} names layer {wrong[0]}, and the student "
-            f"has {own}; use layers from 1 to {own}, or 'all'"
+            f"has {own}; use layers from 1 to {own}, or leave it out for all"
         )
     others = {name: layer_map(layers, own, count[name]) for name in term.models}
     return {"student": layers} | others
@@ -92,6 +94,7 @@ def loss(
             seen[name] = states[name] if whole else states[name][:, :, jnp.array(place)]
             if name != "student":
                 seen[name] = jax.lax.stop_gradient(seen[name])
+            seen[f"{name}/layers"] = np.asarray(layers, np.int32)
         weight_BT = weighed[term.name].weight_BT
         value_BT = jnp.where(weight_BT != 0, weight_BT * term.signal(seen), 0.0)
         parts[f"loss/{term.name}"] = value_BT
@@ -106,12 +109,14 @@ def check(term: Term, count: Mapping[str, int], widths: Mapping[str, int]) -> No
       ValueError: names the term.
     """
     of = lambda name, layers: (2, 3, len(layers), widths[name])
+    chosen = layers_of(term, count)
     seen = {
         name: jax.ShapeDtypeStruct(of(name, layers), jnp.float32)
-        for name, layers in layers_of(term, count).items()
+        for name, layers in chosen.items()
     }
+    numbers = {f"{n}/layers": np.asarray(own, np.int32) for n, own in chosen.items()}
     try:
-        found = jax.eval_shape(term.signal, seen)
+        found = jax.eval_shape(lambda seen: term.signal(seen | numbers), seen)
     except KeyError as error:
         raise ValueError(
             f"loss.{term.name} reads the states of {error}, which are not there; name "

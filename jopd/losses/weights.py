@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopd.losses import groups
-from jopd.types import Scores
+from jopd.types import SOURCES, Scores
 
 
 def log_ratio(
@@ -95,27 +95,35 @@ def first_tokens(scores: Scores, *, count: int) -> jax.Array:
 def after_tokens(scores: Scores, *, count: int, rescale: bool = False) -> jax.Array:
     """0 on the first ``count`` response tokens, 1 after (SDFT skips 3).
 
-    ``rescale`` makes it n / (n - count) after, with n the response tokens of the row: a
+    ``rescale`` makes it n / k after, of a row's n tokens of one source with k left: a
     mean per sequence is then over the tokens that are left, as in TRL's SDFT.
     """
-    after_BT = (scores.position >= count).astype(jnp.float32)
-    if not rescale:
-        return after_BT
-    length_B = jnp.sum(scores.mask, axis=1, keepdims=True)
-    return after_BT * length_B / jnp.maximum(length_B - count, 1)
+    after_BT = scores.position >= count
+    return _rescaled(after_BT, scores) if rescale else after_BT.astype(jnp.float32)
 
 
 def last_tokens(scores: Scores, *, count: int, rescale: bool = True) -> jax.Array:
     """0 but on the last ``count`` response tokens of a row (OPRD takes 2000).
 
-    ``rescale`` makes it n / count there, with n the response tokens of a longer row: a
-    mean per sequence is then over the tokens that are left.
+    ``rescale`` is that of ``after_tokens``.
     """
     length_B = jnp.sum(scores.mask, axis=1, keepdims=True)
-    last_BT = (scores.position >= length_B - count).astype(jnp.float32)
-    if not rescale:
-        return last_BT
-    return last_BT * length_B / jnp.maximum(jnp.minimum(length_B, count), 1)
+    last_BT = scores.position >= length_B - count
+    return _rescaled(last_BT, scores) if rescale else last_BT.astype(jnp.float32)
+
+
+def _rescaled(kept_BT: jax.Array, scores: Scores) -> jax.Array:
+    """n / k on what is kept: of n tokens of a row and a source k are.
+
+    A prefix is not the student's, and no part of a mean over the student's tokens.
+    """
+    weight_BT = jnp.zeros(kept_BT.shape, jnp.float32)
+    for source in SOURCES.values():
+        own_BT = scores.mask & (scores.source == source)
+        left_BT = own_BT & kept_BT
+        n_B, k_B = (jnp.sum(x, 1, keepdims=True) for x in (own_BT, left_BT))
+        weight_BT = jnp.where(left_BT, n_B / jnp.maximum(k_B, 1), weight_BT)
+    return weight_BT
 
 
 def finished(scores: Scores) -> jax.Array:

@@ -165,9 +165,10 @@ def minima(
     """The smallest z of each of the last ``capacity`` fresh rollouts, in nats.
 
     ``(updates i32, pushed i32, f32[capacity])``, the oldest overwritten first; rollouts
-    without a whole window are passed over. Rollouts are whole here, those that the
-    paper ends at the trigger too, so their minima and tau are lower than its own. One
-    queue for all devices; the paper has one per worker.
+    without a whole window are passed over. Where nothing ends rollouts early
+    (``configs/kat.py``) they are whole, also those that the paper ends at the trigger,
+    so their minima and tau are lower than its own. One queue for all devices; the
+    paper has one per worker.
     """
     del vocabulary
 

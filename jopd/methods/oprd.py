@@ -67,6 +67,13 @@ def bridged(
             f"bridge={bridge!r} is for {say(*there)}, and the term has {say(*needed)}; "
             "fit one of this pair and these layers: tools/fit_bridge.py"
         )
+    pairs = [states[f"{name}/layers"].tolist() for name in ("student", other)]
+    if known.layers.tolist() != pairs:
+        raise ValueError(
+            f"bridge={bridge!r} is between the layers {known.layers.tolist()} of the "
+            f"two models, and the term has {pairs}; fit one of these: "
+            "tools/fit_bridge.py"
+        )
     own = jnp.einsum("btld,lrd->btlr", own, known.student)
     others = jnp.einsum("btld,lrd->btlr", others - known.mean, known.teacher)
     if normalize:
@@ -75,11 +82,15 @@ def bridged(
 
 
 class Bridge(NamedTuple):
-    """f32[L, r, D_S], f32[L, r, D_T] and f32[L, D_T], of L pairs of layers."""
+    """f32[L, r, D_S], f32[L, r, D_T] and f32[L, D_T], of L pairs of layers.
+
+    ``layers`` [2, L] are the student's and the teacher's, counted from 1.
+    """
 
     student: np.ndarray
     teacher: np.ndarray
     mean: np.ndarray
+    layers: np.ndarray
 
 
 @functools.cache
@@ -87,22 +98,24 @@ def load(path: str) -> Bridge:
     """A bridge from its file; raises ValueError as ``bridged`` does."""
     try:
         with np.load(path, allow_pickle=False) as held:
-            found = Bridge(
-                *(np.asarray(held[key], np.float32) for key in Bridge._fields)
-            )
+            maps = (np.asarray(held[key], np.float32) for key in Bridge._fields[:3])
+            found = Bridge(*maps, np.asarray(held["layers"], np.int32))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"bridge={path!r} cannot be read ({type(error).__name__}: {error!s:.100}); "
             "tools/fit_bridge.py writes one"
         ) from error
     ranks = {found.student.ndim, found.teacher.ndim, found.mean.ndim + 1}
-    if ranks != {3} or len({x.shape[0] for x in found}) > 1:
+    pairs = {x.shape[0] for x in found[:3]} | {found.layers.shape[-1]}
+    if ranks != {3} or len(pairs) > 1 or found.layers.ndim != 2:
         raise ValueError(f"bridge={path!r} holds {[x.shape for x in found]}, no bridge")
     return found
 
 
-def fit(own: np.ndarray, others: np.ndarray, rank: int) -> Bridge:
+def fit(own: np.ndarray, others: np.ndarray, rank: int, layers) -> Bridge:
     """The bridge between states [N, L, D_S] and [N, L, D_T] of N tokens.
+
+    ``layers`` are the student's and the teacher's L of them.
 
     P_T are the first ``rank`` principal directions of the teacher's centred states, P_S
     is the linear map that meets them best in the mean square (equation 13). It is
@@ -111,7 +124,7 @@ def fit(own: np.ndarray, others: np.ndarray, rank: int) -> Bridge:
     Raises:
       ValueError: a rank above a width, or fewer tokens than the student is wide.
     """
-    tokens, layers, width = own.shape
+    tokens, count, width = own.shape
     most = min(width, others.shape[-1])
     if not 0 < rank <= most:
         raise ValueError(f"rank={rank} must be from 1 to the smaller width, {most}")
@@ -121,14 +134,15 @@ def fit(own: np.ndarray, others: np.ndarray, rank: int) -> Bridge:
             "apart; take more prompts"
         )
     found = []
-    for layer in range(layers):
+    for layer in range(count):
         h, t = own[:, layer].astype(np.float64), others[:, layer].astype(np.float64)
         mean = t.mean(axis=0)
         _, _, directions = np.linalg.svd(t - mean, full_matrices=False)
         p_t = directions[:rank]
         p_s = np.linalg.lstsq(h, (t - mean) @ p_t.T, rcond=None)[0].T
-        found.append(Bridge(p_s, p_t, mean))
-    return Bridge(*(np.stack(part).astype(np.float32) for part in zip(*found)))
+        found.append((p_s, p_t, mean))
+    maps = (np.stack(part).astype(np.float32) for part in zip(*found))
+    return Bridge(*maps, np.asarray(layers, np.int32))
 
 
 def _direction(x: jax.Array) -> jax.Array:

@@ -290,15 +290,15 @@ def with_states(model: Decoder, params, layers: tuple[int, ...], *words, **more)
 
     Returns:
       (hidden [B, T, D] as of ``Decoder``, states [B, T, L, D] of the same type). That
-      behind the last layer is ``hidden`` itself: the final norm is in it, as in the
+      behind the last layer has the final norm, but not what divides logits, as in the
       ``hidden_states`` of transformers. All are kept until the few are chosen.
     """
     read = functools.partial(model.apply, {"params": params}, return_kv=False)
     (hidden_BTD, _), found = read(*words, **more, mutable=[STATES])
     (behind_NBTD,) = found[STATES]["layers"]["behind"]
-    states = (
-        hidden_BTD if n == model.config.layers else behind_NBTD[n - 1] for n in layers
-    )
+    c = model.config
+    last_BTD = _times(hidden_BTD, c.logit_divisor)
+    states = (last_BTD if n == c.layers else behind_NBTD[n - 1] for n in layers)
     return hidden_BTD, jnp.stack([x.astype(hidden_BTD.dtype) for x in states], axis=2)
 
 

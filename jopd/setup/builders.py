@@ -1,4 +1,4 @@
-"""From names in a config to functions: terms, stop rules, coefficients, optimizer.
+"""From names in a config to functions: terms, stop rules, optimizer.
 
 ``ConfigDict`` stops here: everything below takes plain values.
 """
@@ -87,7 +87,7 @@ def _below_the_head(signal, spec: dict, where: str) -> tuple[str, tuple[int, ...
     Raises:
       ValueError: names the key; also where the signal plainly reads the other thing.
     """
-    reads, layers = spec.get("reads", "logits"), spec.get("layers", "all")
+    reads, layers = spec.get("reads", "logits"), spec.get("layers", ())
     one_of(f"{where}.reads", reads, states.READS)
     first = next(iter(inspect.signature(signal).parameters), "")
     if first in ("states", "outputs") and (first == "states") != (reads == "states"):
@@ -108,13 +108,11 @@ def _below_the_head(signal, spec: dict, where: str) -> tuple[str, tuple[int, ...
             f"{where}.advantage={spec['advantage']!r:.80} is for signals over logits; "
             "one over states has weights only"
         )
-    if layers == "all":
-        return reads, ()
     ranges.check(f"{where}.layers", layers, LAYERS)
-    if not layers or sorted(set(layers)) != list(layers):
+    if sorted(set(layers)) != list(layers):
         raise ValueError(
-            f"{where}.layers={layers!r} must be 'all' or layers in ascending order, "
-            "each once"
+            f"{where}.layers={layers!r} must be in ascending order, each once; leave "
+            "it out for all"
         )
     return reads, tuple(layers)
 
@@ -230,17 +228,6 @@ def build_behavior(config: ConfigDict):
     return rule
 
 
-def behavior_budget(config: ConfigDict, step: int) -> float:
-    """What a teacher may move rollouts at an update, in nats; 0: it does not draw."""
-    c = config.rollout.behavior
-    if not c.function:
-        return 0.0
-    steps = c.steps or config.steps
-    if c.steps and step >= steps and not c.end:
-        return 0.0
-    return float(optimizer.schedule(c.schedule, c.budget, steps=steps, end=c.end)(step))
-
-
 def build_scored(given, where: str, key: str, namespace=weights):
     """A function of scores from its name, or ``dict(function=name, **arguments)``.
 
@@ -295,46 +282,6 @@ def _build_named(section: ConfigDict, kind: str, namespace, check) -> dict:
         found[name] = build_scored(spec.to_dict(), where, where, namespace)
         check(where, found[name])
     return found
-
-
-def coefficients(config: ConfigDict, step: int) -> dict[str, float]:
-    """Coefficient of every term at an update.
-
-    ``coef`` is a number, or ``dict(schedule=..., value=..., end=..., steps=...)`` with
-    a schedule of ``optimizer.schedule``; it reaches ``end``, higher or lower, after
-    ``steps`` updates, without ``steps`` at the end of the run. Of them the first
-    ``warmup`` go from ``start`` to ``value``. "hold" needs ``hold``, the update from
-    which it moves.
-    """
-    coefs = {name: spec.get("coef", 1.0) for name, spec in config.loss.items()}
-    held = lambda coef: isinstance(coef, ConfigDict) or coef != 0
-    return {n: scheduled(c, config.steps)(step) for n, c in coefs.items() if held(c)}
-
-
-def scheduled(coef: float | ConfigDict, steps: int):
-    """``update -> float`` of a coefficient; ``steps`` are those of the run."""
-    if not isinstance(coef, ConfigDict):
-        return lambda step: float(coef)
-    at = optimizer.schedule(
-        coef.schedule,
-        coef.value,
-        steps=coef.get("steps", steps),
-        warmup_steps=coef.get("warmup", 0),
-        start=coef.get("start", 0.0),
-        end=coef.get("end", 0.0),
-        hold=coef.get("hold", 0),
-    )
-    return lambda step: float(at(step))
-
-
-def strengths(config: ConfigDict) -> dict:
-    """Guided panel -> ``update -> float``, of those whose strength has a schedule."""
-    given = {name: spec.get("strength", 1.0) for name, spec in config.panels.items()}
-    return {
-        name: scheduled(strength, config.steps)
-        for name, strength in given.items()
-        if isinstance(strength, ConfigDict)
-    }
 
 
 def build_optimizer(config: ConfigDict):

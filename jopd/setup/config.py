@@ -173,6 +173,10 @@ def base_config(regime: str = "digits") -> ConfigDict:
             "teacher": "",  # who reads along; empty: nobody
         },
         "prompt_buckets": (),  # padded prompt lengths; empty: chosen from the data
+        # Fewer new tokens than max_new_tokens, by update: a schedule as a term's coef,
+        # dict(schedule="linear", value=8, end=64), or dict(memory=NAME) of a memory
+        # that says so, as adwin.window. Empty: off
+        "horizon": {},
         # Rollouts may be drawn from the student and a teacher together, by a rule of
         # rollouts.behavior, while its budget is above 0; further keys are its
         # arguments. What is recorded is the log-probability of what was drawn from.
@@ -371,6 +375,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
         c.panels,
         c.rollout.early_stop,
         c.rollout.behavior,
+        c.rollout.horizon,
         c.remote.body,
         c.rewards,
         c.data.student_template_kwargs,

@@ -45,34 +45,44 @@ def prompt_limit(config, positions: dict[str, int]) -> int:
     return asked or room(config, min(positions.values()))
 
 
-def room(config, positions: int) -> int:
+def room(config, positions: int, name: str = "student") -> int:
     """Tokens of a prompt that leave room for a response, for who drops or cuts."""
     if config.data.on_long_prompt == "error":
         return sys.maxsize
-    room = positions - longest_read(config)
+    room = positions - _read_by(name, config)
     if room < 1:
         raise ValueError(
-            f"{_longest(config)} leaves no room for a prompt in {positions} positions; "
-            "lower it"
+            f"{_longest(name, config)} leaves no room for a prompt in {positions} "
+            "positions; lower it"
         )
     return room
 
 
-def _longest(config) -> str:
-    """What ``longest_read`` is made of, in words."""
+def _read_by(name: str, config) -> int:
+    """Most tokens of a response that a model reads: evaluations compare two of them."""
+    both = name in ("student", "teacher")
+    return longest_read(config) if both else longest_response(config)
+
+
+def _longest(name: str, config) -> str:
+    """What ``_read_by`` is made of, in words."""
     response, evaluated = longest_response(config), evaluation_limit(config)
-    if evaluated > response:
+    if _read_by(name, config) > response:
         return f"eval.max_new_tokens={evaluated}"
     prefix = longest_prefix(config)
     behind = f" behind a prefix of up to {prefix}" if prefix else ""
     return f"rollout.max_new_tokens={config.rollout.max_new_tokens}{behind}"
 
 
-def most_of_context(config) -> int:
-    """Most tokens of a prompt that a teacher's context makes; 0: not limited."""
+def most_of_context(config, rollouts: int = 0) -> int:
+    """Most tokens of a prompt that a teacher's context makes; 0: not limited.
+
+    Where it shows ``rollouts``, as many are beside the student's prompt, else one
+    solution.
+    """
     c = config.data
-    whole = c.max_prompt_tokens and c.max_prompt_tokens + config.rollout.max_new_tokens
-    return c.max_context_tokens or whole
+    shown = rollouts * longest_response(config) or config.rollout.max_new_tokens
+    return c.max_context_tokens or (c.max_prompt_tokens and c.max_prompt_tokens + shown)
 
 
 def auto_buckets(longest: int) -> tuple[int, ...]:
@@ -115,9 +125,8 @@ def evaluation_rows(config, mix, held: int, devices: int) -> int:
 
 def check_positions(config, shapes, rows, widths: Widths) -> None:
     """Every model must have a position for every token that it may read."""
-    limit = longest_read(config)
     for name, shape in shapes.items():
-        longest = widths.prompts[-1]
+        longest, limit = widths.prompts[-1], _read_by(name, config)
         if name in rows.own_prompts:
             parts = rows.own_prompts[name]
             longest = max(len(prompt) for part in parts for prompt in part.prompts)
@@ -127,7 +136,7 @@ def check_positions(config, shapes, rows, widths: Widths) -> None:
             raise ValueError(
                 f"prompt and response together take up to {longest + limit} "
                 f"positions, the {name} has {shape.max_positions}; lower "
-                f"{_longest(config)}, or keep prompts shorter with "
+                f"{_longest(name, config)}, or keep prompts shorter with "
                 "data.on_long_prompt='drop' and data.max_prompt_tokens (of a teacher "
                 "that reads more: data.max_context_tokens)"
             )

@@ -186,16 +186,21 @@ def _copy(config, cast: Cast, mesh, generator: str) -> list[Part]:
 
 
 def _cache(config, cast: Cast, mesh, mix, widths, *, generator, held, train) -> Part:
-    """Keys and values of as many rows as are drawn at one time: of rollouts, or of an
-    evaluation where those are more."""
-    c, shape = config.rollout, wanted(config, cast)["student"][0]
+    """Keys and values of as many rows as are drawn at one time: of rollouts, those of a
+    teacher that draws with the student or reads along too, or of an evaluation where
+    those are more."""
+    c, models = config.rollout, wanted(config, cast)
+    own = [models["student"][0]]
+    beside = [c[key].teacher for key in ("behavior", "early_stop") if c[key].function]
+    company = [models[name][0] for name in beside if name in models]
     split = mesh.devices.size if generator == "pmap" else sharding.row_shards(mesh)
     measured = lengths.evaluation_rows(config, mix, held, mesh.devices.size)
 
-    def part(rows: int, given: int, limit: int, keys: str) -> Part:
+    def part(shapes, rows: int, given: int, limit: int, keys: str) -> Part:
         rows = math.ceil(min(rows, c.at_once * split or rows) / split)
-        size = lambda slots: whole(
-            jax.eval_shape(lambda: caches.empty(shape, rows, slots))
+        size = lambda slots: sum(
+            whole(jax.eval_shape(lambda shape=shape: caches.empty(shape, rows, slots)))
+            for shape in shapes
         )
         block = min(c.block_tokens or limit, limit) if generator == "pmap" else limit
         # Under jit the heads of a cache may be split as the student is.
@@ -203,11 +208,12 @@ def _cache(config, cast: Cast, mesh, mix, widths, *, generator, held, train) -> 
         return Part("KV cache", size(given + limit), least, "rollout", keys)
 
     keys = "rollout.at_once, rollout.prompts_per_step, rollout.max_new_tokens"
-    parts = [part(mix.fresh, widths.given[-1], c.max_new_tokens, keys)] * train
+    fresh = mix.fresh, widths.given[-1], c.max_new_tokens, keys
+    parts = [part(own + company, *fresh)] * train
     which = "eval" if config.eval.max_new_tokens else "rollout"
     keys = f"eval.batch_rows, rollout.at_once, {which}.max_new_tokens"
     limit = lengths.evaluation_limit(config)
-    parts.append(part(measured, widths.prompts[-1], limit, keys))
+    parts.append(part(own, measured, widths.prompts[-1], limit, keys))
     return max(parts, key=lambda part: part.most)
 
 

@@ -193,12 +193,18 @@ def check_memory(where: str, make) -> None:
     Raises:
       ValueError: names it and both.
     """
-    memory = make(VOCABULARY)
+    try:
+        memory = make(VOCABULARY)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     models = _given((make,), MODELS.__contains__) - {None}
     before = jax.eval_shape(memory.start)
     scores = _abstract_scores(("student", *models), {}, _facts_given((make,)))
     try:
         after = jax.eval_shape(memory.step, before, scores)
+        if memory.probe is not None:
+            seen = jax.ShapeDtypeStruct((len(memory.probe.edges),), jnp.float32)
+            after = jax.eval_shape(memory.probe.learn, after, seen)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except KeyError as error:

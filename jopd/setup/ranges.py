@@ -175,7 +175,7 @@ RANGES = {
     **{f"rollout.{key}.teacher": TEXT for key in ("early_stop", "behavior")},
     "rollout.early_stop.limit": AMOUNT,
     "rollout.early_stop.window": FROM_0,
-    "rollout.prompt_buckets": several(COUNT, "lengths of prompts"),
+    **{"rollout.prompt_buckets": several(COUNT, "lengths"), "rollout.horizon": GROUP},
     "rollout.prefix.source": TEXT,
     **{f"rollout.{key}.schedule": SCHEDULE for key in ("prefix", "behavior")},
     **{f"rollout.{key}.steps": FROM_0 for key in ("prefix", "behavior")},
@@ -272,7 +272,7 @@ RANGES = {
 
 # Of functions, ``function.argument``, where the type alone allows what is not meant and
 # the function itself does not refuse it.
-_IDS = several(FROM_0, "ids of tokens")
+_IDS, _AGREES = several(FROM_0, "ids of tokens"), ("before_agreement", "agreement")
 ARGUMENTS = {
     "after_tokens.count": FROM_0,
     **{"first_tokens.count": FROM_0, "last_tokens.count": COUNT},
@@ -325,12 +325,10 @@ ARGUMENTS = {
     "carried.drop_most_frequent": FROM_0,
     "carried.min_count": FROM_0,
     "levels.spared": SHARE,
-    "before_agreement.spared": SHARE,
-    "before_agreement.window": COUNT,
-    "before_agreement.patience": COUNT,
-    "before_agreement.exempt": FROM_0,
-    "before_agreement.warmup_steps": FROM_0,
-    "before_agreement.least": COUNT,
+    **{f"{f}.spared": SHARE for f in _AGREES},
+    **{f"{f}.{k}": COUNT for f in _AGREES for k in ("patience", "least")},
+    **{f"{f}.{k}": FROM_0 for f in _AGREES for k in ("exempt", "warmup_steps")},
+    **dict.fromkeys(("before_agreement.window", "agreement.mean_over"), COUNT),
     "minima.window": COUNT,
     "minima.exempt": FROM_0,
     "minima.capacity": COUNT,

@@ -233,7 +233,7 @@ def own_prompts(
             continue
         of_context = lengths.most_of_context(config)
         asked = of_context if teacher.context else c.max_prompt_tokens
-        limit = asked or lengths.room(config, positions[name])
+        limit = asked or lengths.room(config, positions[name], name)
         parts = []
         for rows, ours in zip(examples, student, strict=True):
             if teacher.context:
@@ -285,7 +285,6 @@ def peer_prompts(
         return encode(config, tokenizer, rows, kwargs, limit=sys.maxsize).prompts
 
     response = lengths.longest_response(config)
-    most = lengths.most_of_context(config)
     bare = []  # rows with empty rollouts, and how many a context names
     for name, context in contexts.items():
         others = roles.rollouts_of(context)
@@ -293,6 +292,7 @@ def peer_prompts(
         rows = roles.in_context(name, context, list(examples), empty)
         count = sum(field in others for field in roles.fields_of(name, context))
         bare += [(rows, count)] * ((rows, count) not in bare)
+    most = lengths.most_of_context(config, max(count for _, count in bare))
     if not most:
         lengths_of = lambda rows: map(len, encode_prompts(rows))
         most = max(max(lengths_of(rows)) + count * response for rows, count in bare)

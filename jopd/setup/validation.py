@@ -1,14 +1,13 @@
 """Rejects configs that cannot work, with the reason, before anything is loaded."""
 
-import math
 import re
 
 import jax
 from ml_collections import ConfigDict
 
 from jopd.models import decoder, lora
-from jopd.setup import judges, keys, optimizer, ranges
-from jopd.setup.builders import build_terms, one_of
+from jopd.setup import judges, keys, optimizer, ranges, schedules
+from jopd.setup.builders import build_terms
 from jopd.setup.needs import (
     facts_read,
     fields_read,
@@ -58,7 +57,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
 
 def _check_terms(config: ConfigDict) -> None:
     for name, spec in config.loss.items():
-        _check_coef(f"loss.{name}.coef", spec.get("coef", 1.0))
+        schedules.check(f"loss.{name}.coef", spec.get("coef", 1.0))
         beta = spec.get("beta")
         if spec.get("signal") == "jsd" and beta is not None and not 0 < beta < 1:
             raise ValueError(
@@ -124,37 +123,6 @@ def check_projection(config, shape: decoder.DecoderConfig) -> list[str]:
         f"optimizer.project.rank={rank} leaves matrices alone whose smaller side is no "
         f"larger: {', '.join(alone)}"
     ] * bool(alone)
-
-
-COEF = dict.fromkeys(("value", "start", "end"), ranges.FACTOR)
-COEF |= {"steps": ranges.COUNT, "warmup": ranges.FROM_0, "hold": ranges.FROM_0}
-
-
-def _check_coef(where: str, coef) -> None:
-    if not isinstance(coef, ConfigDict):
-        return ranges.check(where, coef, ranges.FACTOR)
-    if not {"schedule", "value"} <= set(coef) <= {"schedule", *COEF}:
-        raise ValueError(
-            f"{where}={coef.to_dict()!r} must be a number or dict(schedule=..., "
-            "value=..., "
-            f"end=..., steps=..., start=..., warmup=...); all but the first two may be "
-            "left out, and hold=... is for schedule='hold'"
-        )
-    one_of(f"{where}.schedule", coef.schedule, optimizer.OF_TERMS)
-    for key in set(COEF) & set(coef):
-        ranges.check(f"{where}.{key}", coef[key], COEF[key])
-    if ("hold" in coef) != (coef.schedule == "hold"):
-        has = "has" if "hold" in coef else "has no"
-        raise ValueError(
-            f"{where}: schedule={coef.schedule!r} {has} hold; hold=..., the update "
-            "from which a coefficient moves, is for schedule='hold' and needed there"
-        )
-    for key in ("hold", "warmup"):
-        if coef.get(key, 0) >= coef.get("steps", math.inf):
-            raise ValueError(
-                f"{where}.{key}={coef[key]} leaves no update before {where}.steps="
-                f"{coef.steps}; lower it or raise the other"
-            )
 
 
 def _check_mix(config: ConfigDict, terms) -> None:
@@ -229,7 +197,7 @@ def _check_teachers(config: ConfigDict, terms) -> None:
     for name, teacher in known.items():
         roles.check_route(name, teacher, config.data.fields)
     for one in panels_of(config):
-        _check_coef(
+        schedules.check(
             f"panels.{one.name}.strength", config.panels[one.name].get("strength", 1.0)
         )
         routed = [n for n in (*one.members, *one.sides) if known[n].route]
@@ -298,16 +266,32 @@ def _check_peers(config: ConfigDict, terms) -> None:
                 f"loss.{term.name}.source={term.source!r}: only student rows have "
                 "other rollouts beside them; use 'student'"
             )
-    size = config.rollout.group_size
     direct = [members.get(name, {name}) for term in terms for name in term.models]
-    for name in sorted(names & set().union(*direct)):
-        first = read[name][0]  # without it a row is not read in the context
-        if (number := roles.rollout_meant(first)[1]) >= size:
-            raise ValueError(
-                f"the context of {name!r} uses {{{first}}}, and "
-                f"rollout.group_size={size} makes {size - 1} other rollouts of a "
-                f"prompt; use a group_size of at least {number + 1}"
-            )
+    needed = [{name} for name in sorted(names & set().union(*direct))]
+    for one in panels_of(config):  # of a side one is enough
+        if any(one.name in term.models for term in terms):
+            needed += [set(side) for side in (one.plus, one.minus) if side]
+    for side in needed:
+        _check_group(config, {name: read[name] for name in sorted(side)})
+
+
+def _check_group(config: ConfigDict, read: dict[str, tuple[str, ...]]) -> None:
+    """That a group has enough others for the context of one of the models."""
+    size, least = config.rollout.group_size, {}
+    for name, fields in read.items():
+        if not fields:
+            return  # shows none
+        # Without its first a row is not read in the context.
+        kind, number = roles.rollout_meant(fields[0])
+        itself = kind == "failure" and config.peer.own_failure
+        least[name] = number + 1 - itself
+    name = min(least, key=least.get)
+    if least[name] > size:
+        raise ValueError(
+            f"the context of {name!r} uses {{{read[name][0]}}}, and "
+            f"rollout.group_size={size} makes {size - 1} other rollouts of a prompt; "
+            f"use a group_size of at least {least[name]}"
+        )
 
 
 def _check_patterns(config: ConfigDict) -> None:

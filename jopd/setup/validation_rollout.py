@@ -1,11 +1,13 @@
 """Rejects rollout options that cannot work, with the reason; see ``validation``."""
 
+import jax
 from ml_collections import ConfigDict
 
 from jopd.losses import memories
+from jopd.setup import optimizer, ranges, schedules
 from jopd.setup.builders import build_behavior, build_stop, build_terms, one_of
 from jopd.setup.config import base_config
-from jopd.setup.needs import teachers_of
+from jopd.setup.needs import VOCABULARY, teachers_of
 from jopd.teachers import roles
 
 
@@ -20,6 +22,7 @@ def check_rollout(config: ConfigDict) -> None:
     _check_prefix(config)
     _check_stop(config)
     _check_behavior(config)
+    _check_horizon(config)
 
 
 def _check_temperatures(config: ConfigDict) -> None:
@@ -85,14 +88,69 @@ def _check_stop(config: ConfigDict) -> None:
             f"rollout.early_stop looks every rollout.block_tokens={c.block_tokens} "
             f"draws, but a rollout has at most {c.max_new_tokens}: set it below that"
         )
-    memory = given.get("memory")
-    if memory and memory not in memories.named(build_terms(config)):
-        raise ValueError(
-            f"rollout.early_stop.memory={memory!r} is read by no term, and what no "
-            "term reads is not kept; let a weight of a term read it"
-        )
+    means, in_a_row = given.get("mean_over"), given.get("patience")
+    if means and in_a_row and c.early_stop.window:
+        seen = min(means + in_a_row - 2 + c.block_tokens, c.max_new_tokens - 1)
+        if c.early_stop.window < seen:
+            raise ValueError(
+                f"rollout.early_stop.window={c.early_stop.window}: {in_a_row} means of "
+                f"{means} tokens in a row, wherever they end between two looks, are "
+                f"seen in {seen} tokens; use 0, for all, or at least {seen}"
+            )
+    if memory := given.get("memory"):
+        _kept_memory(config, "early_stop", memory)
     if c.early_stop.teacher:
         _check_company(config, "early_stop", "reads along")
+
+
+def _kept_memory(config: ConfigDict, key: str, name: str):
+    """What makes the memory that ``rollout.<key>`` names."""
+    kept = memories.named(build_terms(config))
+    if name not in kept:
+        raise ValueError(
+            f"rollout.{key}.memory={name!r} is read by no term, and what no term reads "
+            "is not kept; let a weight or the report of a term read it"
+        )
+    return kept[name]
+
+
+def _check_horizon(config: ConfigDict) -> None:
+    spec, most = config.rollout.horizon, config.rollout.max_new_tokens
+    if not spec:
+        return
+    where, mix = "rollout.horizon", config.mix
+    if "memory" not in spec:
+        schedules.check(where, spec)
+        one_of(f"{where}.schedule", spec.schedule, optimizer.SCHEDULES)
+        inside = ranges.whole(1, most)
+        needed = ["value"] + ["end"] * (spec.schedule != "constant")
+        for key in needed + ["start"] * ("warmup" in spec):
+            ranges.check(f"{where}.{key}", spec.get(key, 0), inside)
+        return
+    if set(spec) != {"memory"}:
+        raise ValueError(
+            f"{where}={spec.to_dict()!r} has a memory, which says how long rollouts "
+            "are, and more besides; leave out one or the other"
+        )
+    memory = _kept_memory(config, "horizon", spec.memory)(VOCABULARY)
+    held = jax.eval_shape(memory.start)
+    if memory.probe is None or "horizon" not in held:
+        raise ValueError(
+            f"{where}.memory={spec.memory!r} says of no length; use one that does, "
+            "such as adwin.window"
+        )
+    if (longest := memory.probe.edges[-1]) > most:
+        raise ValueError(
+            f"{where}: memory.{spec.memory} asks for {longest} tokens, and "
+            f"rollout.max_new_tokens={most}; lower the one or raise the other"
+        )
+    if mix.updates_per_rollout > 1 or mix.on_policy_probability < 1:
+        raise ValueError(
+            f"{where}.memory={spec.memory!r} judges rollouts of the update that asks "
+            f"for them, but with mix.updates_per_rollout={mix.updates_per_rollout} and "
+            f"mix.on_policy_probability={mix.on_policy_probability} some updates have "
+            "none; set both to 1, or use a schedule"
+        )
 
 
 def _check_behavior(config: ConfigDict) -> None:

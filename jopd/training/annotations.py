@@ -11,7 +11,7 @@ from jopd.data.dataset import Dataset
 from jopd.losses import panel
 from jopd.reporting import console, leaks
 from jopd.rollouts import sampling
-from jopd.setup import builders, lengths
+from jopd.setup import lengths, schedules
 from jopd.setup import rows as row_sets
 from jopd.setup.experiment import Experiment
 from jopd.teachers import audit, peers, probes, remote, similarity
@@ -34,7 +34,7 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
     found += [own_tokens.make_annotate(e, name) for name in sorted(e.of_own_tokens)]
     found += [served.make_annotate(e, name) for name in sorted(e.served)]
     found += [stored.make_annotate(e, name) for name in sorted(e.stored)]
-    if builders.strengths(e.config):
+    if schedules.strengths(e.config):
         found.append(make_strengths(e))
     if e.config.probes.samples:
         found.append(probes.make_annotate(make_ask(e)))
@@ -48,7 +48,7 @@ def make_annotate(e: Experiment) -> collect.Annotate | None:
 def make_strengths(e: Experiment) -> collect.Annotate:
     """Strengths of guided panels that follow a schedule, f32[B, T] of an update."""
     names = {one.name for one in e.panels}
-    at = {n: own for n, own in builders.strengths(e.config).items() if n in names}
+    at = {n: own for n, own in schedules.strengths(e.config).items() if n in names}
 
     def annotate(params, batch, step: int):
         del params

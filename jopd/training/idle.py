@@ -28,6 +28,9 @@ def reason(e: Experiment, term: Term, logged: dict) -> str:
     name, mix = term.name, e.config.mix
     if not logged.get(f"tokens/{name}", 1):
         if logged.get(f"unserved/{name}"):
+            guided = [p.name for p in e.panels if p.sides and p.name in term.models]
+            if guided:
+                return f"no row has rollouts for both sides of {' or '.join(guided)}"
             return f"no row follows the route of {' or '.join(term.models)}"
         if 0 < mix.on_policy_probability < 1:
             return ""  # on- and off-policy updates take turns

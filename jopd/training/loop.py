@@ -8,7 +8,7 @@ import jax
 
 from jopd.batches import collect
 from jopd.reporting import console, diagnostics, metrics
-from jopd.setup import adapter, builders, validation
+from jopd.setup import adapter, schedules, validation
 from jopd.setup.experiment import Experiment, build
 from jopd.setup.summary import summary_rows
 from jopd.teachers import moving
@@ -170,14 +170,14 @@ def advance(e: Experiment, run: Run, done: int, drawn: Drawn) -> Update:
     """
     c, stages, state, record = e.config, run.stages, run.state, run.record
     student, (_, got, logged) = state["train"], drawn
-    coefs = builders.coefficients(c, done)
+    coefs = schedules.coefficients(c, done)
     frozen = e.frozen | state["teachers"]
     prepared = stages.prepare(student.params, frozen, got.batch, student.memory)
     seen = (frozen, got.batch, prepared, coefs)
     if _due(c.log.gradient_every_steps, done + 1):
         logged |= stages.term_norms(student.params, *seen)
     sampled = 0 if got.fresh is None else observe.tokens_in(got.fresh, STUDENT)
-    read = observe.teacher_tokens(e, got)
+    read = observe.teacher_tokens(e, got, done)
     state["train"], numbers, parts = stages.update(student, *seen)
     state["buffer"] = drawn.buffer
     logged |= move_teachers(e, run, got, done + 1)
@@ -211,7 +211,7 @@ def move_teachers(e: Experiment, run: Run, got, at: int) -> dict:
 
 def log_step(e: Experiment, run: Run, done: int, update: Update, clock: float) -> None:
     """Adds what is only computed for steps that are logged."""
-    logged, coefs = update.logged, builders.coefficients(e.config, done)
+    logged, coefs = update.logged, schedules.coefficients(e.config, done)
     logged |= {f"coef/{name}": value for name, value in coefs.items()}
     logged["optim/learning_rate"] = float(run.learning_rate(done))
     visited = (done + 1) * collect.visited(e.mix)

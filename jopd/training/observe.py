@@ -8,7 +8,7 @@ import numpy as np
 
 from jopd.batches import asking, collect
 from jopd.reporting import console, diagnostics, evaluation
-from jopd.setup import builders
+from jopd.setup import schedules
 from jopd.setup.experiment import Experiment
 from jopd.setup.needs import frozen_named
 from jopd.training import workdir
@@ -52,7 +52,7 @@ def check_sampler(
     Raises:
       FloatingPointError: see ``judge_gap``.
     """
-    if builders.behavior_budget(e.config, at) > 0:
+    if schedules.behavior_budget(e.config, at) > 0:
         return {}, []  # a teacher drew with the student
     fresh = place_rows(e)(got.fresh)
     logp_BT = stages.replay_logp(state.params, fresh)
@@ -114,7 +114,7 @@ def check_ratio(e: Experiment, got: collect.Collected, parts: dict) -> list[str]
     Raises:
       FloatingPointError: it is not 1 in float32, and nothing explains it.
     """
-    if builders.behavior_budget(e.config, 0) > 0:
+    if schedules.behavior_budget(e.config, 0) > 0:
         return []  # a teacher drew with the student
     drawn_BT = np.asarray(got.batch.mask_BT)
     drawn_BT = drawn_BT & (np.asarray(got.batch.rollout.source_BT) == STUDENT)
@@ -172,11 +172,14 @@ def tokens_in(batch, source: int | None = None) -> int:
     return int(counted_BT.sum())
 
 
-def teacher_tokens(e: Experiment, got: collect.Collected) -> int:
-    """Response tokens that the terms' models read, each its own, or wrote as text."""
+def teacher_tokens(e: Experiment, got: collect.Collected, at: int) -> int:
+    """Response tokens that the terms' models read at an update, each its own, wrote as
+    text, or read while they were written; without those that an early stop cut off."""
     read = tokens_in(got.batch) * len(frozen_named(e.config, e.terms))
-    if got.fresh is not None and e.config.rollout.early_stop.teacher:
-        read += tokens_in(got.fresh)
+    along = bool(e.config.rollout.early_stop.teacher)
+    along += schedules.behavior_budget(e.config, at) > 0
+    if got.fresh is not None:
+        read += tokens_in(got.fresh) * along
     return read + int(got.facts.get("teacher/completion_tokens", 0))
 
 

@@ -109,8 +109,9 @@ def measure(e: Experiment, name: str, *, updates: int) -> Gap:
     before the first update.
 
     Raises:
-      ValueError: nothing says what is right; the teacher writes no text of its own
-        with the student's tokens; no row has its context.
+      ValueError: nothing says what is right; rollouts are not the student's alone; the
+        teacher writes no text of its own with the student's tokens; no row has its
+        context.
     """
     _check(e, name)
     built = stages.build_stages(e, builders.build_optimizer(e.config)[1])
@@ -127,6 +128,7 @@ def measure(e: Experiment, name: str, *, updates: int) -> Gap:
         again_B = answers["student"](batch, jax.random.fold_in(key, 0))
         taught_B = answers[name](batch, jax.random.fold_in(key, 1))
         own_B = (batch.mask_BT & (batch.rollout.source_BT == STUDENT)).any(axis=1)
+        own_B &= batch.rollout.age_B == 0  # an old rollout is no new question
         served_B = own_B & _in_context(batch, name)
         for prompt in np.unique(batch.prompt_id_B[own_B]):
             ours_B = own_B & (batch.prompt_id_B == prompt)
@@ -158,6 +160,13 @@ def _check(e: Experiment, name: str) -> None:
         )
     if not e.mix.fresh:
         raise ValueError(f"mix.student={e.config.mix.student}: nobody writes rollouts")
+    for key in ("behavior.function", "prefix.source", "early_stop.function"):
+        section, field = key.split(".")
+        if value := e.config.rollout[section][field]:
+            raise ValueError(
+                f"rollout.{key}={value!r}: rollouts are not what the student alone "
+                f"writes, which a gap is to; leave it out with --config.rollout.{key}="
+            )
     able = sorted(e.teachers.keys() - e.without_logits)
     if name not in able:
         raise ValueError(

@@ -10,7 +10,7 @@ from jopd.losses import states
 from jopd.models import lora, sharding
 from jopd.reporting import evaluation, statistics
 from jopd.rollouts import sampling
-from jopd.setup import lengths
+from jopd.setup import lengths, schedules
 from jopd.setup.experiment import Experiment
 from jopd.training import own_tokens, served, step
 from jopd.training.annotations import make_annotate
@@ -92,6 +92,7 @@ def make_collect(e: Experiment):
     ``student`` has ``params`` and ``memory``, as a ``TrainState`` has.
     """
     rows, made = e.rows.training, make_annotate(e)
+    horizon = schedules.horizon(e.config)
     if not e.rewards_first:
         # Rewards that nothing reads are given while the devices update.
         rows = rows._replace(verifier=None)
@@ -104,6 +105,7 @@ def make_collect(e: Experiment):
         widths=e.widths.rows[-1:] if e.config.objective.packing else e.widths.rows,
         deal=deal_rows(e),
         prefix=make_prefix(e),
+        horizon=horizon and (lambda student, step: horizon(student.memory, step)),
         annotate=made and (lambda student, *rest: made(student.params, *rest)),
     )
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd.batches import packing
-from jopd.losses import elsewhere, memories, states
+from jopd.losses import elsewhere, memories, segments, states
 from jopd.losses.chunks import in_chunks
 from jopd.losses.heads import logits_of
 from jopd.losses.measures import term_metrics
@@ -286,13 +286,21 @@ def make_update(
     @functools.partial(jax.jit, donate_argnums=0)
     def compiled(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):
         (loss, parts), grads = gradient(state.params, frozen, batch, prepared, coefs)
+
+        def of_segment(low, high):
+            some = segments.within(prepared.weighed, batch.rollout, low, high)
+            rest = batch, prepared._replace(weighed=some), coefs
+            return gradient(state.params, frozen, *rest)[1]
+
+        held = prepared.memory
+        memory = memories.learn(terms, shape.vocabulary, held, of_segment, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "optim/grad_norm": optax.tree.norm(grads)}
         for term in terms:
             metrics[f"loss/{term.name}"] = jnp.sum(parts[f"loss/{term.name}"])
         metrics |= prepared.metrics
-        after = TrainState(state.step + 1, params, opt_state, prepared.memory)
+        after = TrainState(state.step + 1, params, opt_state, memory)
         return after, metrics, parts
 
     def update(state: TrainState, frozen, batch: Batch, prepared: Prepared, coefs):

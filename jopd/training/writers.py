@@ -13,7 +13,7 @@ from jopd.models.decoder import Decoder
 from jopd.rollouts import blocks, sampling, strings, watch
 from jopd.rollouts.behavior import Company, Partner
 from jopd.rollouts.generate import generate
-from jopd.setup import builders, optimizer
+from jopd.setup import builders, optimizer, schedules
 from jopd.setup.experiment import Experiment
 
 PREFIX_STREAM = 2**31 - 1  # apart from the steps, which are folded into the same key
@@ -36,7 +36,7 @@ def rollout_writer(e: Experiment) -> Writer:
     def generate(student, *asked):
         told, write = dict(memory=student.memory) if watched else {}, alone
         if company:
-            budget = builders.behavior_budget(e.config, int(student.step))
+            budget = schedules.behavior_budget(e.config, int(student.step))
             if budget > 0:
                 write = company
                 told["company"] = Company(theirs, budget)

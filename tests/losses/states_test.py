@@ -1,5 +1,6 @@
 """Terms over states: which layers, how weighed, and that nothing else notices them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -115,6 +116,19 @@ def test_states_are_those_behind_the_layers():
     mask_BT = np.asarray(batch.mask_BT)
     want = np.asarray(behind(TEACHER, params, batch, 1))
     close((normed * np.asarray(params["norm"]))[mask_BT], want[mask_BT])
+
+
+def test_the_last_state_is_not_divided_as_logits_are():
+    _, frozen, batch = held()
+    divided = decoder.Decoder(dataclasses.replace(TEACHER, logit_divisor=8.0))
+    whole, eighth = (
+        step.taken_apart(
+            step.hidden_states(model, frozen["teacher"], batch, layers=(1, 3)), (1, 3)
+        )
+        for model in (models()["teacher"], divided)
+    )
+    close(8 * eighth[0], whole[0])
+    close(eighth[1], whole[1])
 
 
 def test_the_loss_is_the_weighed_sum_of_its_signal():
@@ -321,13 +335,29 @@ _OPRD = dict(signal="oprd.mse", reads="states")
         (dict(signal="reverse_kl", layers=(1,)), r"layers=\(1,\) is of terms with"),
         (_OPRD | dict(layers=(2, 1)), "in ascending order"),
         (_OPRD | dict(layers=(0,)), "layers, counted from 1"),
-        (_OPRD | dict(layers=()), "must be 'all' or layers"),
+        (_OPRD | dict(layers="all"), "must be a tuple of layers"),
         (_OPRD | dict(advantage="log_ratio"), "has weights only"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(spec, said):
     with pytest.raises(ValueError, match=said):
         built(**spec)
+
+
+def test_a_signal_knows_which_layers_it_reads():
+    """While it is checked, and in the loss."""
+    seen, count = [], {"student": 2, "teacher": 3}
+
+    def signal(states):
+        numbers = [states[f"{n}/layers"].tolist() for n in ("student", "teacher")]
+        seen.append(numbers)
+        return states["student"].mean((-1, -2))
+
+    term = OPRD._replace(signal=signal)
+    states.check(term, count, {"student": 16, "teacher": 16})
+    params, frozen, batch = held()
+    gradient_of((term,), models(), 1)(params, frozen, batch)
+    assert seen and all(numbers == [[1, 2], [1, 3]] for numbers in seen)
 
 
 def test_shapes_are_checked_before_anything_runs():

@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from jopd.losses import binding, weights
-from jopd.types import GOLD, TEACHER, Scores
+from jopd.types import GOLD, STUDENT, TEACHER, Scores
 
 RNG = np.random.default_rng(0)
 SHAPE = (3, 5)
@@ -122,6 +122,15 @@ CASES = {
         weights.last_tokens,
         {"count": 2, "rescale": False},
         POSITION >= LENGTH - 2,
+    ),
+    "last_tokens behind a prefix": (
+        lambda scores, **own: weights.last_tokens(
+            scores._replace(source=np.where(POSITION == 0, TEACHER, STUDENT)), **own
+        ),
+        {"count": 2},
+        # Of 3, 2 and 1 tokens of the student's 2, 2 and 1 are left.
+        np.where(POSITION >= LENGTH - 2, 1.0, 0.0)
+        * np.where(POSITION == 0, 1.0, np.asarray([[3 / 2], [1], [1]])),
     ),
     "entropy_above": (
         weights.entropy_above,

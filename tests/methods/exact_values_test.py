@@ -15,7 +15,7 @@ import exact
 import runs
 from jopd.losses import weights
 from jopd.methods import reopold, tropd
-from jopd.setup import builders
+from jopd.setup import builders, schedules
 from jopd.types import Outputs
 
 STATES = [exact.logits(seed) for seed in range(4)] + [exact.logits(9, 8.0)]
@@ -185,7 +185,7 @@ def test_some_state_has_tokens_under_the_floor():
 def test_reopold_switches_in_the_middle_of_the_run(steps):
     built = load("reopold_two_stage")
     built.steps = steps
-    stages = [builders.coefficients(built, at) for at in range(steps)]
+    stages = [schedules.coefficients(built, at) for at in range(steps)]
     want = [(1.0, 0.0)] * (steps // 2) + [(0.0, 1.0)] * (steps - steps // 2)
     assert [(s["trusted"], s["unsure"]) for s in stages] == want
 

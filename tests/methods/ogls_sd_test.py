@@ -10,7 +10,7 @@ import runs
 import tiny
 from jopd.losses import objective
 from jopd.models import sharding
-from jopd.setup import builders, cast, memory, needs
+from jopd.setup import builders, cast, memory, needs, schedules
 from jopd.setup.config import base_config
 
 
@@ -37,11 +37,11 @@ def test_only_wrong_rows_of_groups_with_both_are_taught():
 
 
 def test_the_strength_rises_over_the_run():
-    (at,) = builders.strengths(config()).values()
+    (at,) = schedules.strengths(config()).values()
     assert [at(0), at(100), at(200)] == [0.0, 1.5, 3.0]
     fixed = base_config()
     fixed.panels.p = dict(kind="guided", strength=2.0)
-    assert builders.strengths(fixed) == {}
+    assert schedules.strengths(fixed) == {}
 
 
 def test_all_readings_are_of_one_set_of_parameters(models):

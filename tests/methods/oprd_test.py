@@ -91,9 +91,14 @@ def bridge(tmp_path):
     """(file, bridge, states) of a student 6 and a teacher 9 wide."""
     seen = random_states(1, own=6, others=9)
     rows = {name: np.asarray(x).reshape(-1, 3, x.shape[-1]) for name, x in seen.items()}
-    found = oprd.fit(rows["student"], rows["teacher"], rank=4)
+    found = oprd.fit(rows["student"], rows["teacher"], 4, [(1, 2, 3), (2, 4, 6)])
     np.savez(tmp_path / "bridge.npz", **found._asdict())
-    return str(tmp_path / "bridge.npz"), found, seen
+    return str(tmp_path / "bridge.npz"), found, seen | numbers((1, 2, 3), (2, 4, 6))
+
+
+def numbers(own, others) -> dict:
+    """Which layers the states are behind."""
+    return {"student/layers": np.asarray(own), "teacher/layers": np.asarray(others)}
 
 
 def test_a_bridge_is_its_formula(bridge):
@@ -120,7 +125,7 @@ def test_a_fit_finds_the_directions_and_the_map():
     code = rng.normal(size=(300, 2)) * [3.0, 1.0]
     others = (code @ basis + 0.7)[:, None]
     own = np.concatenate([code @ rng.normal(size=(2, 2)), rng.normal(size=(300, 3))], 1)
-    found = oprd.fit(own[:, None], others, rank=2)
+    found = oprd.fit(own[:, None], others, 2, [(1,), (1,)])
     np.testing.assert_allclose(
         found.teacher[0] @ found.teacher[0].T, np.eye(2), atol=1e-6
     )
@@ -144,12 +149,16 @@ def test_a_fit_finds_the_directions_and_the_map():
 def test_what_cannot_be_fitted_is_said(rank, tokens, said):
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=said):
-        oprd.fit(rng.normal(size=(tokens, 1, 6)), rng.normal(size=(tokens, 1, 9)), rank)
+        own, others = (rng.normal(size=(tokens, 1, width)) for width in (6, 9))
+        oprd.fit(own, others, rank, [(1,), (1,)])
 
 
 def test_a_bridge_of_another_pair_is_refused(bridge, tmp_path):
     file, _, seen = bridge
-    fewer = {name: x[:, :, :2] for name, x in seen.items()}
+    fewer = {name: seen[name][:, :, :2] for name in ("student", "teacher")}
+    for own, others in [((2, 3, 4), (2, 4, 6)), ((1, 2, 3), (1, 2, 3))]:
+        with pytest.raises(ValueError, match=r"between the layers .*, and the term"):
+            oprd.bridged(seen | numbers(own, others), bridge=file)
     turned = {"student": seen["teacher"], "teacher": seen["student"]}
     for other in (fewer, turned):
         with pytest.raises(

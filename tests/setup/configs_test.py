@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import runs
-from jopd.setup import builders, config, keys, validation
+from jopd.setup import builders, config, keys, schedules, validation
 from jopd.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("plain_charts")
@@ -148,7 +148,7 @@ def test_coefficients_follow_their_schedule(models):
         )
         built.loss.off = dict(signal="nll", coef=0.0)
         built.loss.half = dict(signal="nll", coef=0.5)
-    found = [builders.coefficients(built, at) for at in (0, 2, 4, 9)]
+    found = [schedules.coefficients(built, at) for at in (0, 2, 4, 9)]
     assert [c["ramp"] for c in found] == [1.0, 0.5, 0.0, 0.0]
     assert all(c["half"] == 0.5 and c["opd"] == 1.0 for c in found)
     names = {term.name for term in builders.build_terms(built)}
@@ -162,7 +162,7 @@ def test_a_coefficient_may_rise_and_may_step(models):
             coef = dict(schedule=schedule, value=0.0, end=0.5, steps=4)
             built.loss[name] = dict(signal="nll", coef=coef)
     validation.validate(built)
-    found = [builders.coefficients(built, at) for at in range(7)]
+    found = [schedules.coefficients(built, at) for at in range(7)]
     assert [c["up"] for c in found] == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
     assert [c["step"] for c in found] == [0, 0, 0, 0, 0.5, 0.5, 0.5]
     curve = [c["curve"] for c in found]
@@ -176,7 +176,7 @@ def test_a_coefficient_may_hold_then_fall_then_end(models):
     coef = dict(schedule="hold", value=1.0, end=0.1, hold=30, steps=35)
     built.loss.anchor = dict(signal="nll", coef=coef)
     validation.validate(built)
-    found = [builders.coefficients(built, at)["anchor"] for at in range(40)]
+    found = [schedules.coefficients(built, at)["anchor"] for at in range(40)]
     assert found[:31] == [1.0] * 31 and found[36:] == [0.0] * 4
     want = [0.914058, 0.689058, 0.410942, 0.185942, 0.1]
     assert found[31:36] == pytest.approx(want, abs=1e-6)
@@ -189,7 +189,7 @@ def test_a_coefficient_may_warm_up(models):
     coef.warmup, coef.steps = 3, 7
     assert built.loss.grpo.coef.warmup == 3
     validation.validate(built)
-    found = [builders.coefficients(built, at) for at in range(9)]
+    found = [schedules.coefficients(built, at) for at in range(9)]
     want = [0.125, 0.25, 0.375, 0.5, 0.375, 0.25, 0.125, 0, 0]
     assert [c["evidence"] for c in found] == want
     assert [c["grpo"] for c in found] == [1 - share for share in want]
@@ -222,4 +222,4 @@ def test_a_schedule_that_is_zero_keeps_its_term(models):
     with built.unlocked():
         built.loss.off = dict(signal="nll", coef=dict(schedule="constant", value=0.0))
     names = {term.name for term in builders.build_terms(built)}
-    assert names == set(builders.coefficients(built, 0))
+    assert names == set(schedules.coefficients(built, 0))

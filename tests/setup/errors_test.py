@@ -148,6 +148,18 @@ def stopping(**keys):
     return changes | {"rollout__block_tokens": 5}
 
 
+def remembering(function, **arguments):
+    """A horizon of a memory that a term reads."""
+    report = {"function": "adwin.levels", "memory": "window"}
+    if function != "adwin.window":
+        report = {"function": "kat.levels", "memory": "window", "spared": 0.5}
+    return {
+        "memory__window": {"function": function, **arguments},
+        "rollout__horizon": {"memory": "window"},
+        "TERM": dict(signal="reverse_kl", report=report),
+    }
+
+
 def with_peers(term=(), **changes):
     """A term whose teacher reads other rollouts."""
     weights = {"has_context": {"of": "self"}}
@@ -520,12 +532,69 @@ CASES = {
             "rollout__early_stop__memory": "minima",
             "memory__minima": {"function": "kat.minima"},
         },
-        ("rollout.early_stop.memory='minima' is read by no term", "a weight of a term"),
+        ("rollout.early_stop.memory='minima' is read by no term", "let a weight"),
     ),
     "a rule that remembers nothing": (
         stopping(function="kat.agreement", window=0, limit=0.0, teacher="teacher")
         | {"rollout__early_stop__memory": "minima"},
         ("reads the memory 'minima'; known: none", "memory.minima=dict(function="),
+    ),
+    "a rule that sees too little": (
+        stopping(
+            function="kat.agreement",
+            window=6,
+            limit=0.0,
+            teacher="teacher",
+            threshold=0.1,
+            mean_over=4,
+            patience=3,
+        )
+        | {"rollout__block_tokens": 4},
+        ("rollout.early_stop.window=6", "are seen in 9 tokens", "at least 9"),
+    ),
+    "a rule that spares more than all": (
+        stopping(
+            function="kat.agreement",
+            window=0,
+            limit=0.0,
+            teacher="teacher",
+            threshold=0.1,
+            spared=1.5,
+        ),
+        ("rollout.early_stop.spared=1.5", "a number in [0, 1]"),
+    ),
+    "a horizon to nothing": (
+        {"rollout__horizon": {"schedule": "linear", "value": 4}},
+        ("rollout.horizon.end=0", "from 1 to 20"),
+    ),
+    "a horizon without a beginning": (
+        {"rollout__horizon": {"schedule": "linear", "end": 4}},
+        ("rollout.horizon={'end': 4", "dict(schedule=..., value=..."),
+    ),
+    "a horizon of no memory": (
+        {"rollout__horizon": {"memory": "window"}},
+        ("rollout.horizon.memory='window' is read by no term",),
+    ),
+    "a horizon twice": (
+        {"rollout__horizon": {"memory": "window", "value": 4}},
+        ("rollout.horizon=", "has a memory", "leave out one"),
+    ),
+    "a horizon of a memory that knows none": (
+        remembering("kat.minima", window=4),
+        ("rollout.horizon.memory='window' says of no length", "adwin.window"),
+    ),
+    "a horizon beyond the longest rollout": (
+        remembering("adwin.window", grid=(4, 32)),
+        ("memory.window asks for 32 tokens", "rollout.max_new_tokens=20"),
+    ),
+    "a horizon of windows that do not grow": (
+        remembering("adwin.window", grid=(8, 4)),
+        ("memory.window: grid=(8, 4)", "in ascending order"),
+    ),
+    "a horizon of rollouts that are used again": (
+        remembering("adwin.window", grid=(4, 8))
+        | {"mix__updates_per_rollout": 2, "mix__capacity": 16},
+        ("rollout.horizon.memory='window'", "mix.updates_per_rollout=2"),
     ),
     "a rule that compares with nobody": (
         stopping(function="kat.agreement", window=0, limit=0.0, threshold=0.1),
@@ -570,6 +639,16 @@ CASES = {
     "a panel with one weight": (
         {"panels": {"p": {"members": ("teacher",), "weights": 1.0}}},
         ("panels.p.weights=1.0 must be a tuple of numbers",),
+    ),
+    "a guided panel in a group of one": (
+        {
+            "TEACHER": dict(weights="ema", context="{question}{peer}"),
+            "panels": {"p": GUIDED},
+            "loss__opd__other": "p",
+            "rollout__prompts_per_step": 4,
+            "rollout__group_size": 1,
+        },
+        ("'self' uses {peer}", "rollout.group_size=1", "at least 2"),
     ),
     "a guided panel with a route": (
         lambda models, tmp: {

@@ -104,6 +104,21 @@ def test_the_cache_is_that_of_the_longest_rollouts(models):
     assert long.keys.endswith("eval.max_new_tokens") and long.most > cache.most
 
 
+def test_a_teacher_that_draws_along_has_a_cache_of_its_own(models):
+    company = {"rollout__behavior__function": "blend"}
+    alone, both = (
+        experiment.build(runs.config(models, eval__batch_rows=2, **more))
+        for more in ({}, company)
+    )
+    found = [
+        next(part for part in e.memory.parts if part.name == "KV cache").most
+        for e in (alone, both)
+    ]
+    slots = both.widths.given[-1] + both.config.rollout.max_new_tokens
+    beside = caches.empty(both.models["teacher"].config, 2, slots)
+    assert found[1] - found[0] == beside.k.nbytes + beside.v.nbytes
+
+
 def test_an_evaluation_trains_nothing(models):
     e = experiment.build(runs.config(models), train=False)
     names = {part.name for part in e.memory.parts}

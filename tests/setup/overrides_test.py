@@ -138,6 +138,7 @@ SWITCHES = {
     "sdft": ["loss.sdft.signal=reverse_kl", "loss.sdft.normalizer=tokens"],
     "opd_plus": ["loss.opd.advantage.divergence=forward_kl"],
     "power_opd": ["loss.opd.advantage.alpha=0.5"],
+    "oprd": ["loss.states.layers=(1, 2)"],
     "reopold": ["loss.opd.advantage.lam=0.2", "loss.opd.advantage.form=scaled"],
     "reopold_two_stage": [
         "loss.unsure.weights.entropy_top_share.share=0.5",

@@ -196,5 +196,5 @@ def test_files_stay_what_they_are(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_not_shipped():
-    with pytest.raises(ValueError, match=r"no config is named 'odp'; shipped: cgtr"):
+    with pytest.raises(ValueError, match=r"no config is named 'odp'; shipped: adwin"):
         commandline.with_paths(["main", "--config=odp"])

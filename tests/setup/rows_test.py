@@ -10,7 +10,8 @@ import pytest
 import runs
 from jopd.data import tasks
 from jopd.data.sources import Example
-from jopd.setup import reading, rows
+from jopd.setup import config as keys
+from jopd.setup import lengths, reading, rows
 from jopd.teachers import roles
 
 FIRST = ["13-3+1+1+7-9-6*4=", "11-9+8*2-1+1="]
@@ -84,6 +85,37 @@ def test_a_context_is_as_long_as_its_rows_need(models, digits, tmp_path):
         models, digits, known=known, data__path=path, data__max_prompt_tokens=60
     )
     assert found.peers.widths == (40, 80)
+
+
+def test_a_limit_of_prompts_leaves_room_for_all_that_a_context_shows(
+    models, digits, tmp_path
+):
+    path = written(tmp_path / "a.jsonl", sums(3, 9) + sums(15, 9))
+    limit = dict(data__path=path, data__max_prompt_tokens=40)
+    for shown, widest in [("{peer}", 64), ("{peer}{failure}", 80)]:
+        own = roles.Teacher(weights="ema", context=f"{{question}}{shown};{{question}}")
+        found = read(models, digits, known={"self": own}, **limit)
+        assert found.peers.widths[-1] == widest
+    asked = limit | dict(data__max_context_tokens=72)
+    assert read(models, digits, known={"self": own}, **asked).peers.widths[-1] == 72
+
+
+def test_evaluations_are_read_by_the_student_and_its_teacher_alone():
+    config = keys.base_config()
+    config.rollout.max_new_tokens, config.eval.max_new_tokens = 20, 60
+    rows = types.SimpleNamespace(own_prompts={}, peers=None)
+    widths = lengths.Widths((16,), (16,), (36,))
+    shape = lambda positions: types.SimpleNamespace(max_positions=positions)
+    fits = {"student": shape(76), "teacher": shape(76), "self": shape(36)}
+    lengths.check_positions(config, fits, rows, widths)
+    for name in fits:
+        tight = fits | {name: shape(fits[name].max_positions - 1)}
+        key = "rollout" if name == "self" else "eval"
+        with pytest.raises(ValueError, match=f"the {name} has .*{key}.max_new_tokens"):
+            lengths.check_positions(config, tight, rows, widths)
+    config.data.on_long_prompt = "drop"
+    assert lengths.room(config, 100, "self") == 80
+    assert lengths.room(config, 100, "teacher") == 40
 
 
 def test_the_bundled_widths_stay(models, digits):

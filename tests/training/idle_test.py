@@ -4,6 +4,7 @@ from types import SimpleNamespace as Fake
 
 import pytest
 
+from jopd.losses.panel import Panel
 from jopd.setup import builders
 from jopd.setup.config import base_config
 from jopd.training import idle
@@ -15,6 +16,7 @@ SPECS = {
     "opd": dict(signal="policy_gradient"),
     "far": dict(signal="nll", weights={"log_ratio_above": {"threshold": 1.0}}),
     "routed": dict(signal="reverse_kl", other="expert"),
+    "guided": dict(signal="reverse_kl", other="steered"),
 }
 # Of a term: what is logged, and what is said of it.
 NOTHING = {
@@ -32,6 +34,10 @@ NOTHING = {
         {"tokens/routed": 0, "unserved/routed": 4},
         "no row follows the route of expert",
     ),
+    "guided": (
+        {"tokens/guided": 0, "unserved/guided": 4},
+        "no row has rollouts for both sides of steered",
+    ),
 }
 SOME = {
     "gold": {"tokens/gold": 7},
@@ -39,6 +45,7 @@ SOME = {
     "opd": {"advantage/opd_min": 0.0, "advantage/opd_max": 0.1},
     "far": {"weight/far": 0.01},
     "routed": {"tokens/routed": 3, "unserved/routed": 4},
+    "guided": {"tokens/guided": 3, "unserved/guided": 4},
 }
 
 
@@ -47,7 +54,9 @@ def said(name: str, rows: list[dict], **changes) -> list[list[str]]:
     config = base_config()
     config.loss[name] = SPECS[name]
     config.update_from_flattened_dict(changes)
-    e, counts = Fake(config=config, terms=builders.build_terms(config)), {}
+    terms, counts = builders.build_terms(config), {}
+    steered = Panel("steered", ("reference",), kind="guided", plus="p", minus="m")
+    e = Fake(config=config, terms=terms, panels=(steered,))
     return [idle.idle_terms(e, {f"tokens/{name}": 9} | row, counts) for row in rows]
 
 

@@ -72,12 +72,25 @@ def test_only_rows_in_their_context_count(models):
     assert 0 < found.student < 1
 
 
+def test_rollouts_that_are_used_again_are_no_new_prompts(models):
+    again = dict(mix__updates_per_rollout=2, mix__capacity=32)
+    e = experiment.build(runs.config(models, "opd", **SMALL | again))
+    twice, once = (probe.measure(e, "teacher", updates=n) for n in (2, 1))
+    assert twice == once and once.asked == 4
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "name", "words"),
     [
         ("opd", {"eval__verifier": "none"}, "teacher", "set eval.verifier"),
         ("opd", {}, "reference", "--teacher=reference: no teacher of the run"),
         ("sft", GOLD, "teacher", "nobody writes"),
+        (
+            "opd",
+            {"rollout__behavior__function": "blend"},
+            "teacher",
+            "rollout.behavior.function='blend'.* leave it out with",
+        ),
     ],
 )
 def test_what_it_needs(models, method, changes, name, words):

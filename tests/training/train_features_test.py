@@ -37,6 +37,23 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
     assert "check/sampler_gap_mean" in rows[0]
 
 
+def test_rollouts_are_as_long_as_the_window_that_was_chosen(models, tmp_path):
+    """Every second update is of whole rollouts, from which the shortest is chosen."""
+    config = runs.config(models, "opd", steps=4)
+    longest, grid = config.rollout.max_new_tokens, (2, 4, 20)
+    with config.unlocked():
+        rule = dict(function="adwin.window", grid=grid, every_steps=2, threshold=-1.0)
+        config.memory.window = rule
+        config.rollout.horizon = dict(memory="window")
+        config.loss.opd.report = dict(function="adwin.levels", memory="window")
+    train.run(config, tmp_path / "run")
+    rows = runs.updates(tmp_path / "run")
+    assert [row["rollout/horizon"] for row in rows] == [longest, 2, longest, 2]
+    assert [row["opd/window"] for row in rows] == [longest, 2, 2, 2]
+    assert all(row["length/mean"] <= 2 for row in rows[1::2])
+    assert rows[0]["length/mean"] > 2 and -1 <= rows[1]["opd/shortest_cosine"] <= 1
+
+
 def drawn_and_learnt(models, place, **more):
     """(tokens sampled, losses, rollouts kept) of a run that can be cut up."""
     changes = {"rollout__prompts_per_step": 8, "rollout__block_tokens": 8}

@@ -113,7 +113,8 @@ FOUND = """
   self-teacher falls from 0.3 to 0.02: **no floor holds it**, since the answer is a
   function of the question. It has copied what it cannot know when it is asked.
 - **SDPO's loss** on the same teacher leaks as fast (37 to 41 updates) and costs answers
-  (62.0 %). With the live student as the teacher it leaks and forgets the task (4.9 %).
+  (62.0 %). OPSD with the live student as the teacher leaks and forgets the task (4.9
+  %).
 - **The clip of the released code does not leak** at its tuned rate, the lowest of its
   grid, but costs the task (56.6 %, and less at higher rates). Cut summands leave a sum
   that pulls away from the teacher.

@@ -4,10 +4,10 @@ from jopd.setup.regimes import REGIMES
 
 TITLE = "OmniOPD: anchor, place of the chunks, samples and prior"
 ABOUT = """
-The bundled pair; the teacher only writes text. 40 updates of 32 rollouts; everything
-but what an arm names is `configs/omniopd.py`: 3 chunks of 6 tokens, 8 continuations
-each, peaks of entropy, alpha 1, anchor 0.1. The three places of the chunks cost the
-same teacher tokens. No rate was tuned: one for all arms.
+The pair in digits; the teacher only writes text. 40 updates of 32 rollouts, and the
+config as it was then: 3 chunks of 6 tokens, `ned`, no baseline, 8 continuations each,
+peaks of entropy, alpha 1, anchor 0.1. The three places of the chunks cost the same
+teacher tokens. No rate was tuned: one for all arms.
 """
 SEEDS = (0, 1, 2)
 COMMON = REGIMES["digits"].keys | {
