@@ -100,8 +100,13 @@ def sizes() -> str:
         own = sorted(set(re.findall(r'"(\w+)\.\w+"', text)))
         files = [ROOT / "jopd" / "methods" / f"{name}.py" for name in own]
         code = [f"`{f.name}` {lines_of_code(f)}" for f in files if f.exists()]
-        tests = [ROOT / "tests" / "methods" / f"{name}_test.py" for name in own]
+        named = sorted({*own, config.stem})
+        tests = [ROOT / "tests" / "methods" / f"{name}_test.py" for name in named]
         tried = [f"`{f.name}` {lines_of_code(f)}" for f in tests if f.exists()]
+        code += [
+            f"`{file}` {lines_of_code(ROOT / 'jopd' / file)}"
+            for file in USED.get(config.stem, ())
+        ]
         more = ", ".join(code) or "none", ", ".join(tried) or "`methods_test.py`"
         rows.append(f"| `{config.stem}` | {lines} | {more[0]} | {more[1]} |")
     return SIZES + "\n".join(rows) + "\n"
@@ -114,6 +119,16 @@ def lines_of_config(config: Path) -> int:
     return sum(not re.fullmatch(r"\s*(#.*)?", line) for line in body)
 
 
+# Files beside ``methods/`` that came with a config; others may use them.
+USED = {
+    "adwin": ("losses/segments.py",),
+    "cgtr": ("teachers/gate.py",),
+    "omniopd": ("teachers/audit.py", "teachers/similarity.py"),
+    "oprd": ("losses/states.py",),
+    "restricted_opd": ("losses/supports.py",),
+    "tgopd": ("teachers/probes.py",),
+    "trb": ("rollouts/behavior.py",),
+}
 SIZES = """# What a method adds
 
 Lines of `get_config`, of code and of tests, without blank ones, comments and
@@ -124,7 +139,7 @@ several share, such as memories of earlier updates, facts of logits or supports,
 `jopd/losses/`, signals and weights in `losses/signals.py` and `losses/weights.py`,
 where configs without a file of their own have theirs.
 
-| config | lines | its own code | its own tests |
+| config | lines | code that came with it | its own tests |
 |---|---|---|---|
 """
 

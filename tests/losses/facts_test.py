@@ -61,6 +61,14 @@ def test_against_numbers(name):
     np.testing.assert_allclose(got, [want], rtol=1e-5)
 
 
+def test_models_that_agree_are_not_apart_anywhere():
+    logits = WRITTEN.logits | {"mentor": WRITTEN.logits["student"]}
+    same = WRITTEN._replace(logits=logits)
+    np.testing.assert_allclose(
+        facts.local_forward_kl(same, k=2, other="mentor"), 0, atol=1e-7
+    )
+
+
 def test_every_fact_has_a_case():
     assert {name.split()[0] for name in CASES} >= set(binding.names(facts))
 

@@ -42,6 +42,17 @@ def test_the_lowest_fifth_of_ten_rows_is_dropped():
     ]
 
 
+def test_half_of_two_rows_is_dropped_and_the_weights_count_what_is_kept():
+    """The sheet's case: a row of three tokens is kept, one of two is not."""
+    entropy = np.random.default_rng(0).uniform(0, 2, (2, 3))
+    scores = rows_of([-0.1, -0.9], [3, 2])
+    scores = scores._replace(entropy=dict(teacher=entropy, student=entropy[:, ::-1]))
+    kept = np.asarray(fire.familiar_rows(scores, drop=0.5))
+    weight = kept * np.asarray(fire.sure_and_unsure(scores)) * scores.mask
+    np.testing.assert_array_equal(kept[:, 0], [1, 0])
+    assert float(weight.sum()) == pytest.approx(3.0, rel=1e-6)
+
+
 def test_rows_without_tokens_and_gold_rows_do_not_set_the_threshold():
     scores = rows_of([-0.1, -0.2, -0.3, -9.0, 0.0], [2, 2, 2, 0, 1])
     source_BT = np.zeros((5, 2), int)

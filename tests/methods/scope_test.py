@@ -30,6 +30,13 @@ def test_rare_right_rows_and_understood_wrong_rows_weigh_more():
     np.testing.assert_allclose(got[:, 0] / PER_GROUP, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind, reward", [(RIGHT, 0.0), (WRONG, 1.0)])
+def test_a_batch_without_such_rows_has_no_weight(kind, reward):
+    scores = tiny.random_scores(reward=np.full(9, reward))
+    got = np.asarray(scope.by_likelihood(scores, **kind))
+    assert np.isfinite(got).all() and not got.any()
+
+
 @pytest.mark.parametrize("kind", [RIGHT, WRONG])
 def test_the_normaliser_rows_makes_it_the_mean_over_prompts(kind):
     """Sums of 1 per prompt that has such rows, over all prompts."""

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from jopd.losses import weights
 from jopd.methods import delta, sg_opd
-from jopd.setup import optimizer
+from jopd.setup import builders, optimizer, shipped
 
 REWARD = np.asarray([1.0, 1.0, 0.0, 0.0])
 LOGP = {
@@ -103,6 +103,12 @@ def test_its_extrapolation_is_that_of_exopd():
     want = delta.extrapolated(scores, extrapolate=1.8)
     np.testing.assert_array_equal(sg_opd.routed(scores)[0], want[0])
     np.testing.assert_array_equal(sg_opd.routed(scores)[3], want[3])
+
+
+def test_no_coefficient_is_no_anchor():
+    config = shipped.load("sg_opd")
+    config.loss.anchor.coef = 0.0
+    assert [term.name for term in builders.build_terms(config)] == ["routed"]
 
 
 def test_the_anchor_fades_as_the_paper_has_it():
