@@ -21,6 +21,8 @@ def main(argv: list[str]) -> None:
 
     f, config = flags.FLAGS, flags.FLAGS.config
     with commandline.one_error(), kept.as_model(f.model, f.checkpoint) as path:
+        if not config.eval.prompts:
+            raise ValueError("eval.prompts=0 asks for no evaluation; raise it")
         config.student.path = path
         # An export holds it already.
         config.student.lora.rank, config.student.adapter = 0, ""

@@ -136,7 +136,8 @@ def test_a_run_of_each_family(family, tmp_path, plain_charts):
     changes = FAMILIES[family]
     runs.make_model(tmp_path / "student", seed=1, **changes)
     runs.make_model(tmp_path / "teacher", seed=2, **changes)
-    config = runs.config(tmp_path, "opd", log__check_sampler_every_steps=1)
+    more = dict(log__check_sampler_every_steps=1, eval__prompts=0)
+    config = runs.config(tmp_path, "opd", **more)
     built = experiment.build(config)
     shape = hf.load_config(tmp_path / "student")
     for name in ("student", "teacher"):

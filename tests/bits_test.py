@@ -177,6 +177,7 @@ def test_a_run_has_a_ratio_of_exactly_one(tmp_path):
         student__exact=True,
         log__check_sampler_every_steps=1,
         rollout__at_once=2,
+        eval__prompts=0,
     )
     words = [f"--workdir={tmp_path / 'run'}", *words]
     shipped = f"--config={runs.ROOT / 'configs' / 'stableopd.py'}"

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("plain_charts")
 
 def states_config(models, **more):
     """The student has one layer, the teacher two, of one width."""
-    config = runs.config(models, "oprd", **more)
+    config = runs.config(models, "oprd", eval__prompts=0, **more)
     with config.unlocked():
         config.teacher.path = str(models / "teacher")
     return config

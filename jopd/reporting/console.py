@@ -162,7 +162,11 @@ def startup_table(rows) -> Table:
 
 
 def before_after_table(before, after, paths: Sequence[Any] = ()) -> RenderableType:
-    """The table of ``metrics.compare``, better changes green, worse ones red."""
+    """The table of ``metrics.compare``, better changes green, worse ones red; of a run
+    without evaluations its paths alone."""
+    lines = [Text(str(p), style="cyan", overflow="fold") for p in paths]
+    if not before and not after:
+        return Group(*lines)
     table = Table(box=box.SIMPLE_HEAD, title="evaluation")
     table.title_justify = "left"
     table.add_column("")
@@ -179,7 +183,6 @@ def before_after_table(before, after, paths: Sequence[Any] = ()) -> RenderableTy
     why = _explained([("before: ", before), ("after: ", after)])
     if otherwise := asked_otherwise(before, after):
         why.append(Text(f"warning: {otherwise}", style="yellow"))
-    lines = [Text(str(p), style="cyan", overflow="fold") for p in paths]
     return Group(table, *why, *lines)
 
 

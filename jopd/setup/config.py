@@ -306,7 +306,7 @@ def base_config(regime: str = "digits") -> ConfigDict:
     c.mesh = {"data": -1, "fsdp": 1, "tensor": 1}  # -1: all that is left
     c.eval = {
         "every_steps": 0,  # 0: before and after only
-        "prompts": 256,
+        "prompts": 256,  # held-out ones; 0: no evaluations
         "k": 4,  # samples per prompt for avg@k and pass@k
         "temperature": 1.0,  # of the k samples; accuracy is greedy
         "top_p": 1.0,

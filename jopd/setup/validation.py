@@ -41,6 +41,7 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
             "every term of config.loss has coefficient 0: nothing to train"
         )
     judges.check(config)
+    _check_evaluations(config)
     _check_terms(config)
     _check_patterns(config)
     _check_adapter(config)
@@ -53,6 +54,20 @@ def validate(config: ConfigDict, *, train: bool = True) -> None:
         check_probes(config, terms)
         check_without_logits(config, terms)
         _check_rewards(config, terms)
+
+
+def _check_evaluations(config: ConfigDict) -> None:
+    if config.eval.prompts:
+        return
+    asking = {"eval.every_steps": (config.eval.every_steps, 0)}
+    if config.export.enabled:
+        asking["export.which"] = (config.export.which, "last")
+    for key, (value, off) in asking.items():
+        if value != off:
+            raise ValueError(
+                f"{key}={value!r} asks for evaluations, and eval.prompts=0 makes none; "
+                f"use {key}={off!r}, or raise eval.prompts"
+            )
 
 
 def _check_terms(config: ConfigDict) -> None:

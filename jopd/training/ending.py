@@ -16,7 +16,8 @@ def finish(e: Experiment, run: Run) -> dict:
     """Evaluates, exports, writes summary and report, and shows the table."""
     c, directory, record = e.config, run.directory, run.record
     after = observe.measure(e, run, c.steps, "after")
-    run.writer.write(c.steps, observe.evaluation_metrics(after))
+    if after:
+        run.writer.write(c.steps, observe.evaluation_metrics(after))
     run.saver.judge(c.steps, observe.goodness(after))
     exported, params = to_export(e, run) if c.export.enabled else (None, None)
     summary = {

@@ -95,7 +95,8 @@ def loop(e: Experiment, run: Run, began: float, interrupt: control.Interrupt) ->
     idle_for: dict[str, int] = {}
     if "before" not in record:
         record["before"] = observe.measure(e, run, start, "before")
-        run.writer.write(start, observe.evaluation_metrics(record["before"]))
+        if record["before"]:
+            run.writer.write(start, observe.evaluation_metrics(record["before"]))
     if record.get("unmeasured") == start and evaluation_is_due(c, start):
         make_up(e, run, start, interrupt)
     with console.Progress(c.steps, start_step=start) as progress:

@@ -223,9 +223,12 @@ def blame(e: Experiment, name: str, parts: dict, batch) -> str:
 def measure(e, run: Run, at: int, phase: str) -> dict:
     """Evaluates the student as it is and keeps a few of its rollouts.
 
-    What each prompt earned is kept of the evaluations before and after the run.
+    What each prompt earned is kept of the evaluations before and after the run. {} of a
+    run that is not evaluated.
     """
     c, frozen = e.config.eval, e.frozen | run.state["teachers"]
+    if not c.prompts:
+        return {}
     count = min(c.prompts, len(e.rows.held.prompts))
     console.say(f"evaluating at step {at}: {count:,} prompts, {c.k} samples of each")
     found, samples = run.stages.evaluate(run.state["train"].params, frozen)
@@ -272,7 +275,7 @@ def evaluation_metrics(found: dict) -> dict:
 
 def goodness(found: dict | None) -> float | None:
     """What keep-best compares: avg@k with a verifier, else -KL to the teacher."""
-    if found is None:
+    if not found:
         return None
     if found["avg_at_k"] is not None:
         return found["avg_at_k"]

@@ -154,7 +154,12 @@ def all_are_large(monkeypatch):
 def test_a_run_writes_with_the_weights_that_it_trains(tmp_path, all_are_large, changes):
     runs.make_pair(tmp_path)
     config = runs.config(
-        tmp_path, "opd", steps=3, log__check_sampler_every_steps=1, **changes
+        tmp_path,
+        "opd",
+        steps=3,
+        eval__prompts=0,
+        log__check_sampler_every_steps=1,
+        **changes,
     )
     loop.run(config, str(tmp_path / "run"))
     gaps = [row["check/sampler_gap_mean"] for row in runs.updates(tmp_path / "run")]

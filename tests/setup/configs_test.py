@@ -55,7 +55,7 @@ SPLITS = {"rollout__prompts_per_step": 8, "rollout__group_size": 2}
 
 
 def test_it_trains(file, models, tmp_path):
-    built = runs.config(models, file.stem, **SPLITS)
+    built = runs.config(models, file.stem, **SPLITS, eval__prompts=0)
     if not any(validation.needs_rewards(t) for t in builders.build_terms(built)):
         built.eval.verifier = "none"
     else:

@@ -674,6 +674,14 @@ CASES = {
         stopping(function="repetition", window=9) | {"rollout__parallel": "jit"},
         ("rollout.early_stop.function='repetition'", "under pmap only"),
     ),
+    "evaluations of nothing": (
+        {"eval__prompts": 0, "eval__every_steps": 2},
+        ("eval.every_steps=2 asks for evaluations", "eval.prompts=0", "raise"),
+    ),
+    "the best of none": (
+        {"eval__prompts": 0, "export__which": "best"},
+        ("export.which='best' asks for evaluations", "use export.which='last'"),
+    ),
     "no steps": ({"steps": 0}, ("steps=0 must be a whole number, at least 1",)),
     "no rows": ({"mix__student": 0.0}, ("mix.student and mix.gold are both 0",)),
     "top-p": (

@@ -83,7 +83,7 @@ def test_a_run_is_rewarded_by_both_and_evaluated_by_one(models, tmp_path):
     config = runs.config(models, "grpo", eval__verifier="runs.begins_with_digit")
     config.rewards.correct = 1.0
     config.rewards.long = dict(function=length, weight=0.5)
-    config.eval.reward_truncated = True
+    config.eval.reward_truncated, config.eval.prompts = True, 0
     train.run(config, tmp_path)
     for row in runs.updates(tmp_path):
         both = row["reward/correct"] + 0.5 * row["reward/long"]

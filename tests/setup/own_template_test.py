@@ -42,6 +42,7 @@ def config(pair, **changes):
         "teacher__template": "own",
         "data__path": str(pair / "rows.jsonl"),
         "eval__verifier": "none",
+        "eval__prompts": 0,
         "loss__near": dict(signal="reverse_kl"),
     }
     return runs.config(pair, "opd", **(plain | changes))

@@ -39,6 +39,7 @@ def built(models, snippet: str):
         paths.pop("teacher.path")  # of scores
     rest = {"eval.verifier": "runs.begins_with_digit", "optimizer.warmup": 0}
     rest |= {"eval.reward_truncated": True}  # random models rarely end
+    rest |= {"eval.prompts": 0}
     c.update_from_flattened_dict(small | paths | rest)
     return c.lock()
 

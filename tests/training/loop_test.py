@@ -434,3 +434,18 @@ def test_no_warning_of_jax_is_hidden():
         warnings.simplefilter("always")
         assert workdir.versions()["jax"]
     assert not caught
+
+
+def test_a_run_without_evaluations(models, tmp_path, capsys):
+    """The same student, and the same files but for what was measured."""
+    place, config = tmp_path / "run", runs.config(models, eval__prompts=0)
+    summary = train.run(config, place)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert "evaluating at" not in said and "report.html" in said
+    assert summary["before"] == summary["after"] == {}
+    assert [row["step"] for row in runs.rows(place / "metrics.jsonl")] == [1, 2]
+    assert not (place / "evaluation.json").exists()
+    assert "Not measured" in (place / "export" / "README.md").read_text()
+    assert train.run(config, place)["steps"] == 2
+    train.run(runs.config(models), tmp_path / "measured")
+    assert runs.same_weights(place, tmp_path / "measured")

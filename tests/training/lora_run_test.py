@@ -144,6 +144,7 @@ FILES = sorted((runs.ROOT / "configs").glob("*.py"))
 def test_every_method_trains_an_adapter(file, models, tmp_path):
     # Rows of every source that two devices can share, whatever the shares of a config.
     splits = {"rollout__prompts_per_step": 8, "rollout__group_size": 2}
+    splits["eval__prompts"] = 0
     built = runs.config(models, file.stem, **ADAPTER, **splits)
     rewarded = any(validation.needs_rewards(t) for t in builders.build_terms(built))
     built.eval.verifier = "runs.is_even" if rewarded else "none"

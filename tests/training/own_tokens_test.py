@@ -34,6 +34,7 @@ def crossed(models, byte_teacher, method="opd", **changes):
 def test_the_same_tokenizer_changes_nothing(models, tmp_path):
     """Letters: what begins with one is that one, so marginals are its own."""
     changes = {"loss__reference": dict(signal="k2", other="reference")}
+    changes["eval__prompts"] = 0
     for name, more in (("plain", {}), ("own", OWN)):
         train.run(runs.config(models, "opd", **changes, **more), tmp_path / name)
     plain, own = (runs.updates(tmp_path / name) for name in ("plain", "own"))
@@ -103,7 +104,7 @@ def test_methods_of_sampled_tokens_run_with_it(models, byte_teacher, method, tmp
 def test_spans_are_shared_as_dpca_has_it(models, byte_teacher, tmp_path):
     share = dict(function="cross_tokenizer.proportional", share="shift")
     pull = dict(signal="policy_gradient", other=None, advantage=share)
-    built = crossed(models, byte_teacher)
+    built = crossed(models, byte_teacher, eval__prompts=0)
     with built.unlocked():
         built.loss.opd = pull | dict(weights=dict(cross_tokenizer__by_kind={}))
     built.loss.opd = pull
@@ -124,7 +125,8 @@ def test_sorted_distributions_of_the_same_tokenizer_are_those_of_its_logits(
     """Whole distributions reach the signal as if they were not of other tokens."""
     plain = {key: ULD[key] for key in ULD if key != "weights"}
     for name, more, term in (("plain", {}, plain), ("own", OWN, ULD)):
-        built = runs.config(models, "opd", loss__opd__coef=0.0, loss__uld=term, **more)
+        more = more | {"loss__opd__coef": 0.0, "loss__uld": term, "eval__prompts": 0}
+        built = runs.config(models, "opd", **more)
         train.run(built, tmp_path / name)
     plain, own = (runs.updates(tmp_path / name) for name in ("plain", "own"))
     for one, other in zip(plain, own, strict=True):

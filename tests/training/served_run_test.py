@@ -89,7 +89,7 @@ def test_a_teacher_asked_about_the_students_likely_tokens(models, url, tmp_path)
 def test_a_teacher_that_is_the_student_teaches_nothing(models, tmp_path):
     """What would be shifted by a token, or read otherwise, would not be 0."""
     with serving(models / "student", "--name=teacher") as (url, _):
-        config = served(models, url, tmp_path, steps=1)
+        config = served(models, url, tmp_path, steps=1, eval__prompts=0)
         train.run(config, tmp_path / "run")
     (row,) = runs.updates(tmp_path / "run")
     assert abs(row["loss"]) < 1e-5 and row["optim/grad_norm"] < 1e-3
@@ -97,7 +97,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing(models, tmp_path):
 
 def test_a_server_that_is_killed_and_comes_back(models, tmp_path, monkeypatch):
     monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.2)
-    changes = dict(steps=6, checkpoint__every_steps=0)
+    changes = dict(steps=6, checkpoint__every_steps=0, eval__prompts=0)
     train.run(runs.config(models, "opd", **changes), tmp_path / "here")
     failure = []
 
@@ -127,15 +127,16 @@ def test_a_server_that_is_killed_and_comes_back(models, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_with_the_model_that_it_began_with(models, url, tmp_path):
-    config = served(models, url, tmp_path, steps=1)
+    more = dict(eval__prompts=0)
+    config = served(models, url, tmp_path, steps=1, **more)
     train.run(config, tmp_path / "run")
     with serving(models / "student", "--name=teacher") as (other, _):
-        config = served(models, other, tmp_path, steps=2)
+        config = served(models, other, tmp_path, steps=2, **more)
         with pytest.raises(
             ValueError, match="of a probe text by the server of teacher"
         ):
             train.run(config, tmp_path / "run")
-    train.run(served(models, url, tmp_path, steps=2), tmp_path / "run")
+    train.run(served(models, url, tmp_path, steps=2, **more), tmp_path / "run")
     assert summary(tmp_path / "run")["steps"] == 2
 
 
@@ -147,6 +148,7 @@ def test_two_teachers_with_routes_are_asked_for_their_rows(models, url, tmp_path
             url,
             tmp_path,
             steps=1,
+            eval__prompts=0,
             data__fields=("level",),
             data__levels=(2, 3),
             rollout__prompts_per_step=8,

@@ -23,6 +23,7 @@ GOLD = {
     "mix__student": 0.5,
     "mix__gold": 0.5,
 }
+UNMEASURED = {"eval__prompts": 0}
 NONE = np.zeros((0,), np.int32), np.zeros((0,), np.float32)
 QUIET = lambda done, of: None
 
@@ -71,7 +72,7 @@ def test_prefixes_of_gold_rows_are_scored_too(models, folder, tmp_path):
         "rollout__prefix__schedule": "constant",
         "rollout__prefix__share": 0.5,
         "loss__guide": dict(signal="top_k_forward_kl", k=4, source="teacher"),
-    }
+    } | UNMEASURED
     train.run(runs.config(models, "opd", **GOLD, **prefix), tmp_path / "here")
     train.run(reading(models, folder, **prefix), tmp_path / "stored")
     same_losses(tmp_path / "here", tmp_path / "stored", ("loss/guide", "loss/near"))
@@ -125,9 +126,10 @@ def test_a_served_teacher_scores_the_same(models, folder, tmp_path):
 def test_a_teacher_with_tokens_of_its_own(models, tmp_path):
     own = {"teacher__tokenizer": "own"}
     assert written(models, tmp_path / "scores", top_k=0, **own) == 40
-    keys = dict(teacher__top_k=0, loss__near__coef=0.0, loss__far__coef=0.0)
+    keys_off = {"loss__near__coef": 0.0, "loss__far__coef": 0.0}
+    keys = keys_off | UNMEASURED | {"teacher__top_k": 0}
     train.run(reading(models, tmp_path / "scores", **keys), tmp_path / "run")
-    here = GOLD | own | {"loss__near__coef": 0.0, "loss__far__coef": 0.0}
+    here = GOLD | own | keys_off | UNMEASURED
     train.run(runs.config(models, "opd", **here), tmp_path / "here")
     same_losses(tmp_path / "here", tmp_path / "run", ("loss/sampled",))
     e = experiment.build(runs.config(models, "opd", **own), train=False)
@@ -209,10 +211,10 @@ def test_what_cannot_be_read_of_scores(models, folder, changes, said):
 
 
 def test_a_run_does_not_go_on_with_other_scores(models, folder, tmp_path):
-    train.run(reading(models, folder, steps=1), tmp_path / "run")
+    train.run(reading(models, folder, steps=1, **UNMEASURED), tmp_path / "run")
     other = tmp_path / "other"
     written(models, other, teacher__path=str(models / "student"))
-    config = reading(models, folder, steps=2)
+    config = reading(models, folder, steps=2, **UNMEASURED)
     config.teacher.path = str(folder)
     moved = tmp_path / "moved"
     folder.rename(moved)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("plain_charts")
 
 def test_rollouts_from_teacher_prefixes(models, tmp_path):
     """The prefix shrinks to nothing, is guided by its own term and never sampled."""
-    changes = {"steps": 4, "rollout__prefix__source": "teacher"}
+    changes = {"steps": 4, "rollout__prefix__source": "teacher", "eval__prompts": 0}
     config = runs.config(models, "opd", **changes)
     with config.unlocked():
         config.loss.guide = {"signal": "nll", "source": "teacher", "coef": 0.1}
@@ -39,7 +39,7 @@ def test_rollouts_from_teacher_prefixes(models, tmp_path):
 
 def test_rollouts_are_as_long_as_the_window_that_was_chosen(models, tmp_path):
     """Every second update is of whole rollouts, from which the shortest is chosen."""
-    config = runs.config(models, "opd", steps=4)
+    config = runs.config(models, "opd", steps=4, eval__prompts=0)
     longest, grid = config.rollout.max_new_tokens, (2, 4, 20)
     with config.unlocked():
         rule = dict(function="adwin.window", grid=grid, every_steps=2, threshold=-1.0)
@@ -94,6 +94,7 @@ def test_rollouts_end_early_where_the_teacher_is_far(models, tmp_path):
         models,
         steps=1,
         eval__verifier="none",
+        eval__prompts=0,
         rollout__prompts_per_step=8,
         rollout__block_tokens=5,
         rollout__early_stop__function="divergence",
@@ -124,6 +125,7 @@ def test_self_teachers_with_a_context_train_and_resume(models, tmp_path, kind):
 
     def run(directory, steps):
         changes = {"steps": steps, "optimizer__schedule": "constant"}
+        changes["eval__prompts"] = 0
         changes["optimizer__warmup"] = 2  # not a share of the run: one is cut
         config = runs.config(models, "opd", **changes)
         with config.unlocked():
@@ -183,6 +185,7 @@ def test_what_weights_remember_goes_on_in_a_resumed_run(models, tmp_path):
     def run(directory, steps):
         changes = {"steps": steps, "optimizer__schedule": "constant"}
         changes |= {"optimizer__warmup": 2, "optimizer__accumulate": 2}
+        changes["eval__prompts"] = 0
         config = runs.config(models, "opd", **changes)
         with config.unlocked():
             config.memory.past = {"function": updates_so_far}
@@ -204,7 +207,7 @@ def test_a_projected_run_goes_on_as_if_it_had_not_stopped(models, tmp_path):
     """Cut before its directions are taken, and behind; parameters are split."""
     wanted = {"steps": 4, "checkpoint__every_steps": 1, "checkpoint__keep_last": 4}
     wanted |= {"optimizer__project__rank": 3, "optimizer__project__after": 0.5}
-    wanted |= {"mesh__fsdp": 2, "mesh__data": 1}
+    wanted |= {"mesh__fsdp": 2, "mesh__data": 1, "eval__prompts": 0}
     config = runs.config(models, "opd", **wanted)
     train.run(config, tmp_path / "whole")
     rows = [*map(runs.plain, runs.updates(tmp_path / "whole"))]
@@ -240,7 +243,7 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
         rollout__group_size=4,
         eval__verifier="runs.begins_with_digit",
         log__samples_every_steps=1,
-        **runs.DIGITS,
+        **runs.DIGITS | {"eval__prompts": 0},
         eval__save_samples=100,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -264,6 +267,7 @@ def test_rewards_are_waited_for_only_where_they_are_read(models, tmp_path, name)
 def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
     """On its own steps, whichever are logged; the run is the same with and without."""
     changes = {"steps": 5, "log__every_steps": 3, "export__enabled": False}
+    changes["eval__prompts"] = 0
     changes["rollout__prefix__steps"] = 0  # prefixes to the end
     found = {}
     for every in (0, 2):
@@ -288,7 +292,7 @@ def test_the_share_of_each_term_in_the_gradient(models, tmp_path):
 
 
 def test_one_term_has_the_whole_gradient(models, tmp_path):
-    config = runs.config(models, log__gradient_every_steps=1, steps=1)
+    config = runs.config(models, log__gradient_every_steps=1, steps=1, eval__prompts=0)
     train.run(config, tmp_path / "run")
     (row,) = runs.updates(tmp_path / "run")
     assert row["grad_share/opd"] == 1
