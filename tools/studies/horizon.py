@@ -5,7 +5,7 @@ from studies import eight, methods
 TITLE = "Which stop and which horizon saves tokens"
 ABOUT = """
 The pair in words, exact reverse KL, 400 updates at one rate: whole rollouts, ones that
-are cut at 12 tokens (ESR, twice the rollouts), a limit that grows from 8 to 64 over the
+are cut at 24 tokens (ESR, twice the rollouts), a limit that grows from 8 to 64 over the
 first half (progressive OPD, whose schedule is inferred), ones cut where the gradient of
 early tokens agrees with that of all (ADWIN), ones that end where teacher and student
 agree (KAT), the same as a mask after the fact, and rows whose loss a coin ends, 0.02 a
@@ -22,7 +22,7 @@ _GROWS = {
 _PLAIN = methods.ARMS["reverse KL, words"]
 ARMS = {
     WHOLE: methods.shared("reverse KL, words", ""),
-    "12 tokens (ESR)": methods.shared("esr", WHOLE),
+    "24 tokens (ESR)": methods.shared("esr", WHOLE),
     "8 to 64 tokens": {
         "config": "opd",
         "overrides": _PLAIN["overrides"] | _GROWS,
