@@ -49,6 +49,21 @@ def token_bytes(tokenizer) -> list[bytes | None]:
     return found
 
 
+def in_both(
+    ours: Sequence[bytes | None], theirs: Sequence[bytes | None], *sizes: int
+) -> np.ndarray:
+    """i32[2, M]: ids of the tokens with the same bytes, by ours; of several the first.
+
+    Special tokens, and ids from ``sizes`` on, are in neither.
+    """
+    first = [
+        {piece: i for i, piece in reversed([*enumerate(known[:size])]) if piece}
+        for known, size in zip((ours, theirs), sizes, strict=True)
+    ]
+    pairs = [(i, first[1][piece]) for piece, i in first[0].items() if piece in first[1]]
+    return np.asarray(sorted(pairs), np.int32).reshape(-1, 2).T
+
+
 def _decoders(tokenizer) -> set[str]:
     """Kinds of steps by which tokens become text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

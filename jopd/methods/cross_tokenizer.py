@@ -18,6 +18,7 @@ The other way, what the teacher thinks of the student's token itself, is
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopd.types import Aligned, Outputs, Scores
 
@@ -69,30 +70,85 @@ def sorted_l1(outputs: Outputs, *, other: str = "teacher", k: int = 0) -> jax.Ar
     "weights" for a mean over what is compared. Of a teacher with the student's own
     tokens it is everywhere. Raises ValueError for a ``k`` below 0.
     """
-    if k < 0:
-        raise ValueError(f"k={k} must be at least 1, or 0 for all tokens")
-    student, there = outputs.logits["student"], outputs.aligned.get(other)
+    there = _there(outputs, other)
+    pair = [jax.nn.softmax(outputs.logits["student"], -1), jax.nn.softmax(there[0], -1)]
+    return jnp.where(there.known, _sorted_distance(*pair, k), 0.0)
+
+
+def hybrid(
+    outputs: Outputs,
+    *,
+    other: str = "teacher",
+    beta: float = 0.5,
+    matched: float | None = None,
+    rest: float | None = None,
+    k: int = 0,
+    shared: np.ndarray | None = None,
+) -> jax.Array:
+    """GOLD's two parts: a divergence on tokens of both vocabularies, ULD on the others.
+
+        matched sum_{v in M} b T_v log(T_v / m_v) + (1 - b) S_v log(S_v / m_v)
+        + rest sum_i |S_(i) - T_(i)| over what is not in M,   m = b T + (1 - b) S
+
+    f32[...], differentiated in the student; places as in ``sorted_l1``, whose ``k`` it
+    has. M are tokens of equal bytes, special ones apart, and nothing is renormalised on
+    it, so the first sum may be negative. ``matched`` and ``rest`` are |M| / V_T and
+    1 - |M| / V_T unless given. As TRL's trainer (1.16), which also compares spans.
+
+    Args:
+      shared: i32[2, M], the ids of M, student's and teacher's; a run fills it in. Of a
+        teacher with the student's tokens all are shared.
+
+    Raises:
+      ValueError: ``beta`` outside of (0, 1), or a ``k`` below 0.
+    """
+    if not 0 < beta < 1:
+        raise ValueError(f"beta={beta} must be a number in (0, 1)")
+    there = _there(outputs, other)
+    own, theirs = (jax.nn.log_softmax(x) for x in (outputs.logits["student"], there[0]))
+    if shared is None:
+        shared = np.tile(np.arange(min(own.shape[-1], theirs.shape[-1])), (2, 1))
+    part = shared.shape[1] / theirs.shape[-1]
+    matched = part if matched is None else matched
+    rest = 1 - part if rest is None else rest
+    s, t = own[..., shared[0]], theirs[..., shared[1]]
+    middle = jnp.logaddexp(t + jnp.log(beta), s + jnp.log(1 - beta))
+    total = beta * jnp.exp(t) * (t - middle) + (1 - beta) * jnp.exp(s) * (s - middle)
+    others = [jnp.exp(x).at[..., ids].set(0.0) for x, ids in zip((own, theirs), shared)]
+    loss = matched * jnp.sum(total, axis=-1)
+    loss = loss + rest * _sorted_distance(*others, k)
+    return jnp.where(there.known, loss, 0.0)
+
+
+def _there(outputs: Outputs, other: str) -> Aligned:
+    """The other's logits where they count, and 0 elsewhere."""
+    there = outputs.aligned.get(other)
     if there is None:
         rows = outputs.logits[other]
-        there = Aligned(rows, jnp.ones(rows.shape[:-1], bool))
-    theirs = jnp.where(there.known[..., None], there.logits, 0.0)
-    sizes = student.shape[-1], theirs.shape[-1]
+        return Aligned(rows, jnp.ones(rows.shape[:-1], bool))
+    return there._replace(logits=jnp.where(there.known[..., None], there.logits, 0.0))
+
+
+def _sorted_distance(p: jax.Array, q: jax.Array, k: int) -> jax.Array:
+    """sum_i |p_(i) - q_(i)|, of the k largest and one for the rest, or of all."""
+    if k < 0:
+        raise ValueError(f"k={k} must be at least 1, or 0 for all tokens")
+    sizes = p.shape[-1], q.shape[-1]
     count = min(k, *sizes) if k else max(sizes)
-    pair = [_sorted(rows, count, bool(k)) for rows in (student, theirs)]
-    distance = jnp.sum(jnp.abs(pair[0] - pair[1]), axis=-1)
-    return jnp.where(there.known, distance, 0.0)
+    pair = [_sorted(x, count, bool(k)) for x in (p, q)]
+    return jnp.sum(jnp.abs(pair[0] - pair[1]), axis=-1)
 
 
-def _sorted(logits: jax.Array, count: int, rest: bool) -> jax.Array:
+def _sorted(p: jax.Array, count: int, rest: bool) -> jax.Array:
     """f32[..., count]: probabilities from the largest on; with ``rest`` one for those
     that are left out behind them."""
-    p = jax.nn.softmax(logits, axis=-1)
     found = jax.lax.top_k(p, min(count, p.shape[-1]))[0]
     lack = [(0, 0)] * (found.ndim - 1) + [(0, count - found.shape[-1])]
     found = jnp.pad(found, lack)
     if not rest:
         return found
-    return jnp.concatenate([found, 1 - jnp.sum(found, -1, keepdims=True)], axis=-1)
+    left = jnp.sum(p, -1, keepdims=True) - jnp.sum(found, -1, keepdims=True)
+    return jnp.concatenate([found, left], axis=-1)
 
 
 def begins(scores: Scores, *, other: str = "teacher") -> jax.Array:

@@ -1,6 +1,8 @@
 """Everything a run needs, built from a config and checked before anything compiles."""
 
 import copy
+import functools
+import inspect
 import math
 import os
 from typing import Any, NamedTuple
@@ -8,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jopd.batches import collect
-from jopd.data import decoding
+from jopd.data import decoding, pieces
 from jopd.losses import panel, states
 from jopd.losses.objective import Shape, Term
 from jopd.models import decoder, lora, peft, sharding
@@ -186,6 +188,23 @@ def make_mix(config) -> collect.Mix:
     )
 
 
+def with_shared(terms, cast: Cast, columns: int):
+    """``terms`` whose signals ask for the tokens that two vocabularies share know them.
+
+    That is their argument ``shared``, of a teacher with tokens of its own.
+    """
+    others, found = roles.of_own_tokens(cast.teachers), []
+    for term in terms:
+        asked = inspect.signature(term.signal).parameters
+        name = asked["other"].default if "other" in asked else ""
+        if "shared" in asked and asked["shared"].default is None and name in others:
+            known = [inputs.speech(cast.paths[n]).pieces for n in ("student", name)]
+            both = pieces.in_both(*known, columns, cast.shapes[name].vocab_size)
+            term = term._replace(signal=functools.partial(term.signal, shared=both))
+        found.append(term)
+    return tuple(found)
+
+
 def build(config, *, train: bool = True) -> Experiment:
     """Checks the config, then loads data, tokenizers and models, in that order of cost.
 
@@ -227,6 +246,7 @@ def build(config, *, train: bool = True) -> Experiment:
     cast = cast._replace(pairs=pairs, eos=eos)
     columns, heads = inputs.shared_vocabulary(shapes, tokenizer)
     panels = cast.panels if train else None
+    terms = with_shared(terms, cast, columns)
     student, clients = cast.shapes["student"], {}
     for name, teacher in cast.teachers.items():
         if teacher.weights == "served":

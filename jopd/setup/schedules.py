@@ -69,12 +69,15 @@ def scheduled(coef: float | ConfigDict, steps: int):
 
 
 def horizon(config: ConfigDict):
-    """``(memories, update) -> tokens`` that its rollouts may have at most, or None."""
-    spec = config.rollout.horizon
+    """``(memories, update) -> tokens`` that its rollouts may have at most, or None.
+
+    Never more than ``rollout.max_new_tokens``, whatever a memory asks for.
+    """
+    spec, most = config.rollout.horizon, config.rollout.max_new_tokens
     if not spec:
         return None
     if "memory" in spec:
-        return lambda memories, step: int(memories[spec.memory]["horizon"])
+        return lambda memories, step: min(int(memories[spec.memory]["horizon"]), most)
     at = scheduled(spec, config.steps)
     return lambda memories, step: round(at(step))
 

@@ -115,14 +115,13 @@ def _kept_memory(config: ConfigDict, key: str, name: str):
 
 
 def _check_horizon(config: ConfigDict) -> None:
-    spec, most = config.rollout.horizon, config.rollout.max_new_tokens
+    spec, mix, where = config.rollout.horizon, config.mix, "rollout.horizon"
     if not spec:
         return
-    where, mix = "rollout.horizon", config.mix
     if "memory" not in spec:
         schedules.check(where, spec)
         one_of(f"{where}.schedule", spec.schedule, optimizer.SCHEDULES)
-        inside = ranges.whole(1, most)
+        inside = ranges.whole(1, config.rollout.max_new_tokens)
         needed = ["value"] + ["end"] * (spec.schedule != "constant")
         for key in needed + ["start"] * ("warmup" in spec):
             ranges.check(f"{where}.{key}", spec.get(key, 0), inside)
@@ -138,11 +137,6 @@ def _check_horizon(config: ConfigDict) -> None:
         raise ValueError(
             f"{where}.memory={spec.memory!r} says of no length; use one that does, "
             "such as adwin.window"
-        )
-    if (longest := memory.probe.edges[-1]) > most:
-        raise ValueError(
-            f"{where}: memory.{spec.memory} asks for {longest} tokens, and "
-            f"rollout.max_new_tokens={most}; lower the one or raise the other"
         )
     if mix.updates_per_rollout > 1 or mix.on_policy_probability < 1:
         raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jopd.losses import scoring, signals
+from jopd.losses import divergences, scoring, signals
 from jopd.methods import cross_tokenizer
 from jopd.types import Aligned, Outputs
 
@@ -153,3 +153,84 @@ def test_of_a_teacher_with_the_students_tokens_it_is_everywhere():
     np.testing.assert_array_equal(
         cross_tokenizer.sorted_l1(plain), cross_tokenizer.sorted_l1(apart)
     )
+
+
+# GOLD's hybrid.
+
+
+def logits_of(seed, size):
+    return jnp.asarray(np.random.default_rng(seed).normal(0, 2, (5, size)), jnp.float32)
+
+
+def beside(student, theirs, known=None):
+    """Outputs with a teacher over a vocabulary of its own."""
+    known = jnp.ones(len(theirs), bool) if known is None else known
+    return Outputs(
+        {"student": student},
+        jnp.zeros(len(student), jnp.int32),
+        jnp.zeros(len(student)),
+        aligned={"teacher": Aligned(theirs, known)},
+    )
+
+
+def by_numpy(student, theirs, shared, beta, matched, rest):
+    s, t = (np.exp(np.asarray(jax.nn.log_softmax(x), "f8")) for x in (student, theirs))
+    a, b = s[:, shared[0]], t[:, shared[1]]
+    m = beta * b + (1 - beta) * a
+    both = (beta * b * np.log(b / m) + (1 - beta) * a * np.log(a / m)).sum(-1)
+    alone = [np.delete(x, ids, axis=1) for x, ids in zip((s, t), shared)]
+    size = max(x.shape[1] for x in alone)
+    alone = [np.pad(x, ((0, 0), (0, size - x.shape[1]))) for x in alone]
+    alone = [-np.sort(-x, axis=1) for x in alone]
+    return matched * both + rest * np.abs(alone[0] - alone[1]).sum(-1)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.1])
+def test_both_parts_by_numpy(beta):
+    student, theirs = logits_of(0, 7), logits_of(1, 10)
+    shared = np.asarray([[0, 2, 3, 6], [9, 1, 0, 4]])
+    given = beside(student, theirs)
+    found = cross_tokenizer.hybrid(given, beta=beta, shared=shared)
+    want = by_numpy(student, theirs, shared, beta, 0.4, 0.6)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    found = cross_tokenizer.hybrid(given, shared=shared, matched=2.0, rest=0.0)
+    want = by_numpy(student, theirs, shared, 0.5, 2.0, 0.0)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    # Three are alone in the student, six in the teacher: the k likeliest, and a rest.
+    found = cross_tokenizer.hybrid(given, shared=shared, matched=0.0, rest=1.0, k=3)
+    want = by_numpy(student, theirs, shared, 0.5, 0.0, 1.0)
+    assert (np.asarray(found) < want + 1e-6).all() and (np.asarray(found) > 0).all()
+
+
+def test_of_one_vocabulary_it_is_the_divergence_whatever_the_ids():
+    student, theirs, order = logits_of(2, 8), logits_of(3, 8), np.arange(8)[::-1]
+    want = divergences.jsd(student, theirs, beta=0.5)
+    one = Outputs({"student": student, "teacher": theirs}, *[jnp.zeros(5)] * 2)
+    np.testing.assert_allclose(cross_tokenizer.hybrid(one), want, rtol=1e-5)
+    turned = beside(student, theirs[:, order])
+    shared = np.stack([np.arange(8), order])
+    found = cross_tokenizer.hybrid(turned, shared=shared)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_without_a_shared_token_it_is_uld():
+    student, theirs = logits_of(4, 6), logits_of(5, 9)
+    given = beside(student, theirs, jnp.asarray([1, 1, 0, 1, 0], bool))
+    none = np.zeros((2, 0), np.int32)
+    found = cross_tokenizer.hybrid(given, shared=none)
+    np.testing.assert_allclose(found, cross_tokenizer.sorted_l1(given), rtol=1e-6)
+    assert not np.asarray(found)[[2, 4]].any()
+
+
+def test_its_gradient_is_finite_where_nothing_is_known():
+    theirs = logits_of(6, 9).at[1].set(jnp.nan)
+    shared = np.asarray([[0, 1], [3, 2]])
+
+    def loss(student):
+        given = beside(student, theirs, jnp.asarray([1, 0, 1, 1, 1], bool))
+        return cross_tokenizer.hybrid(given, shared=shared).sum()
+
+    grad = np.asarray(jax.grad(loss)(logits_of(7, 6)))
+    assert np.isfinite(grad).all() and not grad[1].any() and grad[0].any()
+    with pytest.raises(ValueError, match=r"beta=1.0 must be a number in \(0, 1\)"):
+        cross_tokenizer.hybrid(beside(logits_of(7, 6), theirs), beta=1.0)

@@ -583,10 +583,6 @@ CASES = {
         remembering("kat.minima", window=4),
         ("rollout.horizon.memory='window' says of no length", "adwin.window"),
     ),
-    "a horizon beyond the longest rollout": (
-        remembering("adwin.window", grid=(4, 32)),
-        ("memory.window asks for 32 tokens", "rollout.max_new_tokens=20"),
-    ),
     "a horizon of windows that do not grow": (
         remembering("adwin.window", grid=(8, 4)),
         ("memory.window: grid=(8, 4)", "in ascending order"),

@@ -41,3 +41,4 @@ def test_a_horizon_that_grows():
 def test_a_horizon_of_a_memory():
     at = schedules.horizon(config(horizon=dict(memory="window")))
     assert at({"window": {"horizon": 16, "window": 8}}, 3) == 16
+    assert at({"window": {"horizon": 99}}, 3) == base_config().rollout.max_new_tokens

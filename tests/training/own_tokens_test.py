@@ -7,7 +7,7 @@ import pytest
 import runs
 from jopd.batches import collect
 from jopd.models import decoder
-from jopd.setup import experiment, validation
+from jopd.setup import experiment, inputs, validation
 from jopd.training import loop as train
 from jopd.training import own_tokens, stages, step
 from jopd.types import GOLD
@@ -117,6 +117,22 @@ ULD = dict(
     weights=dict(begins=dict(function="cross_tokenizer.begins")),
     normalizer="weights",
 )
+
+
+def test_a_signal_is_given_the_tokens_that_both_have(models, byte_teacher, tmp_path):
+    hybrid = ULD | dict(signal="cross_tokenizer.hybrid")
+    built = crossed(models, byte_teacher, loss__opd__coef=0.0, loss__gold=hybrid)
+    built.steps, built.eval.prompts = 1, 0
+    e = experiment.build(built)
+    ours, theirs = e.terms[0].signal.keywords["shared"]
+    paths = built.student.path, str(byte_teacher)
+    student, teacher = (inputs.speech(path).pieces for path in paths)
+    assert [student[i] for i in ours] == [teacher[j] for j in theirs]
+    assert set(student) & set(teacher) - {None} == {student[i] for i in ours}
+    assert len(ours) > 10
+    train.run(built, tmp_path / "run")
+    (row,) = runs.updates(tmp_path / "run")
+    assert np.isfinite(row["loss/gold"]) and row["optim/grad_norm"] > 0
 
 
 def test_sorted_distributions_of_the_same_tokenizer_are_those_of_its_logits(
