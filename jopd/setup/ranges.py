@@ -276,6 +276,7 @@ ARGUMENTS = {
     "after_tokens.count": FROM_0,
     **{"first_tokens.count": FROM_0, "last_tokens.count": COUNT},
     "compatibility.k": COUNT,
+    "hybrid.shared": Range("left out: a run fills it in", lambda v: v is None),
     "group_reward.eps": real(0, 1),
     "importance.low": AMOUNT,
     "importance.high": real(0, 1e6, infinite="+"),

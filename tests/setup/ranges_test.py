@@ -185,7 +185,7 @@ def test_rows_of_arguments_are_of_functions_that_exist():
 
     known = {function.__name__: function for function in FUNCTIONS.values()}
     known |= {name: getattr(facts, name) for name in binding.names(facts)}
-    for maker in (stops.repetition, kat.minima, rock.statistics):
+    for maker in (stops.repetition, kat.minima, kat.agreement, rock.statistics):
         known[maker.__name__] = maker
     for row in ranges.ARGUMENTS:
         name, argument = row.split(".")
