@@ -553,3 +553,14 @@ def test_a_small_study_runs_resumes_and_writes_its_page(models, cache, tmp_path)
     assert (tmp_path / "page.png").stat().st_size > 5_000
     again, same = go()
     assert "jopd.main" not in again and same == page
+
+
+def test_a_key_that_has_another_name_today_is_no_change():
+    was = {"loss": {"a": {"weights": {"has_peer": {}}}}}
+    models = {role: {"path": ""} for role in ("student", "teacher")}
+    for weights, differ in [
+        ({"has_context": {"of": "self"}}, []),
+        ({"finished": {}}, ["loss.a.weights.has_peer"]),
+    ]:
+        now = {"loss": {"a": {"weights": weights}}} | models
+        assert finished.changed({"config": was, "inputs": {}}, now) == differ

@@ -148,6 +148,8 @@ def test_every_method_trains_an_adapter(file, models, tmp_path):
     built = runs.config(models, file.stem, **ADAPTER, **splits)
     rewarded = any(validation.needs_rewards(t) for t in builders.build_terms(built))
     built.eval.verifier = "runs.is_even" if rewarded else "none"
+    built.eval.reward_truncated = rewarded  # random models do not end
+    built.data.max_context_tokens = 104 * rewarded  # and write what is read as more
     train.run(built, tmp_path / "run")
     rows = runs.updates(tmp_path / "run")
     assert all(np.isfinite(row["loss"]) for row in rows)

@@ -94,6 +94,6 @@ beat theirs in greedy answers and are level in samples (of OPD in `text` two see
 five drift, see [text](text.md)); TrOPD and REOPOLD in two stages beat theirs in greedy
 answers and lose in samples. SG-OPD, FiRe-OPD, GNDPO, ExOPD, OPD2, EOPD, the supports,
 Rock-Freeze, KAT, SDFT and SCOPE lose to theirs in at least one of the two and beat it
-in none; RLSD, SDPO, CGTR, TA-OPD and the sampled estimates are level. Rates are each
-config's own.
+in none; RLSD, SDPO, CGTR, TA-OPD and the sampled estimates are level, and so is ESR
+(two seeds). Rates are each config's own.
 """

@@ -63,13 +63,21 @@ def changed(run: dict, today: dict) -> list[str]:
     differ = [
         key
         for key, value in keys.flatten(run["config"]).items()
-        if not key.startswith(NO_MATTER) and now.get(key, "gone") != value
+        if not key.startswith(NO_MATTER)
+        and now.get(key, "gone") != value
+        and not _renamed(key, now)
     ]
     for role in ("student", "teacher"):
         was, path = run["inputs"].get(f"the model {role}"), today[role]["path"]
         if was and _model(path) not in (was, None):
             differ.append(f"{role} ({path})")
     return differ
+
+
+def _renamed(key: str, now: dict) -> bool:
+    """Whether a key is one that only has another name today."""
+    old, new = "has_peer", "has_context.of"
+    return key.endswith(f".{old}") and f"{key.removesuffix(old)}{new}" in now
 
 
 @functools.cache
